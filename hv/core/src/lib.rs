@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! All policy of the hypervisor: ordinary safe Rust that runs whole on the host.
+//!
+//! One rule shapes everything here: an operation takes the state (`&mut`), a request and the
+//! machine as a parameter ([`machine`]), and returns a reply plus effects; the shell
+//! (`hv-aarch64`) holds the one hypervisor lock around it and applies the effects.
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing
+    )
+)]
+extern crate alloc;
+
+pub mod event;
+pub mod grant;
+pub mod machine;
+pub mod psci;
+pub mod sched;
+pub mod sysreg;
+pub mod types;
+pub mod vgic;
+pub mod vpl011;
+pub mod vtimer;

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The machine as policy sees it: small traits with one real implementation (`hv-aarch64`) and
+//! one strict fake for host tests.
+
+use crate::types::{Mfn, Pa};
+
+/// Machine memory (RAM). Guests write the same bytes at the same time, so every access is a
+/// volatile or atomic access of its size; no reference to that memory is ever formed. Addresses
+/// must be naturally aligned and in RAM that is not the hypervisor's own: the implementation
+/// checks, reads outside give 0 and writes outside are dropped (and are a hypervisor bug: the
+/// fake panics on them).
+pub trait PhysMem {
+    /// Relaxed atomic load of a byte.
+    fn load8(&self, pa: Pa) -> u8;
+    /// Relaxed atomic store of a byte.
+    fn store8(&self, pa: Pa, v: u8);
+    /// Atomic exchange of a byte, acquire-release; gives the old value.
+    fn swap8(&self, pa: Pa, v: u8) -> u8;
+    /// Relaxed atomic load of 16 bits.
+    fn load16(&self, pa: Pa) -> u16;
+    /// Relaxed atomic store of 16 bits.
+    fn store16(&self, pa: Pa, v: u16);
+    /// Compare and exchange of 16 bits, acquire-release; `Err` holds what was found. May not
+    /// fail spuriously.
+    fn cmpxchg16(&self, pa: Pa, old: u16, new: u16) -> Result<u16, u16>;
+    /// Acquire load of 32 bits.
+    fn load32(&self, pa: Pa) -> u32;
+    /// Release store of 32 bits.
+    fn store32(&self, pa: Pa, v: u32);
+    /// Compare and exchange of 32 bits, acquire-release; `Err` holds what was found.
+    fn cmpxchg32(&self, pa: Pa, old: u32, new: u32) -> Result<u32, u32>;
+    /// Atomic OR of 32 bits, acquire-release; gives the old value.
+    fn or32(&self, pa: Pa, bits: u32) -> u32;
+    /// Atomic AND of 32 bits, acquire-release; gives the old value.
+    fn and32(&self, pa: Pa, bits: u32) -> u32;
+    /// Acquire load of 64 bits.
+    fn load64(&self, pa: Pa) -> u64;
+    /// Release store of 64 bits.
+    fn store64(&self, pa: Pa, v: u64);
+    /// Atomic OR of 64 bits, acquire-release; gives the old value.
+    fn or64(&self, pa: Pa, bits: u64) -> u64;
+    /// Atomic AND of 64 bits, acquire-release; gives the old value.
+    fn and64(&self, pa: Pa, bits: u64) -> u64;
+    /// Copies bytes out of memory. Any alignment; must not leave RAM.
+    fn read(&self, pa: Pa, buf: &mut [u8]);
+    /// Copies bytes into memory. Any alignment; must not leave RAM.
+    fn write(&self, pa: Pa, buf: &[u8]);
+    /// Copies `len` bytes within memory (ranges of two different pages, or not overlapping).
+    fn copy(&self, dst: Pa, src: Pa, len: usize);
+    /// Fills a page with zeroes.
+    fn zero_page(&self, mfn: Mfn);
+}
+
+#[cfg(test)]
+pub mod fake {
+    //! A strict fake of machine memory for host tests.
+    use super::*;
+    use core::cell::RefCell;
+
+    /// `pages` pages of RAM from machine address `base` on, poisoned with 0xA5.
+    pub struct FakeMem {
+        base: u64,
+        bytes: RefCell<std::vec::Vec<u8>>,
+    }
+
+    impl FakeMem {
+        /// New RAM of `pages` pages at `base` (page-aligned).
+        #[must_use]
+        pub fn new(base: u64, pages: usize) -> Self {
+            Self { base, bytes: RefCell::new(std::vec![0xA5; pages * 4096]) }
+        }
+        fn at(&self, pa: Pa, len: usize, align: u64) -> usize {
+            assert_eq!(pa.0 % align, 0, "misaligned access at {:#x}", pa.0);
+            let off = pa.0.checked_sub(self.base).expect("below RAM") as usize;
+            assert!(off + len <= self.bytes.borrow().len(), "beyond RAM: {:#x}", pa.0);
+            off
+        }
+        fn get<const N: usize>(&self, pa: Pa) -> [u8; N] {
+            let o = self.at(pa, N, N as u64);
+            self.bytes.borrow()[o..o + N].try_into().unwrap()
+        }
+        fn set<const N: usize>(&self, pa: Pa, v: [u8; N]) {
+            let o = self.at(pa, N, N as u64);
+            self.bytes.borrow_mut()[o..o + N].copy_from_slice(&v);
+        }
+    }
+
+    impl PhysMem for FakeMem {
+        fn load8(&self, pa: Pa) -> u8 {
+            self.get::<1>(pa)[0]
+        }
+        fn store8(&self, pa: Pa, v: u8) {
+            self.set(pa, [v]);
+        }
+        fn swap8(&self, pa: Pa, v: u8) -> u8 {
+            let old = self.load8(pa);
+            self.store8(pa, v);
+            old
+        }
+        fn load16(&self, pa: Pa) -> u16 {
+            u16::from_le_bytes(self.get(pa))
+        }
+        fn store16(&self, pa: Pa, v: u16) {
+            self.set(pa, v.to_le_bytes());
+        }
+        fn cmpxchg16(&self, pa: Pa, old: u16, new: u16) -> Result<u16, u16> {
+            let found = self.load16(pa);
+            if found == old {
+                self.store16(pa, new);
+                Ok(found)
+            } else {
+                Err(found)
+            }
+        }
+        fn load32(&self, pa: Pa) -> u32 {
+            u32::from_le_bytes(self.get(pa))
+        }
+        fn store32(&self, pa: Pa, v: u32) {
+            self.set(pa, v.to_le_bytes());
+        }
+        fn cmpxchg32(&self, pa: Pa, old: u32, new: u32) -> Result<u32, u32> {
+            let found = self.load32(pa);
+            if found == old {
+                self.store32(pa, new);
+                Ok(found)
+            } else {
+                Err(found)
+            }
+        }
+        fn or32(&self, pa: Pa, bits: u32) -> u32 {
+            let old = self.load32(pa);
+            self.store32(pa, old | bits);
+            old
+        }
+        fn and32(&self, pa: Pa, bits: u32) -> u32 {
+            let old = self.load32(pa);
+            self.store32(pa, old & bits);
+            old
+        }
+        fn load64(&self, pa: Pa) -> u64 {
+            u64::from_le_bytes(self.get(pa))
+        }
+        fn store64(&self, pa: Pa, v: u64) {
+            self.set(pa, v.to_le_bytes());
+        }
+        fn or64(&self, pa: Pa, bits: u64) -> u64 {
+            let old = self.load64(pa);
+            self.store64(pa, old | bits);
+            old
+        }
+        fn and64(&self, pa: Pa, bits: u64) -> u64 {
+            let old = self.load64(pa);
+            self.store64(pa, old & bits);
+            old
+        }
+        fn read(&self, pa: Pa, buf: &mut [u8]) {
+            let o = self.at(pa, buf.len(), 1);
+            buf.copy_from_slice(&self.bytes.borrow()[o..o + buf.len()]);
+        }
+        fn write(&self, pa: Pa, buf: &[u8]) {
+            let o = self.at(pa, buf.len(), 1);
+            self.bytes.borrow_mut()[o..o + buf.len()].copy_from_slice(buf);
+        }
+        fn copy(&self, dst: Pa, src: Pa, len: usize) {
+            let (d, s) = (self.at(dst, len, 1), self.at(src, len, 1));
+            self.bytes.borrow_mut().copy_within(s..s + len, d);
+        }
+        fn zero_page(&self, mfn: Mfn) {
+            let o = self.at(Pa(mfn.addr()), 4096, 4096);
+            self.bytes.borrow_mut()[o..o + 4096].fill(0);
+        }
+    }
+}
