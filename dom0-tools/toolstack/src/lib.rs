@@ -1,3 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-#![cfg_attr(not(test), no_std)]
-#![doc = "To be written."]
+//! xl-style configuration, the life cycle of domains with undo, and the `vane` command line.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod host;
