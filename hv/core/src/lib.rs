@@ -18,8 +18,10 @@
 extern crate alloc;
 
 pub mod event;
+pub mod frame;
 pub mod grant;
 pub mod machine;
+pub mod p2m;
 pub mod psci;
 pub mod sched;
 pub mod sysreg;

@@ -2,7 +2,7 @@
 //! The machine as policy sees it: small traits with one real implementation (`hv-aarch64`) and
 //! one strict fake for host tests.
 
-use crate::types::{Mfn, Pa};
+use crate::types::{Access, Errno, Mfn, Pa, VcpuRef};
 
 /// Machine memory (RAM). Guests write the same bytes at the same time, so every access is a
 /// volatile or atomic access of its size; no reference to that memory is ever formed. Addresses
@@ -50,6 +50,97 @@ pub trait PhysMem {
     /// Fills a page with zeroes.
     fn zero_page(&self, mfn: Mfn);
 }
+
+/// Translation look-aside buffers for stage 2.
+pub trait Tlb {
+    /// Drops what any CPU holds of the entry for guest physical address `ipa` of the domain whose
+    /// VTTBR is given, stage 1 combinations included; complete on return.
+    fn flush_ipa(&self, vttbr: u64, ipa: u64);
+    /// Drops all that any CPU holds for that VMID; complete on return.
+    fn flush_vmid(&self, vttbr: u64);
+}
+
+/// How a guest's access through its own stage 1 went.
+pub trait GuestVa {
+    /// Translates a virtual address of the vcpu that is on this CPU, as its EL1 would see it, with
+    /// stage 2 applied; `None` where the access would fault.
+    fn translate(&self, va: u64, access: Access) -> Option<Pa>;
+}
+
+/// What data-cache maintenance is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheOp {
+    /// Write dirty lines back (to the point of coherency).
+    Clean,
+    /// Drop lines; the implementation also writes dirty ones back, so that no party can drop
+    /// another's data.
+    Invalidate,
+}
+
+/// Caches.
+pub trait Cache {
+    /// Maintains the data cache over `len` bytes from `pa` on.
+    fn dcache(&self, pa: Pa, len: u64, op: CacheOp);
+}
+
+/// Clocks.
+pub trait Clock {
+    /// Nanoseconds since the hypervisor started.
+    fn now(&self) -> u64;
+}
+
+/// The processor state in which a virtual CPU starts (`struct vcpu_guest_context` of
+/// `arch-arm.h`, reduced to what AArch64 uses).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StartState {
+    /// x0..x30.
+    pub x: [u64; 31],
+    /// Program counter.
+    pub pc: u64,
+    /// SPSR_EL2 for the entry.
+    pub cpsr: u64,
+    /// SCTLR_EL1.
+    pub sctlr: u64,
+    /// TCR_EL1.
+    pub tcr: u64,
+    /// TTBR0_EL1.
+    pub ttbr0: u64,
+    /// TTBR1_EL1.
+    pub ttbr1: u64,
+    /// SP_EL0, SP_EL1, ELR_EL1, SPSR_EL1.
+    pub sp_el0: u64,
+    /// SP_EL1.
+    pub sp_el1: u64,
+    /// ELR_EL1.
+    pub elr_el1: u64,
+    /// SPSR_EL1.
+    pub spsr_el1: u64,
+}
+
+/// Register files of virtual CPUs, which only the machine layer keeps.
+pub trait VcpuRegs {
+    /// Makes the register file of a new vcpu.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    fn create_vcpu(&self, v: VcpuRef) -> Result<(), Errno>;
+    /// Frees it. The vcpu is on no CPU.
+    fn destroy_vcpu(&self, v: VcpuRef);
+    /// Sets all registers for a start. The vcpu is on no CPU.
+    fn set_state(&self, v: VcpuRef, s: &StartState);
+    /// Reads the registers. The vcpu is on no CPU.
+    fn get_state(&self, v: VcpuRef) -> StartState;
+}
+
+/// The hypervisor's own console.
+pub trait Uart {
+    /// Sends bytes; waits for the FIFO at most.
+    fn put(&self, bytes: &[u8]);
+}
+
+/// Everything of the machine that hypercalls need.
+pub trait Machine: PhysMem + Tlb + GuestVa + Cache + Clock + VcpuRegs + Uart {}
+impl<T: PhysMem + Tlb + GuestVa + Cache + Clock + VcpuRegs + Uart> Machine for T {}
 
 #[cfg(test)]
 pub mod fake {

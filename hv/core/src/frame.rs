@@ -1,0 +1,352 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Machine pages: who owns each, what it is used for, how many references keep it alive, and the
+//! buddy allocator that hands them out.
+//!
+//! Twelve bytes of metadata stand for each 4 KiB page. A free block's head keeps its list links in
+//! the two words that count references while the page is in use, so that allocation and freeing
+//! need no further memory and take O(log n).
+
+use crate::types::{Errno, Mfn, Slot};
+
+/// The largest block: 2^18 pages are 1 GiB.
+pub const MAX_ORDER: u8 = 18;
+const NIL: u32 = u32::MAX;
+
+/// What a page is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Use {
+    /// Not RAM, or RAM that nobody may touch (firmware, the hypervisor itself).
+    Reserved,
+    /// In the allocator; the head of a free block, or inside one.
+    Free,
+    /// Memory of a domain.
+    Guest,
+    /// A page of the hypervisor that a domain maps (shared info, grant frames).
+    Shared,
+    /// A stage-2 table.
+    Table,
+}
+
+/// Metadata of one page. For [`Use::Free`] heads `a` and `b` are the list links; for pages in use
+/// `a` counts references (`b` is unused).
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Frame {
+    a: u32,
+    b: u32,
+    owner: u8,
+    usage: Use,
+    order: u8,
+    head: bool,
+}
+
+impl Frame {
+    /// A page outside RAM, which every entry is until [`Frames::add_ram`].
+    pub const RESERVED: Self =
+        Self { a: 0, b: 0, owner: 0, usage: Use::Reserved, order: 0, head: false };
+}
+
+/// All machine pages between the lowest and the highest RAM address.
+pub struct Frames {
+    base: u64,
+    table: &'static mut [Frame],
+    free_heads: [u32; MAX_ORDER as usize + 1],
+    free_pages: u64,
+    total_pages: u64,
+    /// Pages per slot: guest memory (`tot_pages`).
+    guest_pages: [u32; crate::types::MAX_DOMAINS],
+    /// Pages per slot: shared pages and tables.
+    hv_pages: [u32; crate::types::MAX_DOMAINS],
+}
+
+impl Frames {
+    /// Takes charge of pages from machine frame `base` on, one for each entry of `table`; all are
+    /// reserved until [`Frames::add_ram`] says otherwise.
+    pub fn new(base: Mfn, table: &'static mut [Frame]) -> Self {
+        table.fill(Frame::RESERVED);
+        Self {
+            base: base.0,
+            table,
+            free_heads: [NIL; MAX_ORDER as usize + 1],
+            free_pages: 0,
+            total_pages: 0,
+            guest_pages: [0; crate::types::MAX_DOMAINS],
+            hv_pages: [0; crate::types::MAX_DOMAINS],
+        }
+    }
+
+    /// Gives `pages` pages from `start` on to the allocator (at boot, or a boot module's memory
+    /// when it is no longer needed).
+    pub fn add_ram(&mut self, start: Mfn, pages: u64) {
+        self.total_pages = self.total_pages.saturating_add(pages);
+        let mut at = start.0;
+        let end = start.0.saturating_add(pages);
+        while at < end {
+            let align = at.trailing_zeros().min(u32::from(MAX_ORDER)) as u8;
+            let mut order = align;
+            while order > 0 && at + (1 << order) > end {
+                order -= 1;
+            }
+            if let Some(i) = self.index(Mfn(at)) {
+                self.push_free(i, order);
+                self.free_pages += 1 << order;
+            }
+            at += 1 << order;
+        }
+    }
+
+    /// Pages that can be allocated now.
+    #[must_use]
+    pub fn free_pages(&self) -> u64 {
+        self.free_pages
+    }
+
+    /// Pages that the allocator ever managed.
+    #[must_use]
+    pub fn total_pages(&self) -> u64 {
+        self.total_pages
+    }
+
+    /// The highest machine frame.
+    #[must_use]
+    pub fn max_mfn(&self) -> Mfn {
+        Mfn(self.base + self.table.len() as u64 - 1)
+    }
+
+    /// Pages of guest memory that `slot` owns.
+    #[must_use]
+    pub fn guest_pages(&self, slot: Slot) -> u32 {
+        self.guest_pages.get(slot.idx()).copied().unwrap_or(0)
+    }
+
+    /// Pages that the hypervisor holds on `slot`'s behalf: shared pages and stage-2 tables.
+    #[must_use]
+    pub fn hv_pages(&self, slot: Slot) -> u32 {
+        self.hv_pages.get(slot.idx()).copied().unwrap_or(0)
+    }
+
+    fn index(&self, mfn: Mfn) -> Option<u32> {
+        let i = mfn.0.checked_sub(self.base)?;
+        (i < self.table.len() as u64).then_some(i as u32)
+    }
+
+    fn frame(&self, i: u32) -> Frame {
+        self.table.get(i as usize).copied().unwrap_or(Frame::RESERVED)
+    }
+
+    fn set(&mut self, i: u32, f: Frame) {
+        if let Some(slot) = self.table.get_mut(i as usize) {
+            *slot = f;
+        }
+    }
+
+    fn push_free(&mut self, i: u32, order: u8) {
+        let Some(head) = self.free_heads.get_mut(order as usize) else { return };
+        let next = core::mem::replace(head, i);
+        self.set(i, Frame { a: NIL, b: next, owner: 0, usage: Use::Free, order, head: true });
+        if let Some(n) = self.table.get_mut(next as usize) {
+            n.a = i;
+        }
+    }
+
+    fn unlink(&mut self, i: u32) {
+        let f = self.frame(i);
+        if let Some(n) = self.table.get_mut(f.b as usize) {
+            n.a = f.a;
+        }
+        if let Some(p) = self.table.get_mut(f.a as usize) {
+            p.b = f.b;
+        } else if let Some(head) = self.free_heads.get_mut(f.order as usize) {
+            *head = f.b;
+        }
+        if let Some(e) = self.table.get_mut(i as usize) {
+            e.head = false;
+        }
+    }
+
+    /// Allocates 2^`order` pages, aligned to their size, each with one reference. The contents are
+    /// whatever was there: the caller clears them.
+    ///
+    /// # Errors
+    /// `ENOMEM` when no block of that size is free.
+    pub fn alloc(&mut self, slot: Slot, usage: Use, order: u8) -> Result<Mfn, Errno> {
+        let mut have = order;
+        let i = loop {
+            let head = *self.free_heads.get(have as usize).ok_or(Errno::ENOMEM)?;
+            if head != NIL {
+                break head;
+            }
+            have += 1;
+        };
+        self.unlink(i);
+        while have > order {
+            have -= 1;
+            self.push_free(i + (1 << have), have);
+        }
+        let pages = 1u32 << order;
+        for k in i..i + pages {
+            self.set(k, Frame { a: 1, b: 0, owner: slot.0, usage, order: 0, head: false });
+        }
+        self.free_pages -= u64::from(pages);
+        if let Some(c) = self.account(slot, usage) {
+            *c += pages;
+        }
+        Ok(Mfn(self.base + u64::from(i)))
+    }
+
+    fn account(&mut self, slot: Slot, usage: Use) -> Option<&mut u32> {
+        match usage {
+            Use::Guest => self.guest_pages.get_mut(slot.idx()),
+            _ => self.hv_pages.get_mut(slot.idx()),
+        }
+    }
+
+    fn release(&mut self, i: u32) {
+        let f = self.frame(i);
+        if let Some(c) = self.account(Slot(f.owner), f.usage) {
+            *c = c.saturating_sub(1);
+        }
+        self.free_pages += 1;
+        let (mut at, mut order) = (i, 0u8);
+        while order < MAX_ORDER {
+            // Buddies are paired by machine frame number, not by table index.
+            let buddy = (self.base + u64::from(at)) ^ (1 << order);
+            let Some(b) = self.index(Mfn(buddy)) else { break };
+            let other = self.frame(b);
+            if !(other.head && other.usage == Use::Free && other.order == order) {
+                break;
+            }
+            self.unlink(b);
+            self.set(at.max(b), Frame { usage: Use::Free, ..Frame::RESERVED });
+            at = at.min(b);
+            order += 1;
+        }
+        self.push_free(at, order);
+    }
+
+    /// What a page is used for and by whom; `None` for addresses outside RAM.
+    #[must_use]
+    #[inline]
+    pub fn lookup(&self, mfn: Mfn) -> Option<(Use, Slot)> {
+        let f = self.frame(self.index(mfn)?);
+        match f.usage {
+            Use::Reserved | Use::Free => None,
+            usage => Some((usage, Slot(f.owner))),
+        }
+    }
+
+    /// Whether a page is memory that a guest may name: its own or another's guest memory, or a
+    /// shared page, and not a table, free or outside RAM.
+    #[must_use]
+    #[inline]
+    pub fn is_guest_accessible(&self, mfn: Mfn) -> bool {
+        matches!(self.lookup(mfn), Some((Use::Guest | Use::Shared, _)))
+    }
+
+    /// Takes one more reference.
+    ///
+    /// # Errors
+    /// `EINVAL` when the page is not in use, `EBUSY` when the count is at its limit.
+    pub fn get(&mut self, mfn: Mfn) -> Result<(), Errno> {
+        let i = self.index(mfn).ok_or(Errno::EINVAL)?;
+        let f = self.table.get_mut(i as usize).ok_or(Errno::EINVAL)?;
+        if !matches!(f.usage, Use::Guest | Use::Shared) {
+            return Err(Errno::EINVAL);
+        }
+        f.a = f.a.checked_add(1).ok_or(Errno::EBUSY)?;
+        Ok(())
+    }
+
+    /// Drops a reference; the last one frees the page.
+    pub fn put(&mut self, mfn: Mfn) {
+        let Some(i) = self.index(mfn) else { return };
+        let Some(f) = self.table.get_mut(i as usize) else { return };
+        if matches!(f.usage, Use::Reserved | Use::Free) || f.a == 0 {
+            debug_assert!(false, "put of a page that is not in use");
+            return;
+        }
+        f.a -= 1;
+        if f.a == 0 {
+            self.release(i);
+        }
+    }
+
+    /// References held on a page that is in use, 0 otherwise.
+    #[must_use]
+    pub fn refs(&self, mfn: Mfn) -> u32 {
+        match self.lookup(mfn) {
+            Some(_) => self.index(mfn).map_or(0, |i| self.frame(i).a),
+            None => 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn frames(pages: usize) -> Frames {
+        let table = std::vec![Frame::RESERVED; pages].leak();
+        let mut f = Frames::new(Mfn(0x40003), table);
+        f.add_ram(Mfn(0x40003), pages as u64);
+        f
+    }
+
+    #[test]
+    fn blocks_are_aligned_and_merge_again() {
+        let mut f = frames(4096 + 5);
+        let before = f.free_pages();
+        let a = f.alloc(Slot(1), Use::Guest, 9).unwrap();
+        assert_eq!(a.0 % 512, 0);
+        assert_eq!(f.guest_pages(Slot(1)), 512);
+        for k in 0..512 {
+            f.put(Mfn(a.0 + k));
+        }
+        assert_eq!(f.free_pages(), before);
+        assert_eq!(f.guest_pages(Slot(1)), 0);
+        assert!(f.alloc(Slot(1), Use::Guest, 11).is_ok(), "buddies merged");
+    }
+
+    #[test]
+    fn outside_ram_is_refused() {
+        let mut f = frames(16);
+        assert_eq!(f.get(Mfn(0)), Err(Errno::EINVAL));
+        assert_eq!(f.get(Mfn(u64::MAX)), Err(Errno::EINVAL));
+        assert_eq!(f.get(Mfn(0x40003)), Err(Errno::EINVAL), "a free page");
+        assert_eq!(f.alloc(Slot(0), Use::Guest, 18), Err(Errno::ENOMEM));
+    }
+
+    proptest! {
+        #[test]
+        fn never_hands_out_a_page_twice(ops in proptest::collection::vec((0u8..4, 0u8..7, any::<u8>()), 1..300)) {
+            let mut f = frames(1000);
+            let total = f.free_pages();
+            let mut held: Vec<(u64, u8)> = Vec::new();
+            for (op, order, pick) in ops {
+                if op < 2 {
+                    if let Ok(m) = f.alloc(Slot(3), Use::Guest, order) {
+                        let end = m.0 + (1 << order);
+                        for &(o, oo) in &held {
+                            prop_assert!(end <= o || o + (1 << oo) <= m.0);
+                        }
+                        held.push((m.0, order));
+                    }
+                } else if !held.is_empty() {
+                    let (m, o) = held.swap_remove(pick as usize % held.len());
+                    for k in 0..1u64 << o {
+                        if op == 3 {
+                            f.get(Mfn(m + k)).unwrap();
+                            f.put(Mfn(m + k));
+                        }
+                        f.put(Mfn(m + k));
+                    }
+                }
+                let used: u64 = held.iter().map(|&(_, o)| 1u64 << o).sum();
+                prop_assert_eq!(f.free_pages() + used, total);
+                prop_assert_eq!(u64::from(f.guest_pages(Slot(3))), used);
+            }
+        }
+    }
+}

@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The p2m: a domain's map from guest frames to machine frames, kept as Armv8-A stage-2
+//! translation tables (Arm ARM, "VMSAv8-64 translation table format descriptors").
+//!
+//! 4 KiB granule, 40 bits of IPA, walks begin at level 1 with two concatenated tables. Blocks of
+//! 1 GiB and 2 MiB are used where alignment allows and broken when a part of one changes.
+//! Every change of a live entry goes invalid, TLB clean, new value (break-before-make).
+
+use crate::frame::{Frames, Use};
+use crate::machine::{PhysMem, Tlb};
+use crate::types::{Access, Errno, Gfn, Mfn, Pa, Slot};
+
+/// Bits of guest physical address space.
+pub const IPA_BITS: u32 = 40;
+/// The first guest frame that cannot exist.
+pub const MAX_GFN: u64 = 1 << (IPA_BITS - 12);
+const ROOT_ENTRIES: u64 = 1024;
+
+const VALID: u64 = 1;
+const TABLE: u64 = 0b11;
+const PAGE: u64 = 0b11;
+const BLOCK: u64 = 0b01;
+const ADDR: u64 = 0x0000_ffff_ffff_f000;
+const AF: u64 = 1 << 10;
+const SH_INNER: u64 = 0b11 << 8;
+const S2AP_R: u64 = 1 << 6;
+const S2AP_W: u64 = 1 << 7;
+const ATTR_NORMAL: u64 = 0b1111 << 2;
+const ATTR_DEVICE: u64 = 0b0001 << 2;
+const XN: u64 = 0b10 << 53;
+const TYPE_SHIFT: u32 = 55;
+
+/// What stands behind a guest frame; kept in the software bits of the entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// The domain's own memory.
+    Ram = 1,
+    /// A hypervisor page: shared info, grant frames.
+    Shared = 2,
+    /// Another domain's page, mapped by a toolstack. Holds a reference.
+    Foreign = 3,
+    /// Another domain's page, by grant, read-write.
+    Grant = 4,
+    /// Another domain's page, by grant, read-only.
+    GrantRo = 5,
+    /// A device.
+    Mmio = 6,
+}
+
+impl Kind {
+    const fn from_bits(e: u64) -> Option<Self> {
+        Some(match (e >> TYPE_SHIFT) & 0xf {
+            1 => Self::Ram,
+            2 => Self::Shared,
+            3 => Self::Foreign,
+            4 => Self::Grant,
+            5 => Self::GrantRo,
+            6 => Self::Mmio,
+            _ => return None,
+        })
+    }
+
+    const fn attributes(self) -> u64 {
+        let common = AF | ((self as u64) << TYPE_SHIFT);
+        match self {
+            Self::Ram => common | ATTR_NORMAL | SH_INNER | S2AP_R | S2AP_W,
+            Self::Shared | Self::Foreign | Self::Grant => {
+                common | ATTR_NORMAL | SH_INNER | S2AP_R | S2AP_W | XN
+            }
+            Self::GrantRo => common | ATTR_NORMAL | SH_INNER | S2AP_R | XN,
+            Self::Mmio => common | ATTR_DEVICE | S2AP_R | S2AP_W | XN,
+        }
+    }
+}
+
+/// One guest frame's translation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// The machine frame.
+    pub mfn: Mfn,
+    /// What it is.
+    pub kind: Kind,
+    /// log2 of the pages that the entry covers: 0, 9 or 18.
+    pub order: u8,
+}
+
+impl Mapping {
+    /// Whether the mapping allows `access`.
+    #[must_use]
+    pub const fn allows(&self, access: Access) -> bool {
+        !(matches!(self.kind, Kind::GrantRo) && matches!(access, Access::Write))
+    }
+}
+
+/// What a p2m operation works with besides the p2m itself.
+pub struct Ctx<'a, M> {
+    /// Machine memory and TLB.
+    pub m: &'a M,
+    /// The page allocator, for tables.
+    pub frames: &'a mut Frames,
+}
+
+/// A domain's p2m.
+pub struct P2m {
+    slot: Slot,
+    root: Mfn,
+    tables: u32,
+    table_limit: u32,
+    /// The highest guest frame ever mapped, for XENMEM_maximum_gpfn and for tear-down.
+    max_gfn: u64,
+}
+
+const fn span(level: u8) -> u64 {
+    // Pages that one entry of a level covers.
+    1 << (9 * (3 - level as u64))
+}
+
+impl P2m {
+    /// An empty map. `table_limit` bounds the tables (4 KiB each) it may grow to.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn new<M: PhysMem>(c: &mut Ctx<'_, M>, slot: Slot, table_limit: u32) -> Result<Self, Errno> {
+        let root = c.frames.alloc(slot, Use::Table, 1)?;
+        c.m.zero_page(root);
+        c.m.zero_page(Mfn(root.0 + 1));
+        Ok(Self { slot, root, tables: 0, table_limit, max_gfn: 0 })
+    }
+
+    /// Sets how many tables the map may grow to (XEN_DOMCTL_set_paging_mempool_size).
+    pub fn set_table_limit(&mut self, limit: u32) {
+        self.table_limit = limit;
+    }
+
+    /// How many tables the map may grow to.
+    #[must_use]
+    pub fn table_limit(&self) -> u32 {
+        self.table_limit
+    }
+
+    /// VTTBR_EL2 for this map: the root and the VMID, which is the slot plus one.
+    #[must_use]
+    pub fn vttbr(&self) -> u64 {
+        self.root.addr() | ((u64::from(self.slot.0) + 1) << 48)
+    }
+
+    /// The highest guest frame ever mapped.
+    #[must_use]
+    pub fn max_gfn(&self) -> Gfn {
+        Gfn(self.max_gfn)
+    }
+
+    fn entry_pa(table: u64, level: u8, gfn: u64) -> Pa {
+        let index = if level == 1 { (gfn >> 18) & (ROOT_ENTRIES - 1) } else { (gfn / span(level)) & 511 };
+        Pa(table + index * 8)
+    }
+
+    /// Finds the entry that translates `gfn`, down to `to` at most: its place, value and level.
+    fn walk<M: PhysMem>(&self, m: &M, gfn: u64, to: u8) -> (Pa, u64, u8) {
+        let mut table = self.root.addr();
+        let mut level = 1;
+        loop {
+            let pa = Self::entry_pa(table, level, gfn);
+            let e = m.load64(pa);
+            if level == to || e & TABLE != TABLE {
+                return (pa, e, level);
+            }
+            table = e & ADDR;
+            level += 1;
+        }
+    }
+
+    /// Translates a guest frame.
+    #[must_use]
+    pub fn lookup<M: PhysMem>(&self, m: &M, gfn: Gfn) -> Option<Mapping> {
+        if gfn.0 >= MAX_GFN {
+            return None;
+        }
+        let (_, e, level) = self.walk(m, gfn.0, 3);
+        if e & VALID == 0 {
+            return None;
+        }
+        let within = gfn.0 & (span(level) - 1);
+        Some(Mapping {
+            mfn: Mfn(((e & ADDR) >> 12) + within),
+            kind: Kind::from_bits(e)?,
+            order: 9 * (3 - level),
+        })
+    }
+
+    fn new_table<M: PhysMem>(&mut self, c: &mut Ctx<'_, M>) -> Result<Mfn, Errno> {
+        if self.tables >= self.table_limit {
+            return Err(Errno::ENOMEM);
+        }
+        let t = c.frames.alloc(self.slot, Use::Table, 0)?;
+        self.tables += 1;
+        Ok(t)
+    }
+
+    /// Gives the place of `gfn`'s entry at `level`, making tables and breaking blocks on the way.
+    fn descend<M: PhysMem + Tlb>(&mut self, c: &mut Ctx<'_, M>, gfn: u64, level: u8) -> Result<Pa, Errno> {
+        loop {
+            let (pa, e, at) = self.walk(c.m, gfn, level);
+            if at == level {
+                return Ok(pa);
+            }
+            let table = self.new_table(c)?;
+            if e & VALID == 0 {
+                c.m.zero_page(table);
+            } else {
+                // A block: the same translation in pieces of the next level.
+                let child = at + 1;
+                let low = if child == 3 { PAGE } else { BLOCK };
+                let attributes = e & !(ADDR | 0b11);
+                let first = e & ADDR;
+                for i in 0..512u64 {
+                    let addr = first + i * (span(child) << 12);
+                    c.m.store64(Pa(table.addr() + i * 8), addr | attributes | low);
+                }
+                c.m.store64(pa, 0);
+                c.m.flush_ipa(self.vttbr(), (gfn & !(span(at) - 1)) << 12);
+            }
+            c.m.store64(pa, table.addr() | TABLE);
+        }
+    }
+
+    /// Maps 2^`order` frames (order 0, 9 or 18; both numbers aligned to it). Nothing may be mapped
+    /// there. The caller holds the references that the entry stands for.
+    ///
+    /// # Errors
+    /// `EINVAL` beyond the address space or misaligned, `EEXIST` where something is mapped,
+    /// `ENOMEM` when the domain's table pool or memory is used up.
+    pub fn map<M: PhysMem + Tlb>(
+        &mut self,
+        c: &mut Ctx<'_, M>,
+        gfn: Gfn,
+        mfn: Mfn,
+        order: u8,
+        kind: Kind,
+    ) -> Result<(), Errno> {
+        let level = match order {
+            0 => 3,
+            9 => 2,
+            18 => 1,
+            _ => return Err(Errno::EINVAL),
+        };
+        let pages = span(level);
+        if gfn.0 >= MAX_GFN || MAX_GFN - gfn.0 < pages || gfn.0 % pages != 0 || mfn.0 % pages != 0 {
+            return Err(Errno::EINVAL);
+        }
+        let pa = self.descend(c, gfn.0, level)?;
+        if c.m.load64(pa) & VALID != 0 {
+            return Err(Errno::EEXIST);
+        }
+        let low = if level == 3 { PAGE } else { BLOCK };
+        c.m.store64(pa, mfn.addr() | kind.attributes() | low);
+        self.max_gfn = self.max_gfn.max(gfn.0 + pages - 1);
+        Ok(())
+    }
+
+    /// Removes the mapping of one frame and cleans the TLB; a block around it is broken. The
+    /// reference that the entry stood for passes to the caller.
+    ///
+    /// # Errors
+    /// `ENOENT` when nothing is mapped, `ENOMEM` when a block cannot be broken.
+    pub fn unmap<M: PhysMem + Tlb>(&mut self, c: &mut Ctx<'_, M>, gfn: Gfn) -> Result<Mapping, Errno> {
+        let old = self.lookup(c.m, gfn).ok_or(Errno::ENOENT)?;
+        let pa = self.descend(c, gfn.0, 3)?;
+        c.m.store64(pa, 0);
+        c.m.flush_ipa(self.vttbr(), gfn.addr());
+        Ok(Mapping { order: 0, ..old })
+    }
+
+    /// Finds the first mapping at or after `from`, for tear-down; gives its frame.
+    #[must_use]
+    pub fn next_mapped<M: PhysMem>(&self, m: &M, from: Gfn) -> Option<(Gfn, Mapping)> {
+        let mut gfn = from.0;
+        while gfn <= self.max_gfn {
+            let (_, e, level) = self.walk(m, gfn, 3);
+            if e & VALID != 0 {
+                let start = gfn & !(span(level) - 1);
+                return self.lookup(m, Gfn(start)).map(|x| (Gfn(start), x));
+            }
+            gfn = (gfn & !(span(level) - 1)) + span(level);
+        }
+        None
+    }
+
+    /// Removes a whole entry as [`P2m::next_mapped`] found it, without cleaning the TLB: for a
+    /// domain that will never run again, whose VMID is cleaned once at the end.
+    pub fn clear_entry<M: PhysMem>(&mut self, m: &M, gfn: Gfn) {
+        let (pa, _, _) = self.walk(m, gfn.0, 3);
+        m.store64(pa, 0);
+    }
+
+    /// Frees up to `budget` tables, leaves first; `true` when all are gone and the root with them.
+    /// Nothing may be mapped any more, and the TLB must be clean of this VMID.
+    pub fn free_tables<M: PhysMem>(&mut self, c: &mut Ctx<'_, M>, mut budget: u32) -> bool {
+        let root = self.root.addr();
+        for i in 0..ROOT_ENTRIES {
+            let pa1 = Pa(root + i * 8);
+            let e1 = c.m.load64(pa1);
+            if e1 & TABLE != TABLE {
+                continue;
+            }
+            for j in 0..512 {
+                let pa2 = Pa((e1 & ADDR) + j * 8);
+                let e2 = c.m.load64(pa2);
+                if e2 & TABLE != TABLE {
+                    continue;
+                }
+                if budget == 0 {
+                    return false;
+                }
+                budget -= 1;
+                c.m.store64(pa2, 0);
+                c.frames.put(Mfn((e2 & ADDR) >> 12));
+                self.tables = self.tables.saturating_sub(1);
+            }
+            c.m.store64(pa1, 0);
+            c.frames.put(Mfn((e1 & ADDR) >> 12));
+            self.tables = self.tables.saturating_sub(1);
+        }
+        c.frames.put(self.root);
+        c.frames.put(Mfn(self.root.0 + 1));
+        true
+    }
+}
