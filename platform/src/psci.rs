@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Calls to the machine's firmware: PSCI (Arm DEN0022) over SMC or HVC.
+//!
+//! Boards whose firmware parks CPUs in a spin table need none of this: the address of a CPU's
+//! release word is in [`crate::dt::CpuStart::SpinTable`]; whoever maps memory writes the entry
+//! point there, cleans that line to memory and sends an event.
+
+/// How the firmware is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Conduit {
+    /// `smc #0`: firmware at EL3 (or QEMU's own when it emulates EL2 without EL3).
+    Smc,
+    /// `hvc #0`: only ever right when we are not at EL2.
+    Hvc,
+}
+
+/// Why a PSCI call failed (DEN0022, table "Return error codes").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum PsciError {
+    NotSupported,
+    InvalidParameters,
+    Denied,
+    AlreadyOn,
+    OnPending,
+    InternalFailure,
+    NotPresent,
+    Disabled,
+    InvalidAddress,
+    /// A code that the specification does not know.
+    Unknown(i32),
+}
+
+/// The machine's PSCI firmware.
+#[derive(Clone, Copy, Debug)]
+pub struct Psci {
+    conduit: Conduit,
+}
+
+const PSCI_VERSION: u64 = 0x8400_0000;
+const CPU_OFF: u64 = 0x8400_0002;
+const CPU_ON_64: u64 = 0xC400_0003;
+const SYSTEM_OFF: u64 = 0x8400_0008;
+const SYSTEM_RESET: u64 = 0x8400_0009;
+
+impl Psci {
+    /// Firmware that is called by `conduit`.
+    #[must_use]
+    pub const fn new(conduit: Conduit) -> Self {
+        Self { conduit }
+    }
+
+    /// PSCI_VERSION: (major, minor).
+    #[must_use]
+    pub fn version(self) -> (u16, u16) {
+        let v = self.call(PSCI_VERSION, [0; 3]) as u32;
+        ((v >> 16) as u16, v as u16)
+    }
+
+    /// CPU_ON: starts the CPU with affinity `mpidr` at physical address `entry`, at our exception
+    /// level, MMU off, with `context` in x0.
+    ///
+    /// # Errors
+    /// The firmware's.
+    ///
+    /// # Safety
+    /// `entry` must be code that is fit to run on a fresh CPU, with a stack of its own, and
+    /// `context` what that code expects.
+    pub unsafe fn cpu_on(self, mpidr: u64, entry: u64, context: u64) -> Result<(), PsciError> {
+        check(self.call(CPU_ON_64, [mpidr, entry, context]))
+    }
+
+    /// CPU_OFF: stops the calling CPU. Returns only on failure.
+    pub fn cpu_off(self) -> PsciError {
+        check(self.call(CPU_OFF, [0; 3]))
+            .err()
+            .unwrap_or(PsciError::InternalFailure)
+    }
+
+    /// SYSTEM_OFF. Returns only on failure.
+    pub fn system_off(self) -> PsciError {
+        check(self.call(SYSTEM_OFF, [0; 3]))
+            .err()
+            .unwrap_or(PsciError::InternalFailure)
+    }
+
+    /// SYSTEM_RESET. Returns only on failure.
+    pub fn system_reset(self) -> PsciError {
+        check(self.call(SYSTEM_RESET, [0; 3]))
+            .err()
+            .unwrap_or(PsciError::InternalFailure)
+    }
+
+    /// One SMCCC call with up to three arguments; gives x0.
+    fn call(self, function: u64, args: [u64; 3]) -> u64 {
+        let [a1, a2, a3] = args;
+        #[cfg(target_arch = "aarch64")]
+        {
+            let r: u64;
+            macro_rules! go {
+                ($insn:literal) => {
+                    // SAFETY: the PSCI functions called here touch no memory of ours but through
+                    // `cpu_on`'s entry point, for which its caller answers. SMCCC lets firmware
+                    // clobber x0-x17.
+                    unsafe {
+                        core::arch::asm!($insn,
+                            inout("x0") function => r, inout("x1") a1 => _, inout("x2") a2 => _,
+                            inout("x3") a3 => _, out("x4") _, out("x5") _, out("x6") _,
+                            out("x7") _, out("x8") _, out("x9") _, out("x10") _, out("x11") _,
+                            out("x12") _, out("x13") _, out("x14") _, out("x15") _,
+                            out("x16") _, out("x17") _, options(nostack))
+                    }
+                };
+            }
+            match self.conduit {
+                Conduit::Smc => go!("smc #0"),
+                Conduit::Hvc => go!("hvc #0"),
+            }
+            r
+        }
+        #[cfg(not(target_arch = "aarch64"))]
+        {
+            let _ = (self.conduit, function, a1, a2, a3);
+            i64::from(-1i32) as u64
+        }
+    }
+}
+
+/// What x0 says: the low 32 bits as a signed number.
+fn check(x0: u64) -> Result<(), PsciError> {
+    Err(match x0 as i32 {
+        0 => return Ok(()),
+        -1 => PsciError::NotSupported,
+        -2 => PsciError::InvalidParameters,
+        -3 => PsciError::Denied,
+        -4 => PsciError::AlreadyOn,
+        -5 => PsciError::OnPending,
+        -6 => PsciError::InternalFailure,
+        -7 => PsciError::NotPresent,
+        -8 => PsciError::Disabled,
+        -9 => PsciError::InvalidAddress,
+        other => PsciError::Unknown(other),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_read_as_signed_32_bits() {
+        assert_eq!(check(0), Ok(()));
+        assert_eq!(check(0xffff_ffff), Err(PsciError::NotSupported));
+        assert_eq!(check(-4i64 as u64), Err(PsciError::AlreadyOn));
+        assert_eq!(check(5), Err(PsciError::Unknown(5)));
+    }
+
+    #[test]
+    fn no_firmware_on_the_host() {
+        assert_eq!(
+            Psci::new(Conduit::Smc).system_off(),
+            PsciError::NotSupported
+        );
+    }
+}
