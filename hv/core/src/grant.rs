@@ -1,2 +1,1145 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! To be written.
+//! Grant tables, version 1 (`public/grant_table.h`): a domain lets others map or copy pages of
+//! its own through entries of a table that it shares with the hypervisor.
+//!
+//! Each domain's table has two sides. As *granter* it has shared frames, which the guest writes,
+//! and one [`Active`] entry per shared entry, which only the hypervisor writes: what has been
+//! resolved and how often it is pinned. As *mapper* it has the maptrack: one entry per mapping it
+//! holds; the index is the handle that it gets.
+//!
+//! Rules that hold at all times, and that the tests check:
+//! - an active entry's pin counts are the number of maptrack entries, of all domains, that name it,
+//!   and each holds one reference on the page;
+//! - `GTF_reading` and `GTF_writing` of a pinned shared entry were set by the hypervisor before it
+//!   looked at the frame, and are cleared when the last (writing) pin goes;
+//! - a table is taken down only when nothing pins its entries, so that a maptrack entry always
+//!   finds the granter's table, dead or alive.
+//!
+//! A copy pins nothing: it is over before anybody else can get at the hypervisor's state. It still
+//! sets the status bits, because the granter's own vcpus go on meanwhile.
+
+use alloc::vec::Vec;
+
+use crate::machine::{Cache, CacheOp, PhysMem};
+use crate::types::{Access, DomId, Errno, Gfn, GrantRef, MAX_DOMAINS, Mfn, PAGE_SIZE, Pa, Slot};
+
+/// Shared frames that a domain may have at most.
+pub const MAX_GRANT_FRAMES: u32 = 64;
+/// Maptrack frames (of [`MAPTRACK_PER_FRAME`] entries) that a domain may have at most.
+pub const MAX_MAPTRACK_FRAMES: u32 = 1024;
+/// Entries of version 1 in a shared frame: 8 bytes each.
+pub const ENTRIES_PER_FRAME: u32 = 512;
+/// Entries that count as one maptrack frame.
+pub const MAPTRACK_PER_FRAME: u32 = 256;
+/// Entries that one call of [`Grants::cache_flush`] looks at.
+pub const CACHE_FLUSH_SLICE: u32 = 4096;
+/// What a frame list says of a shared frame that is mapped nowhere (`INVALID_GFN`).
+pub const INVALID_GFN: u64 = u64::MAX;
+
+/// Mappings of each kind (read-only, writable) that one reference can have.
+const MAX_PINS: u8 = 128;
+/// How often the status bits are tried while the guest changes the entry at the same time.
+const RETRIES: u32 = 5;
+const NIL: u32 = u32::MAX;
+
+const GTF_PERMIT_ACCESS: u32 = 1;
+const GTF_TYPE_MASK: u32 = 3;
+const GTF_READONLY: u32 = 1 << 2;
+const GTF_READING: u32 = 1 << 3;
+const GTF_WRITING: u32 = 1 << 4;
+const GTF_SUB_PAGE: u32 = 1 << 8;
+
+const GNTMAP_DEVICE_MAP: u32 = 1 << 0;
+const GNTMAP_HOST_MAP: u32 = 1 << 1;
+const GNTMAP_READONLY: u32 = 1 << 2;
+const GNTMAP_APPLICATION_MAP: u32 = 1 << 3;
+const GNTMAP_CONTAINS_PTE: u32 = 1 << 4;
+
+const GNTCOPY_SOURCE_GREF: u16 = 1 << 0;
+const GNTCOPY_DEST_GREF: u16 = 1 << 1;
+
+const GNTTAB_CACHE_CLEAN: u32 = 1 << 0;
+const GNTTAB_CACHE_INVAL: u32 = 1 << 1;
+
+/// The status of one element of a grant operation (`GNTST_*`), as its `status` field holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i16)]
+pub enum GntStatus {
+    /// Done.
+    Okay = 0,
+    /// Anything else, "general undefined error".
+    GeneralError = -1,
+    /// No such domain.
+    BadDomain = -2,
+    /// The reference is not in the table, or the flags ask for no mapping.
+    BadGntref = -3,
+    /// No such mapping.
+    BadHandle = -4,
+    /// A list that cannot be written (`setup_table`).
+    BadVirtAddr = -5,
+    /// Not allowed.
+    PermissionDenied = -8,
+    /// The granted frame is no page of the granter.
+    BadPage = -9,
+    /// A copy that crosses a page's end.
+    BadCopyArg = -10,
+    /// In use now, try again.
+    Eagain = -12,
+    /// No handle left.
+    NoSpace = -13,
+}
+
+impl GntStatus {
+    /// The number of the ABI.
+    #[must_use]
+    pub const fn number(self) -> i16 {
+        self as i16
+    }
+}
+
+/// Pages, p2m and TLB of all domains, as grants need them.
+pub trait PageHost {
+    /// Machine memory and caches.
+    type Mem: PhysMem + Cache;
+    /// Machine memory and caches.
+    fn mem(&self) -> &Self::Mem;
+    /// Resolves a frame of `slot` to a page of RAM that is the domain's own (no foreign, granted,
+    /// shared or device page) and that its own p2m lets it access so. Takes no reference: good
+    /// until the machine is given back.
+    ///
+    /// # Errors
+    /// Any, when there is no such page.
+    fn resolve(&self, slot: Slot, gfn: Gfn, access: Access) -> Result<Mfn, Errno>;
+    /// Takes a reference on a page of RAM.
+    ///
+    /// # Errors
+    /// `EBUSY` when the count is at its limit, `EINVAL` when the page is not in use.
+    fn get_page(&mut self, mfn: Mfn) -> Result<(), Errno>;
+    /// Drops a reference that [`PageHost::get_page`] took; the last one frees the page.
+    fn put_page(&mut self, mfn: Mfn);
+    /// Maps another domain's page at `gfn` of `slot` as a grant mapping. Refuses a frame where
+    /// anything is mapped.
+    ///
+    /// # Errors
+    /// `EINVAL` beyond the address space, `EEXIST` when occupied, `ENOMEM`.
+    fn map_granted(&mut self, slot: Slot, gfn: Gfn, mfn: Mfn, access: Access) -> Result<(), Errno>;
+    /// Removes that mapping again. The TLB is clean when it returns.
+    ///
+    /// # Errors
+    /// `EINVAL` when `gfn` does not map `mfn` as a grant.
+    fn unmap_granted(&mut self, slot: Slot, gfn: Gfn, mfn: Mfn) -> Result<(), Errno>;
+    /// Allocates a zeroed page of the hypervisor, charged to `slot`, for it to map.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    fn alloc_shared(&mut self, slot: Slot) -> Result<Mfn, Errno>;
+    /// Frees it.
+    fn free_shared(&mut self, slot: Slot, mfn: Mfn);
+    /// Whose RAM a page is.
+    ///
+    /// # Errors
+    /// `EINVAL` when it is no RAM, `EPERM` when it belongs to no domain.
+    fn owner(&self, mfn: Mfn) -> Result<Slot, Errno>;
+}
+
+/// Input of `GNTTABOP_map_grant_ref`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MapOp {
+    /// Where to map: a guest physical address.
+    pub host_addr: u64,
+    /// `GNTMAP_*`.
+    pub flags: u32,
+    /// The reference, in the granter's table.
+    pub gref: GrantRef,
+    /// The granter.
+    pub dom: DomId,
+}
+
+/// Output of `GNTTABOP_map_grant_ref` when it went well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mapped {
+    /// The name of this mapping.
+    pub handle: u32,
+    /// The page's machine address, for DMA.
+    pub dev_bus_addr: u64,
+}
+
+/// Input of `GNTTABOP_unmap_grant_ref`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct UnmapOp {
+    /// Where it is mapped; with 0 nothing is done.
+    pub host_addr: u64,
+    /// The mapping's name.
+    pub handle: u32,
+}
+
+/// One end of a copy.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CopyPtr {
+    /// A grant reference (32 bits), or a guest frame number of the caller's.
+    pub frame: u64,
+    /// Whose; `DOMID_SELF` for a frame number.
+    pub domid: DomId,
+    /// Bytes from the page's begin on.
+    pub offset: u16,
+}
+
+/// Input of `GNTTABOP_copy`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CopyOp {
+    /// From here.
+    pub source: CopyPtr,
+    /// To there.
+    pub dest: CopyPtr,
+    /// Bytes.
+    pub len: u16,
+    /// `GNTCOPY_*`: which end is a reference.
+    pub flags: u16,
+}
+
+/// Input of `GNTTABOP_cache_flush`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CacheFlushOp {
+    /// A machine address in the page, as a mapping's `dev_bus_addr`.
+    pub dev_bus_addr: u64,
+    /// Bytes from the page's begin on.
+    pub offset: u16,
+    /// Bytes.
+    pub length: u16,
+    /// `GNTTAB_CACHE_*`.
+    pub op: u32,
+}
+
+/// How far a table's destruction is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destroyed {
+    /// Call again.
+    More,
+    /// Its own mappings are gone; others still map its pages. [`Grants::take_reapable`] tells when
+    /// to call again.
+    Pinned,
+    /// Nothing is left of it.
+    Done,
+}
+
+/// What a domain holds, for accounting and for tests that nothing leaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Shared frames allocated.
+    pub shared_frames: u32,
+    /// References of its own that somebody maps.
+    pub pinned_refs: u32,
+    /// Mappings of granted pages that it holds.
+    pub mappings: u32,
+}
+
+/// The hypervisor's side of a shared entry.
+#[derive(Clone, Copy)]
+struct Active {
+    /// The page; meaningful while pinned, as are `gfn` and `by`.
+    mfn: Mfn,
+    /// Which frame of the granter's that was when it was resolved.
+    gfn: u32,
+    /// The only domain that may use the entry while it is pinned.
+    by: DomId,
+    /// Read-only mappings.
+    ro: u8,
+    /// Writable mappings.
+    rw: u8,
+}
+
+impl Active {
+    const IDLE: Self = Self {
+        mfn: Mfn(0),
+        gfn: 0,
+        by: DomId::INVALID,
+        ro: 0,
+        rw: 0,
+    };
+
+    const fn pinned(&self) -> bool {
+        self.ro | self.rw != 0
+    }
+    /// Whether the status bits that `access` needs are already set.
+    const fn covers(&self, access: Access) -> bool {
+        match access {
+            Access::Read => self.pinned(),
+            Access::Write => self.rw != 0,
+        }
+    }
+    /// The status bits that stand for no pin.
+    const fn surplus(&self, access: Access) -> u32 {
+        let reading = if self.pinned() { 0 } else { GTF_READING };
+        match access {
+            Access::Write if self.rw == 0 => reading | GTF_WRITING,
+            _ => reading,
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Held {
+    Free,
+    ReadOnly,
+    Writable,
+}
+
+impl Held {
+    const fn access(self) -> Option<Access> {
+        match self {
+            Self::Free => None,
+            Self::ReadOnly => Some(Access::Read),
+            Self::Writable => Some(Access::Write),
+        }
+    }
+}
+
+/// One mapping that a domain holds, or a link of the list of free entries.
+#[derive(Clone, Copy)]
+struct Track {
+    /// Where it is mapped.
+    gfn: Gfn,
+    /// The reference; of a free entry, the next free one or [`NIL`].
+    gref: u32,
+    /// The granter.
+    granter: Slot,
+    held: Held,
+}
+
+struct Shared {
+    mfn: Mfn,
+    /// Where the domain has it mapped.
+    gfn: Option<Gfn>,
+}
+
+struct Table {
+    domid: DomId,
+    dying: bool,
+    max_frames: u32,
+    max_maptrack: u32,
+    shared: Vec<Shared>,
+    active: Vec<Vec<Active>>,
+    track: Vec<Vec<Track>>,
+    free: u32,
+    /// References pinned.
+    pinned: u32,
+    /// Maptrack entries in use.
+    mappings: u32,
+}
+
+impl Table {
+    /// The shared entry's address and the active entry of a reference.
+    #[inline]
+    fn entry(&mut self, gref: u32) -> Option<(Pa, &mut Active)> {
+        let (frame, at) = (gref / ENTRIES_PER_FRAME, gref % ENTRIES_PER_FRAME);
+        let mfn = self.shared.get(frame as usize)?.mfn;
+        let act = self.active.get_mut(frame as usize)?.get_mut(at as usize)?;
+        Some((Pa(mfn.addr() + u64::from(at) * 8), act))
+    }
+
+    fn track_mut(&mut self, handle: u32) -> Option<&mut Track> {
+        self.track
+            .get_mut((handle / MAPTRACK_PER_FRAME) as usize)?
+            .get_mut((handle % MAPTRACK_PER_FRAME) as usize)
+    }
+
+    /// A free handle; it stays on the list until [`Table::take_handle`].
+    fn free_handle(&mut self) -> Option<u32> {
+        if self.free == NIL {
+            let frames = self.track.len() as u32;
+            if frames >= self.max_maptrack {
+                return None;
+            }
+            let first = frames * MAPTRACK_PER_FRAME;
+            let mut page = Vec::new();
+            page.try_reserve_exact(MAPTRACK_PER_FRAME as usize).ok()?;
+            self.track.try_reserve(1).ok()?;
+            page.extend((first + 1..=first + MAPTRACK_PER_FRAME).map(|next| Track {
+                gfn: Gfn(0),
+                gref: if next == first + MAPTRACK_PER_FRAME {
+                    NIL
+                } else {
+                    next
+                },
+                granter: Slot(0),
+                held: Held::Free,
+            }));
+            self.track.push(page);
+            self.free = first;
+        }
+        Some(self.free)
+    }
+
+    fn take_handle(&mut self, handle: u32, track: Track) {
+        debug_assert_eq!(handle, self.free);
+        let mut next = self.free;
+        if let Some(t) = self.track_mut(handle) {
+            next = t.gref;
+            *t = track;
+        }
+        self.free = next;
+        self.mappings += 1;
+    }
+
+    fn put_handle(&mut self, handle: u32) {
+        let next = self.free;
+        if let Some(t) = self.track_mut(handle) {
+            *t = Track {
+                gfn: Gfn(0),
+                gref: next,
+                granter: Slot(0),
+                held: Held::Free,
+            };
+            self.free = handle;
+            self.mappings -= 1;
+        }
+    }
+
+    fn grow<H: PageHost>(&mut self, host: &mut H, slot: Slot, frames: u32) -> Result<(), Errno> {
+        if frames > self.max_frames {
+            return Err(Errno::EINVAL);
+        }
+        while (self.shared.len() as u32) < frames {
+            let mut page = Vec::new();
+            page.try_reserve_exact(ENTRIES_PER_FRAME as usize)
+                .map_err(|_| Errno::ENOMEM)?;
+            page.resize(ENTRIES_PER_FRAME as usize, Active::IDLE);
+            self.active.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+            self.shared.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+            let mfn = host.alloc_shared(slot)?;
+            self.active.push(page);
+            self.shared.push(Shared { mfn, gfn: None });
+        }
+        Ok(())
+    }
+}
+
+/// Sets the status bits that `access` needs in a shared entry, if the entry allows it. The entry
+/// is checked only when nothing pins it yet: afterwards the guest must not change it, and what it
+/// does to it all the same changes nothing for the mapper.
+#[inline]
+fn set_status<M: PhysMem>(
+    mem: &M,
+    entry: Pa,
+    pinned: bool,
+    access: Access,
+    by: DomId,
+    type_mask: u32,
+) -> Result<(), GntStatus> {
+    let want = GTF_PERMIT_ACCESS | (u32::from(by.0) << 16);
+    let mut seen = mem.load32(entry);
+    for _ in 0..RETRIES {
+        if !pinned && seen & (type_mask | 0xffff_0000) != want {
+            return Err(GntStatus::GeneralError);
+        }
+        let mut new = seen | GTF_READING;
+        if access == Access::Write {
+            if seen & GTF_READONLY != 0 {
+                return Err(GntStatus::GeneralError);
+            }
+            new |= GTF_WRITING;
+        }
+        match mem.cmpxchg32(entry, seen, new) {
+            Ok(_) => return Ok(()),
+            Err(found) => seen = found,
+        }
+    }
+    Err(GntStatus::GeneralError)
+}
+
+#[inline]
+fn clear_status<M: PhysMem>(mem: &M, entry: Pa, bits: u32) {
+    if bits != 0 {
+        mem.and32(entry, !bits);
+    }
+}
+
+/// Sets the status bits for one more use of an entry and finds its page.
+#[inline]
+fn acquire<H: PageHost>(
+    host: &H,
+    granter: Slot,
+    entry: Pa,
+    act: &Active,
+    access: Access,
+    by: DomId,
+    type_mask: u32,
+) -> Result<(Mfn, u32), GntStatus> {
+    let pinned = act.pinned();
+    if pinned && act.by != by {
+        return Err(GntStatus::GeneralError);
+    }
+    if act.covers(access) {
+        return Ok((act.mfn, act.gfn));
+    }
+    set_status(host.mem(), entry, pinned, access, by, type_mask)?;
+    // The frame is read once, after the bits told the guest to leave the entry alone; of a pinned
+    // entry it is not read again.
+    let gfn = if pinned {
+        act.gfn
+    } else {
+        host.mem().load32(entry.add(4))
+    };
+    let found = match host.resolve(granter, Gfn(u64::from(gfn)), access) {
+        Ok(mfn) if pinned && mfn != act.mfn => Err(GntStatus::GeneralError),
+        Ok(mfn) => return Ok((mfn, gfn)),
+        Err(_) => Err(GntStatus::BadPage),
+    };
+    clear_status(host.mem(), entry, act.surplus(access));
+    found
+}
+
+/// One end of a copy, resolved.
+#[derive(Clone, Copy)]
+struct End {
+    mfn: Mfn,
+    /// The shared entry whose status bits are to be cleared, and which; 0 for none.
+    entry: Pa,
+    clear: u32,
+}
+
+/// Copies within machine memory, also where the ranges overlap.
+fn copy_bytes<M: PhysMem>(mem: &M, dst: Pa, src: Pa, len: u64) {
+    if dst.0.abs_diff(src.0) >= len {
+        mem.copy(dst, src, len as usize);
+        return;
+    }
+    let mut buf = [0u8; 64];
+    let mut done = 0;
+    while done < len {
+        let n = (len - done).min(buf.len() as u64);
+        let at = if dst > src { len - done - n } else { done };
+        let Some(chunk) = buf.get_mut(..n as usize) else {
+            return;
+        };
+        mem.read(src.add(at), chunk);
+        mem.write(dst.add(at), chunk);
+        done += n;
+    }
+}
+
+/// All domains' grant tables.
+pub struct Grants {
+    tables: [Option<Table>; MAX_DOMAINS],
+    /// Slots whose last pin went while they were dying.
+    reapable: u128,
+}
+
+impl Default for Grants {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Grants {
+    /// No tables.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            tables: [const { None }; MAX_DOMAINS],
+            reapable: 0,
+        }
+    }
+
+    #[inline]
+    fn table(&self, slot: Slot) -> Option<&Table> {
+        self.tables.get(slot.idx())?.as_ref()
+    }
+
+    #[inline]
+    fn table_mut(&mut self, slot: Slot) -> Option<&mut Table> {
+        self.tables.get_mut(slot.idx())?.as_mut()
+    }
+
+    /// A domain that may still grant.
+    #[inline]
+    fn granter(&mut self, slot: Option<Slot>) -> Result<(Slot, &mut Table), GntStatus> {
+        let slot = slot.ok_or(GntStatus::BadDomain)?;
+        match self.table_mut(slot) {
+            Some(t) if !t.dying => Ok((slot, t)),
+            _ => Err(GntStatus::BadDomain),
+        }
+    }
+
+    // ---- tables ------------------------------------------------------------------------------
+
+    /// Makes a domain's table with one shared frame. Limits are those of `createdomain`, in
+    /// frames; negative ones (defaults) are the caller's to replace.
+    ///
+    /// # Errors
+    /// `EINVAL` for limits out of range, `EEXIST` when the slot has a table, `ENOMEM`.
+    pub fn create_domain<H: PageHost>(
+        &mut self,
+        host: &mut H,
+        slot: Slot,
+        domid: DomId,
+        max_grant_frames: u32,
+        max_maptrack_frames: u32,
+    ) -> Result<(), Errno> {
+        if max_grant_frames == 0
+            || max_grant_frames > MAX_GRANT_FRAMES
+            || max_maptrack_frames > MAX_MAPTRACK_FRAMES
+        {
+            return Err(Errno::EINVAL);
+        }
+        let place = self.tables.get_mut(slot.idx()).ok_or(Errno::EINVAL)?;
+        if place.is_some() {
+            return Err(Errno::EEXIST);
+        }
+        let mut t = Table {
+            domid,
+            dying: false,
+            max_frames: max_grant_frames,
+            max_maptrack: max_maptrack_frames,
+            shared: Vec::new(),
+            active: Vec::new(),
+            track: Vec::new(),
+            free: NIL,
+            pinned: 0,
+            mappings: 0,
+        };
+        t.grow(host, slot, 1)?;
+        *place = Some(t);
+        Ok(())
+    }
+
+    /// Makes the table at least `frames` shared frames large. On failure it may have grown less.
+    ///
+    /// # Errors
+    /// `EINVAL` beyond the domain's limit, `ENOMEM`, `ESRCH` without a table.
+    pub fn grow<H: PageHost>(
+        &mut self,
+        host: &mut H,
+        slot: Slot,
+        frames: u32,
+    ) -> Result<(), Errno> {
+        self.table_mut(slot)
+            .ok_or(Errno::ESRCH)?
+            .grow(host, slot, frames)
+    }
+
+    /// The shared frame `idx`, for `XENMEM_add_to_physmap` and `XENMEM_acquire_resource`; makes it
+    /// and all below it if need be.
+    ///
+    /// # Errors
+    /// `EINVAL` beyond the domain's limit or without memory, `ESRCH` without a table.
+    pub fn shared_frame<H: PageHost>(
+        &mut self,
+        host: &mut H,
+        slot: Slot,
+        idx: u64,
+    ) -> Result<Mfn, Errno> {
+        let t = self.table_mut(slot).ok_or(Errno::ESRCH)?;
+        if idx >= u64::from(t.max_frames) {
+            return Err(Errno::EINVAL);
+        }
+        t.grow(host, slot, idx as u32 + 1)
+            .map_err(|_| Errno::EINVAL)?;
+        t.shared
+            .get(idx as usize)
+            .map(|s| s.mfn)
+            .ok_or(Errno::EINVAL)
+    }
+
+    /// Notes where the domain has mapped a shared frame, or (`None`) that it no longer has.
+    pub fn set_shared_gfn(&mut self, slot: Slot, mfn: Mfn, gfn: Option<Gfn>) {
+        let Some(t) = self.table_mut(slot) else {
+            return;
+        };
+        if let Some(s) = t.shared.iter_mut().find(|s| s.mfn == mfn) {
+            s.gfn = gfn;
+        }
+    }
+
+    /// Where the domain has mapped shared frame `idx`; [`INVALID_GFN`] if nowhere. That is what
+    /// `GNTTABOP_setup_table` lists on Arm.
+    #[must_use]
+    pub fn shared_gfn(&self, slot: Slot, idx: u32) -> u64 {
+        self.table(slot)
+            .and_then(|t| t.shared.get(idx as usize)?.gfn)
+            .map_or(INVALID_GFN, |gfn| gfn.0)
+    }
+
+    /// What the domain holds.
+    #[must_use]
+    pub fn usage(&self, slot: Slot) -> Usage {
+        self.table(slot).map_or(Usage::default(), |t| Usage {
+            shared_frames: t.shared.len() as u32,
+            pinned_refs: t.pinned,
+            mappings: t.mappings,
+        })
+    }
+
+    /// References of the domain that somebody maps: while there are any, its slot must not be used
+    /// again.
+    #[must_use]
+    pub fn pins_outstanding(&self, slot: Slot) -> u32 {
+        self.table(slot).map_or(0, |t| t.pinned)
+    }
+
+    /// Takes a domain's table down, at most `budget` mappings of its own at a call. From the first
+    /// call on nobody can map or copy its pages any more; its vcpus must not run again.
+    pub fn destroy<H: PageHost>(&mut self, host: &mut H, slot: Slot, budget: u32) -> Destroyed {
+        let Some(t) = self.table_mut(slot) else {
+            return Destroyed::Done;
+        };
+        t.dying = true;
+        t.free = NIL;
+        t.max_maptrack = 0;
+        let mut left = budget;
+        while let Some(t) = self.table_mut(slot) {
+            let Some(page) = t.track.last_mut() else {
+                break;
+            };
+            let Some(e) = page.pop() else {
+                t.track.pop();
+                continue;
+            };
+            if let Some(access) = e.held.access() {
+                t.mappings -= 1;
+                if let Some(mfn) = self.pinned_page(e.granter, e.gref) {
+                    // It may be gone with the p2m already.
+                    let _ = host.unmap_granted(slot, e.gfn, mfn);
+                }
+                self.unpin(host, e.granter, e.gref, access);
+            }
+            left = left.saturating_sub(1);
+            if left == 0 {
+                return Destroyed::More;
+            }
+        }
+        let bit = 1u128 << slot.0;
+        self.reapable &= !bit;
+        let Some(place) = self.tables.get_mut(slot.idx()) else {
+            return Destroyed::Done;
+        };
+        match place {
+            Some(t) if t.pinned != 0 => return Destroyed::Pinned,
+            Some(t) => t.shared.iter().for_each(|s| host.free_shared(slot, s.mfn)),
+            None => {}
+        }
+        *place = None;
+        Destroyed::Done
+    }
+
+    /// A dying domain whose last pinned reference was let go since: call [`Grants::destroy`] on it
+    /// again. Worth a look after every unmap and destruction.
+    #[inline]
+    pub fn take_reapable(&mut self) -> Option<Slot> {
+        if self.reapable == 0 {
+            return None;
+        }
+        let slot = self.reapable.trailing_zeros();
+        self.reapable &= self.reapable - 1;
+        Some(Slot(slot as u8))
+    }
+
+    fn pinned_page(&mut self, granter: Slot, gref: u32) -> Option<Mfn> {
+        let (_, act) = self.table_mut(granter)?.entry(gref)?;
+        act.pinned().then_some(act.mfn)
+    }
+
+    /// Undoes one pin: the count, the status bits, the page's reference.
+    fn unpin<H: PageHost>(&mut self, host: &mut H, granter: Slot, gref: u32, access: Access) {
+        let Some(t) = self.table_mut(granter) else {
+            return;
+        };
+        let Some((entry, act)) = t.entry(gref) else {
+            return;
+        };
+        let count = match access {
+            Access::Read => &mut act.ro,
+            Access::Write => &mut act.rw,
+        };
+        let Some(less) = count.checked_sub(1) else {
+            debug_assert!(false, "unpin of an entry that is not pinned");
+            return;
+        };
+        *count = less;
+        let (mfn, idle) = (act.mfn, !act.pinned());
+        clear_status(host.mem(), entry, act.surplus(access));
+        if idle {
+            t.pinned -= 1;
+            if t.dying && t.pinned == 0 {
+                self.reapable |= 1u128 << granter.0;
+            }
+        }
+        host.put_page(mfn);
+    }
+
+    // ---- operations --------------------------------------------------------------------------
+
+    /// `GNTTABOP_map_grant_ref`, one element. `lookup` finds real domain numbers (no
+    /// `DOMID_SELF`).
+    ///
+    /// # Errors
+    /// The element's status.
+    pub fn map<H: PageHost>(
+        &mut self,
+        host: &mut H,
+        caller: Slot,
+        op: &MapOp,
+        lookup: impl Fn(DomId) -> Option<Slot>,
+    ) -> Result<Mapped, GntStatus> {
+        let flags = op.flags;
+        if flags & (GNTMAP_DEVICE_MAP | GNTMAP_HOST_MAP) == 0 {
+            return Err(GntStatus::BadGntref);
+        }
+        if flags & (GNTMAP_DEVICE_MAP | GNTMAP_APPLICATION_MAP | GNTMAP_CONTAINS_PTE) != 0 {
+            return Err(GntStatus::GeneralError);
+        }
+        let access = if flags & GNTMAP_READONLY == 0 {
+            Access::Write
+        } else {
+            Access::Read
+        };
+        let (granter, _) = self.granter(lookup(op.dom))?;
+        let me = self
+            .table_mut(caller)
+            .filter(|t| !t.dying)
+            .ok_or(GntStatus::BadDomain)?;
+        let by = me.domid;
+        let handle = me.free_handle().ok_or(GntStatus::NoSpace)?;
+
+        let (_, t) = self.granter(Some(granter))?;
+        let (entry, act) = t.entry(op.gref.0).ok_or(GntStatus::BadGntref)?;
+        let full = match access {
+            Access::Read => act.ro,
+            Access::Write => act.rw,
+        } >= MAX_PINS;
+        if act.pinned() && (act.by != by || full) {
+            return Err(GntStatus::GeneralError);
+        }
+        let mask = GTF_TYPE_MASK | GTF_SUB_PAGE;
+        let (mfn, gfn) = acquire(host, granter, entry, act, access, by, mask)?;
+        let at = Gfn::of(op.host_addr);
+        let installed = host.get_page(mfn).and_then(|()| {
+            let made = if flags & !GNTMAP_READONLY == GNTMAP_HOST_MAP {
+                host.map_granted(caller, at, mfn, access)
+            } else {
+                Err(Errno::EINVAL)
+            };
+            made.inspect_err(|_| host.put_page(mfn))
+        });
+        if installed.is_err() {
+            clear_status(host.mem(), entry, act.surplus(access));
+            return Err(GntStatus::GeneralError);
+        }
+
+        let first = !act.pinned();
+        if first {
+            *act = Active {
+                mfn,
+                gfn,
+                by,
+                ro: 0,
+                rw: 0,
+            };
+        }
+        let held = match access {
+            Access::Read => {
+                act.ro += 1;
+                Held::ReadOnly
+            }
+            Access::Write => {
+                act.rw += 1;
+                Held::Writable
+            }
+        };
+        t.pinned += u32::from(first);
+        if let Some(me) = self.table_mut(caller) {
+            me.take_handle(
+                handle,
+                Track {
+                    gfn: at,
+                    gref: op.gref.0,
+                    granter,
+                    held,
+                },
+            );
+        }
+        Ok(Mapped {
+            handle,
+            dev_bus_addr: mfn.addr(),
+        })
+    }
+
+    /// `GNTTABOP_unmap_grant_ref`, one element. See [`Grants::take_reapable`].
+    pub fn unmap<H: PageHost>(&mut self, host: &mut H, caller: Slot, op: &UnmapOp) -> GntStatus {
+        let Some(e) = self
+            .table_mut(caller)
+            .and_then(|t| t.track_mut(op.handle))
+            .copied()
+        else {
+            return GntStatus::BadHandle;
+        };
+        let Some(access) = e.held.access() else {
+            return GntStatus::BadHandle;
+        };
+        if op.host_addr == 0 {
+            return GntStatus::Okay;
+        }
+        let Some(mfn) = self.pinned_page(e.granter, e.gref) else {
+            return GntStatus::BadHandle;
+        };
+        if Gfn::of(op.host_addr) != e.gfn || host.unmap_granted(caller, e.gfn, mfn).is_err() {
+            return GntStatus::GeneralError;
+        }
+        if let Some(me) = self.table_mut(caller) {
+            me.put_handle(op.handle);
+        }
+        self.unpin(host, e.granter, e.gref, access);
+        GntStatus::Okay
+    }
+
+    /// `GNTTABOP_unmap_and_replace`, which no Arm guest can use: the status of every element.
+    #[must_use]
+    pub const fn unmap_and_replace() -> GntStatus {
+        GntStatus::GeneralError
+    }
+
+    /// `GNTTABOP_transfer`, which is not offered: the status of every element.
+    #[must_use]
+    pub const fn transfer() -> GntStatus {
+        GntStatus::GeneralError
+    }
+
+    #[inline]
+    fn copy_end<H: PageHost>(
+        &mut self,
+        host: &H,
+        caller: Slot,
+        granter: Slot,
+        ptr: &CopyPtr,
+        is_ref: bool,
+        access: Access,
+    ) -> Result<End, GntStatus> {
+        if !is_ref {
+            let mfn = host
+                .resolve(caller, Gfn(ptr.frame), access)
+                .map_err(|_| GntStatus::BadPage)?;
+            return Ok(End {
+                mfn,
+                entry: Pa(0),
+                clear: 0,
+            });
+        }
+        let by = self.table(caller).ok_or(GntStatus::BadDomain)?.domid;
+        let (_, t) = self.granter(Some(granter))?;
+        let (entry, act) = t.entry(ptr.frame as u32).ok_or(GntStatus::BadGntref)?;
+        let (mfn, _) = acquire(host, granter, entry, act, access, by, GTF_TYPE_MASK)?;
+        Ok(End {
+            mfn,
+            entry,
+            clear: act.surplus(access),
+        })
+    }
+
+    /// `GNTTABOP_copy`, one element. `lookup` finds real domain numbers; `DOMID_SELF` is the
+    /// caller.
+    pub fn copy<H: PageHost>(
+        &mut self,
+        host: &mut H,
+        caller: Slot,
+        op: &CopyOp,
+        lookup: impl Fn(DomId) -> Option<Slot>,
+    ) -> GntStatus {
+        let who = |ptr: &CopyPtr, is_ref: bool| {
+            if ptr.domid == DomId::SELF {
+                Ok(caller)
+            } else if is_ref {
+                lookup(ptr.domid).ok_or(GntStatus::BadDomain)
+            } else {
+                Err(GntStatus::PermissionDenied)
+            }
+        };
+        let (src_ref, dst_ref) = (
+            op.flags & GNTCOPY_SOURCE_GREF != 0,
+            op.flags & GNTCOPY_DEST_GREF != 0,
+        );
+        let from = match who(&op.source, src_ref) {
+            Ok(slot) => slot,
+            Err(status) => return status,
+        };
+        let to = match who(&op.dest, dst_ref) {
+            Ok(slot) => slot,
+            Err(status) => return status,
+        };
+        let src = match self.copy_end(host, caller, from, &op.source, src_ref, Access::Read) {
+            Ok(end) => end,
+            Err(status) => return status,
+        };
+        let status = match self.copy_end(host, caller, to, &op.dest, dst_ref, Access::Write) {
+            Err(status) => status,
+            Ok(dst) => {
+                let (s, d) = (u64::from(op.source.offset), u64::from(op.dest.offset));
+                let len = u64::from(op.len);
+                let status = if s.max(d) + len > PAGE_SIZE {
+                    GntStatus::BadCopyArg
+                } else {
+                    copy_bytes(
+                        host.mem(),
+                        Pa(dst.mfn.addr() + d),
+                        Pa(src.mfn.addr() + s),
+                        len,
+                    );
+                    GntStatus::Okay
+                };
+                clear_status(host.mem(), dst.entry, dst.clear);
+                status
+            }
+        };
+        clear_status(host.mem(), src.entry, src.clear);
+        status
+    }
+
+    /// `GNTTABOP_setup_table` for `slot` (permission is the caller's to check): makes the table
+    /// `nr_frames` large. The frame list is then [`Grants::shared_gfn`] of 0 to `nr_frames`.
+    pub fn setup_table<H: PageHost>(
+        &mut self,
+        host: &mut H,
+        slot: Slot,
+        nr_frames: u32,
+    ) -> GntStatus {
+        match self.grow(host, slot, nr_frames) {
+            Ok(()) => GntStatus::Okay,
+            Err(Errno::ESRCH) => GntStatus::BadDomain,
+            Err(_) => GntStatus::GeneralError,
+        }
+    }
+
+    /// `GNTTABOP_query_size`: shared frames now and at most. Permission is the caller's to check.
+    ///
+    /// # Errors
+    /// `BadDomain` without a table.
+    pub fn query_size(&self, slot: Slot) -> Result<(u32, u32), GntStatus> {
+        let t = self.table(slot).ok_or(GntStatus::BadDomain)?;
+        Ok((t.shared.len() as u32, t.max_frames))
+    }
+
+    /// `GNTTABOP_set_version`. The version in use, which the call writes back in any case, is 1.
+    ///
+    /// # Errors
+    /// `ENOSYS` for version 2, as before that call existed; `EINVAL` for others.
+    pub const fn set_version(version: u32) -> Result<(), Errno> {
+        match version {
+            1 => Ok(()),
+            2 => Err(Errno::ENOSYS),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    /// `GNTTABOP_get_version`.
+    #[must_use]
+    pub const fn get_version() -> u32 {
+        1
+    }
+
+    /// `GNTTABOP_get_status_frames`: version 1 has none.
+    #[must_use]
+    pub const fn get_status_frames(nr_frames: u32) -> GntStatus {
+        if nr_frames == 0 {
+            GntStatus::Okay
+        } else {
+            GntStatus::GeneralError
+        }
+    }
+
+    /// `GNTTABOP_swap_grant_ref`, one element: swaps two of the caller's own entries.
+    pub fn swap_grant_ref<H: PageHost>(
+        &mut self,
+        host: &mut H,
+        caller: Slot,
+        a: GrantRef,
+        b: GrantRef,
+    ) -> GntStatus {
+        let mut place = |gref: GrantRef| {
+            let (entry, act) = self.table_mut(caller)?.entry(gref.0)?;
+            Some((entry, act.pinned()))
+        };
+        let (Some((pa, a_pinned)), Some((pb, b_pinned))) = (place(a), place(b)) else {
+            return GntStatus::BadGntref;
+        };
+        if a == b {
+            return GntStatus::Okay;
+        }
+        if a_pinned || b_pinned {
+            return GntStatus::Eagain;
+        }
+        let mem = host.mem();
+        let (va, vb) = (mem.load64(pa), mem.load64(pb));
+        mem.store64(pa, vb);
+        mem.store64(pb, va);
+        GntStatus::Okay
+    }
+
+    /// `GNTTABOP_cache_flush`, one element: maintains the cache over a page that is the caller's
+    /// own, or that it has pinned by a grant. `Ok(false)`: call again with the same `cursor`,
+    /// which is 0 for a new element.
+    ///
+    /// # Errors
+    /// `EINVAL` for bounds, operations or pages that are not to be had, `EPERM` for pages of no
+    /// domain.
+    pub fn cache_flush<H: PageHost>(
+        &mut self,
+        host: &mut H,
+        caller: Slot,
+        op: &CacheFlushOp,
+        cursor: &mut u32,
+    ) -> Result<bool, Errno> {
+        let (offset, length) = (u64::from(op.offset), u64::from(op.length));
+        if offset >= PAGE_SIZE
+            || length > PAGE_SIZE
+            || offset + length > PAGE_SIZE
+            || op.op & !(GNTTAB_CACHE_CLEAN | GNTTAB_CACHE_INVAL) != 0
+        {
+            return Err(Errno::EINVAL);
+        }
+        if length == 0 || op.op == 0 {
+            return Ok(true);
+        }
+        let mfn = Mfn::of(op.dev_bus_addr);
+        let owner = host.owner(mfn)?;
+        if owner != caller && !self.pinned_by(owner, caller, mfn, cursor)? {
+            return Ok(false);
+        }
+        let how = if op.op & GNTTAB_CACHE_INVAL != 0 {
+            CacheOp::Invalidate
+        } else {
+            CacheOp::Clean
+        };
+        host.mem().dcache(Pa(mfn.addr() + offset), length, how);
+        Ok(true)
+    }
+
+    /// Looks, a slice at a time, for an entry by which `owner` has granted `mfn` to `caller`.
+    fn pinned_by(
+        &self,
+        owner: Slot,
+        caller: Slot,
+        mfn: Mfn,
+        cursor: &mut u32,
+    ) -> Result<bool, Errno> {
+        let t = self.table(owner).ok_or(Errno::EPERM)?;
+        let by = self.table(caller).ok_or(Errno::EPERM)?.domid;
+        let from = (*cursor / ENTRIES_PER_FRAME) as usize;
+        let frames = (CACHE_FLUSH_SLICE / ENTRIES_PER_FRAME) as usize;
+        let pages = t.active.get(from..).unwrap_or_default();
+        let slice = pages.get(..frames.min(pages.len())).unwrap_or_default();
+        if slice
+            .iter()
+            .flatten()
+            .any(|a| a.pinned() && a.by == by && a.mfn == mfn)
+        {
+            return Ok(true);
+        }
+        if pages.len() > frames {
+            *cursor = (from + frames) as u32 * ENTRIES_PER_FRAME;
+            return Ok(false);
+        }
+        Err(Errno::EINVAL)
+    }
+}
+
+#[cfg(test)]
+mod tests;
