@@ -1,3 +1,68 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! To be written.
-fn main() {}
+//! Paravane's commands, for people and for CI alike: `cargo xtask setup|run|build|test|lint`.
+//!
+//! One file per command ([`setup`], [`run`], [`build`], [`test`], [`lint`]); the rest is what they share:
+//!
+//! * [`project`]: where things are; [`process`]: running programs with progress; [`apt`]: Debian's packages;
+//! * [`kernel`], [`cpio`], [`guests`]: the demo guests from Debian's kernel and busybox;
+//! * [`flat`]: ELF to flat image; [`volume`]: dom0's FAT volume;
+//! * [`machine`]: boards as data and the QEMU process; [`session`], [`scenarios`]: driving the prompt in tests.
+
+#![forbid(unsafe_code)]
+
+mod apt;
+mod build;
+mod cpio;
+mod flat;
+mod guests;
+mod kernel;
+mod machine;
+mod process;
+mod project;
+mod run;
+mod setup;
+mod toolchain;
+mod volume;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::project::Project;
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "Set up, build, run and test Paravane"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what the project needs (says what before it does, does nothing twice)
+    Setup(setup::Args),
+    /// Set up, build, and boot to the `vane>` prompt on this terminal
+    Run(run::Args),
+    /// Build the hypervisor, dom0 and the Rust guests
+    Build(build::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = Project::find().and_then(|project| match &cli.command {
+        Command::Setup(args) => setup::main(&project, args),
+        Command::Run(args) => run::main(&project, args),
+        Command::Build(args) => build::main(&project, args),
+    });
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask build`: the hypervisor, dom0 and the Rust guests, flattened to what a boot loader loads.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::flat::flatten_file;
+use crate::process::{inherit, output};
+use crate::project::{Project, TARGET};
+use crate::toolchain;
+
+#[derive(clap::Args, Default)]
+pub struct Args {
+    /// Build without optimisation
+    #[arg(long)]
+    pub dev: bool,
+    /// Show this much less of what cargo does
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// A bare-metal package of ours.
+struct Package {
+    name: &'static str,
+    /// The flat image's path in the cache.
+    image: &'static str,
+    /// The image's size is a multiple of this, in bytes.
+    align: usize,
+}
+
+const PACKAGES: &[Package] = &[
+    Package {
+        name: "hv",
+        image: "build/paravane.bin",
+        align: 8,
+    },
+    Package {
+        name: "dom0",
+        image: "build/dom0.bin",
+        align: 4096,
+    },
+    Package {
+        name: "hello",
+        image: "guests/hello.bin",
+        align: 8,
+    },
+];
+
+/// The names of the packages that are built for bare metal.
+pub fn bare_metal_packages() -> impl Iterator<Item = &'static str> {
+    PACKAGES.iter().map(|package| package.name)
+}
+
+/// What [`build`] made.
+pub struct Built {
+    /// The hypervisor, an arm64 `Image`.
+    pub hypervisor: PathBuf,
+    /// The same with its symbols, for a debugger.
+    pub hypervisor_elf: PathBuf,
+    /// dom0, as the hypervisor's initrd.
+    pub dom0: PathBuf,
+}
+
+pub fn main(project: &Project, args: &Args) -> Result<ExitCode> {
+    if toolchain::find(project).is_none() {
+        crate::setup::ensure(project, &crate::machine::BOARDS[0])?;
+    }
+    let built = build(project, args)?;
+    for image in [&built.hypervisor, &built.dom0] {
+        println!(
+            "{}: {} bytes",
+            project.show(image),
+            fs::metadata(image)?.len()
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Builds everything that runs on the machine.
+pub fn build(project: &Project, args: &Args) -> Result<Built> {
+    let toolchain =
+        toolchain::find(project).context("the Rust target is missing: run `cargo xtask setup`")?;
+    let mut cargo = toolchain.cargo(project, "build")?;
+    if !args.dev {
+        cargo.arg("--release");
+    }
+    if args.quiet {
+        cargo.arg("--quiet");
+    }
+    for package in PACKAGES {
+        cargo.args(["-p", package.name]);
+    }
+    inherit(&mut cargo)?;
+    let folder = toolchain
+        .target_dir(project)?
+        .join(TARGET)
+        .join(if args.dev { "debug" } else { "release" });
+    project.dir("build")?;
+    project.dir("guests")?;
+    for Package { name, image, align } in PACKAGES {
+        flatten_file(&folder.join(name), &project.path(image), *align)?;
+    }
+    let built = Built {
+        hypervisor: project.path("build/paravane.bin"),
+        hypervisor_elf: folder.join("hv"),
+        dom0: project.path("build/dom0.bin"),
+    };
+    let image = fs::read(&built.hypervisor)?;
+    ensure!(
+        image.get(56..60) == Some(b"ARM\x64"),
+        "the hypervisor has no arm64 Image header"
+    );
+    Ok(built)
+}
+
+/// `cargo metadata` of the workspace, without dependencies from elsewhere.
+pub fn metadata(project: &Project) -> Result<serde_json::Value> {
+    let text = output(Command::new("cargo").current_dir(&project.root).args([
+        "metadata",
+        "--format-version=1",
+        "--no-deps",
+    ]))?;
+    serde_json::from_str(&text).context("cannot read cargo's metadata")
+}

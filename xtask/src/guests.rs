@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The demo guests, made in `cache/guests` and put on dom0's volume as `/guests`: Debian's kernels, each with a small
+//! initramfs of busybox and that kernel's own modules, an ext4 disk, and their config files.
+
+use std::collections::hash_map::DefaultHasher;
+use std::fs;
+use std::hash::{Hash, Hasher};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::cpio;
+use crate::process::{finish, output, spinner, which};
+use crate::project::{Project, write_atomic};
+
+/// A kernel of Debian 12 that demo guests boot.
+pub struct Kernel {
+    /// The series, as in `vmlinuz-6.1` and in the package's version.
+    pub series: &'static str,
+    /// The guest's name, and its config file's.
+    pub guest: &'static str,
+    /// Where it comes from, in words.
+    pub origin: &'static str,
+    /// Whether it comes from backports.
+    pub backports: bool,
+}
+
+/// The kernels of the demo guests.
+pub const KERNELS: &[Kernel] = &[
+    Kernel {
+        series: "6.1",
+        guest: "linux",
+        origin: "Debian 12",
+        backports: false,
+    },
+    Kernel {
+        series: "6.12",
+        guest: "linux612",
+        origin: "Debian 12's backports",
+        backports: true,
+    },
+];
+
+/// The modules that the guests insert, with what they depend on: the PV disk and network drivers and the disk's file system.
+pub const MODULES: &[&str] = &["xen-blkfront", "xen-netfront", "ext4"];
+
+/// The ext4 disks' size, in MiB.
+const DISK_MIB: u32 = 64;
+
+const INIT: &str = include_str!("../guest/init");
+const INITTAB: &str = include_str!("../guest/inittab");
+const PROFILE: &str = include_str!("../guest/profile");
+
+impl Kernel {
+    /// The folder of what was taken from the kernel's package.
+    pub fn folder(&self, project: &Project) -> PathBuf {
+        project
+            .path("debian")
+            .join(format!("linux-{}", self.series))
+    }
+
+    /// The package and version that [`Kernel::folder`] comes from; `None` when it is not complete, or lacks a module
+    /// that is wanted by now.
+    pub fn package(&self, project: &Project) -> Option<String> {
+        let text = fs::read_to_string(self.folder(project).join("package")).ok()?;
+        let (package, modules) = text.split_once('\n')?;
+        (modules == MODULES.join(" ")).then(|| package.to_owned())
+    }
+
+    /// Marks [`Kernel::folder`] as complete, from that package.
+    pub fn set_package(&self, project: &Project, package: &str) -> Result<()> {
+        write_atomic(
+            &self.folder(project).join("package"),
+            format!("{package}\n{}", MODULES.join(" ")).as_bytes(),
+        )
+    }
+}
+
+/// Where busybox is, once set up, with a file `busybox.package` beside it that names its package.
+pub fn busybox(project: &Project) -> PathBuf {
+    project.path("debian").join("busybox")
+}
+
+/// What the guests of a kernel are made from: when it changes they are made again.
+fn recipe(project: &Project, kernel: &Kernel) -> String {
+    let mut hasher = DefaultHasher::new();
+    (INIT, INITTAB, PROFILE, MODULES, DISK_MIB).hash(&mut hasher);
+    kernel.package(project).hash(&mut hasher);
+    fs::read_to_string(busybox(project).with_extension("package"))
+        .ok()
+        .hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
+}
+
+fn stamp(project: &Project, kernel: &Kernel) -> PathBuf {
+    project
+        .path("debian")
+        .join(format!("guest-{}.stamp", kernel.series))
+}
+
+/// Whether nothing is to be made.
+pub fn complete(project: &Project) -> bool {
+    let dir = project.path("guests");
+    KERNELS.iter().all(|kernel| {
+        fs::read_to_string(stamp(project, kernel)).is_ok_and(|text| text == recipe(project, kernel))
+            && [
+                format!("vmlinuz-{}", kernel.series),
+                format!("initrd-{}.cpio.gz", kernel.series),
+                format!("{}-disk.img", kernel.guest),
+            ]
+            .iter()
+            .all(|file| dir.join(file).is_file())
+    }) && configs()
+        .iter()
+        .all(|(name, text)| fs::read_to_string(dir.join(name)).is_ok_and(|old| old == *text))
+}
+
+/// Makes what is missing or out of date. A disk that is there stays: it holds the guest's data.
+pub fn make(project: &Project) -> Result<()> {
+    let dir = project.dir("guests")?;
+    for kernel in KERNELS {
+        let recipe = recipe(project, kernel);
+        if fs::read_to_string(stamp(project, kernel)).is_ok_and(|text| text == recipe) {
+            continue;
+        }
+        let message = format!("guest with Linux {}", kernel.series);
+        let bar = spinner(&message);
+        let folder = kernel.folder(project);
+        // A copy and no link: a guests' folder is the user's to change.
+        fs::copy(
+            folder.join("Image"),
+            dir.join(format!("vmlinuz-{}", kernel.series)),
+        )?;
+        let archive = initramfs(&folder.join("modules"), &busybox(project))?;
+        write_atomic(
+            &dir.join(format!("initrd-{}.cpio.gz", kernel.series)),
+            &gzip(&archive)?,
+        )?;
+        write_atomic(&stamp(project, kernel), recipe.as_bytes())?;
+        finish(&bar, &message, true);
+    }
+    for kernel in KERNELS {
+        let disk = dir.join(format!("{}-disk.img", kernel.guest));
+        if !disk.is_file() {
+            make_disk(project, &disk, kernel.guest)?;
+        }
+    }
+    for (name, text) in configs() {
+        let path = dir.join(name);
+        if !fs::read_to_string(&path).is_ok_and(|old| old == text) {
+            write_atomic(&path, text.as_bytes())?;
+        }
+    }
+    Ok(())
+}
+
+/// A new ext4 disk image with a file on it.
+pub fn make_disk(project: &Project, disk: &Path, label: &str) -> Result<()> {
+    let content = project.path("debian").join("disk-content");
+    let _ = fs::remove_dir_all(&content);
+    fs::create_dir_all(&content)?;
+    fs::write(
+        content.join("README"),
+        "This ext4 disk belongs to a Paravane guest. What is written here stays.\n",
+    )?;
+    let temporary = crate::project::temporary_beside(disk);
+    let _ = fs::remove_file(&temporary);
+    let mke2fs = which("mke2fs").context("there is no mke2fs (Debian: e2fsprogs)")?;
+    output(
+        Command::new(mke2fs)
+            .args([
+                "-q",
+                "-F",
+                "-t",
+                "ext4",
+                "-E",
+                "root_owner=0:0",
+                "-L",
+                label,
+                "-d",
+            ])
+            .arg(&content)
+            .arg(&temporary)
+            .arg(format!("{DISK_MIB}M")),
+    )?;
+    fs::remove_dir_all(&content)?;
+    fs::rename(&temporary, disk).with_context(|| format!("cannot write {}", disk.display()))
+}
+
+/// The guests' config files, in xl's syntax.
+fn configs() -> Vec<(String, String)> {
+    let mut configs: Vec<_> = KERNELS
+        .iter()
+        .map(|Kernel { series, guest, origin, .. }| {
+            let text = format!(
+                "# {origin}'s own Linux {series}: a shell on the PV console, an ext4 file system on the PV disk.\n\
+                 name = \"{guest}\"\n\
+                 kernel = \"/guests/vmlinuz-{series}\"\n\
+                 ramdisk = \"/guests/initrd-{series}.cpio.gz\"\n\
+                 cmdline = \"console=hvc0\"\n\
+                 memory = 256\n\
+                 vcpus = 1\n\
+                 disk = [ \"format=raw,vdev=xvda,access=rw,target=/guests/{guest}-disk.img\" ]\n\
+                 on_poweroff = \"destroy\"\n\
+                 on_reboot = \"restart\"\n\
+                 on_crash = \"destroy\"\n"
+            );
+            (format!("{guest}.cfg"), text)
+        })
+        .collect();
+    configs.push((
+        "hello.cfg".to_owned(),
+        "# A guest in Rust, a few kilobytes long.\n\
+         name = \"hello\"\n\
+         kernel = \"/guests/hello.bin\"\n\
+         memory = 8\n\
+         vcpus = 1\n\
+         on_poweroff = \"destroy\"\n\
+         on_reboot = \"restart\"\n\
+         on_crash = \"destroy\"\n"
+            .to_owned(),
+    ));
+    configs
+}
+
+/// The initramfs: busybox, the modules in the order they are inserted in, and what starts the shell.
+fn initramfs(modules: &Path, busybox: &Path) -> Result<Vec<u8>> {
+    let mut archive = cpio::Archive::default();
+    for dir in [
+        "bin", "dev", "etc", "mnt", "modules", "proc", "root", "run", "sbin", "sys", "tmp",
+    ] {
+        archive.dir(dir, 0o755);
+    }
+    // The kernel opens the console before /init can mount devtmpfs.
+    archive.char_device("dev/console", 0o600, 5, 1);
+    archive.file("init", 0o755, INIT.as_bytes());
+    archive.file("etc/inittab", 0o644, INITTAB.as_bytes());
+    archive.file("etc/profile", 0o644, PROFILE.as_bytes());
+    archive.file("etc/passwd", 0o644, b"root::0:0:root:/root:/bin/sh\n");
+    archive.file(
+        "bin/busybox",
+        0o755,
+        &fs::read(busybox).context("cannot read busybox")?,
+    );
+    archive.symlink("bin/sh", "busybox");
+    // Where the kernel looks for them when the toolstack asks for a shutdown.
+    for name in ["init", "poweroff", "reboot", "halt"] {
+        archive.symlink(&format!("sbin/{name}"), "/bin/busybox");
+    }
+    let order = fs::read_to_string(modules.join("order"))?;
+    archive.file("modules/order", 0o644, order.as_bytes());
+    for module in order.lines() {
+        let content = fs::read(modules.join(module))
+            .with_context(|| format!("cannot read the module {module}"))?;
+        archive.file(&format!("modules/{module}"), 0o644, &content);
+    }
+    Ok(archive.finish())
+}
+
+fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(bytes)?;
+    Ok(encoder.finish()?)
+}

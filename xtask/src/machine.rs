@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The machines that Paravane runs on, as data, and the QEMU process that plays one.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::build::Built;
+use crate::process::which;
+
+/// A board that QEMU knows.
+pub struct Board {
+    /// As `--board` names it.
+    pub name: &'static str,
+    /// QEMU's machine with what never changes.
+    pub machine: &'static str,
+    /// QEMU's CPU.
+    pub cpu: &'static str,
+    /// The GIC versions that can be chosen, the default one first.
+    pub gics: &'static [u32],
+    /// The most CPUs it can have.
+    pub max_cpus: u32,
+    /// The least and the most memory, in MiB.
+    pub memory: (u64, u64),
+    /// The least version of QEMU.
+    pub qemu: (u32, u32),
+}
+
+/// Every board; the first one is the default.
+pub const BOARDS: &[Board] = &[Board {
+    name: "virt",
+    machine: "virt,virtualization=on",
+    cpu: "cortex-a72",
+    gics: &[3, 2],
+    max_cpus: 8,
+    memory: (1 << 10, 16 << 10),
+    qemu: (7, 2),
+}];
+
+/// A raw disk for dom0 beside its volume.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Disk {
+    pub file: PathBuf,
+    pub read_only: bool,
+}
+
+/// What is chosen of a machine.
+pub struct Machine {
+    pub board: &'static Board,
+    pub gic: u32,
+    pub cpus: u32,
+    /// In MiB.
+    pub memory: u64,
+    pub disks: Vec<Disk>,
+    /// The hypervisor's command line, which dom0 gets too.
+    pub append: Vec<String>,
+    /// Wait for a debugger.
+    pub gdb: bool,
+    /// QEMU's `-icount`: virtual time follows instructions.
+    pub icount: Option<String>,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        let board = &BOARDS[0];
+        Self {
+            board,
+            gic: board.gics[0],
+            cpus: 2,
+            memory: 4 << 10,
+            disks: Vec::new(),
+            append: Vec::new(),
+            gdb: false,
+            icount: None,
+        }
+    }
+}
+
+/// The longest command line that is passed on, in bytes.
+const MAX_COMMAND_LINE: usize = 32 << 10;
+
+impl Machine {
+    /// Says what is wrong with the choice.
+    pub fn check(&self) -> Result<()> {
+        let Board {
+            name,
+            gics,
+            max_cpus,
+            memory: (least, most),
+            ..
+        } = self.board;
+        ensure!(
+            gics.contains(&self.gic),
+            "{name} has no GICv{} (choose of {gics:?})",
+            self.gic
+        );
+        ensure!(
+            (1..=*max_cpus).contains(&self.cpus),
+            "{name} has 1 to {max_cpus} CPUs, not {}",
+            self.cpus
+        );
+        ensure!(
+            (*least..=*most).contains(&self.memory),
+            "{name} has {} to {} GiB of memory, not {} MiB",
+            least >> 10,
+            most >> 10,
+            self.memory
+        );
+        for disk in &self.disks {
+            let meta = fs::metadata(&disk.file)
+                .with_context(|| format!("no disk {}", disk.file.display()))?;
+            ensure!(
+                meta.len() >= 512,
+                "the disk {} is shorter than a sector",
+                disk.file.display()
+            );
+        }
+        Ok(())
+    }
+
+    /// The QEMU command. The machine's serial port is QEMU's standard input and output, byte for byte: Ctrl-C goes
+    /// to the machine. QEMU ends when the machine powers itself off or resets.
+    ///
+    /// QEMU fills its virtio-mmio slots from the highest address down, so dom0 tells its disks by their serial:
+    /// `volume`, then `disk1`, `disk2` and so on.
+    pub fn qemu(&self, built: &Built, volume: &Path) -> Result<Command> {
+        self.check()?;
+        let append = self.append.join(" ");
+        ensure!(
+            append.len() <= MAX_COMMAND_LINE,
+            "the command line is {} bytes long, of {MAX_COMMAND_LINE} at most: fewer or shorter --exec commands",
+            append.len()
+        );
+        let mut qemu =
+            Command::new(which("qemu-system-aarch64").context("there is no qemu-system-aarch64")?);
+        qemu.arg("-machine")
+            .arg(format!("{},gic-version={}", self.board.machine, self.gic));
+        qemu.args([
+            "-cpu",
+            self.board.cpu,
+            "-smp",
+            &self.cpus.to_string(),
+            "-m",
+            &format!("{}M", self.memory),
+        ]);
+        qemu.args([
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-monitor",
+            "none",
+            "-no-reboot",
+        ]);
+        qemu.args([
+            "-chardev",
+            "stdio,id=console,signal=off,mux=off",
+            "-serial",
+            "chardev:console",
+        ]);
+        qemu.arg("-kernel")
+            .arg(&built.hypervisor)
+            .arg("-initrd")
+            .arg(&built.dom0);
+        if !append.is_empty() {
+            qemu.arg("-append").arg(append);
+        }
+        qemu.args(["-global", "virtio-mmio.force-legacy=false"]);
+        drive(&mut qemu, "volume", volume, false)?;
+        for (disk, number) in self.disks.iter().zip(1..) {
+            drive(
+                &mut qemu,
+                &format!("disk{number}"),
+                &disk.file,
+                disk.read_only,
+            )?;
+        }
+        if self.gdb {
+            qemu.args(["-s", "-S"]);
+        }
+        if let Some(icount) = &self.icount {
+            qemu.args(["-icount", icount]);
+        }
+        Ok(qemu)
+    }
+}
+
+fn drive(qemu: &mut Command, serial: &str, file: &Path, read_only: bool) -> Result<()> {
+    // In QEMU's option syntax a comma in a value is written twice.
+    let file = file
+        .to_str()
+        .with_context(|| format!("{} is no UTF-8", file.display()))?
+        .replace(',', ",,");
+    let read_only = if read_only { ",readonly=on" } else { "" };
+    qemu.arg("-drive").arg(format!(
+        "if=none,id={serial},file={file},format=raw,cache=writeback,discard=unmap{read_only}"
+    ));
+    qemu.arg("-device")
+        .arg(format!("virtio-blk-device,drive={serial},serial={serial}"));
+    Ok(())
+}
+
+/// A memory size as QEMU takes it (`4G`, `1024M`, or MiB without a unit), in MiB.
+pub fn parse_memory(text: &str) -> Result<u64, String> {
+    let (number, unit) = text.split_at(
+        text.find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(text.len()),
+    );
+    let number: u64 = number
+        .parse()
+        .map_err(|_| "not a size such as 4G or 2048M".to_owned())?;
+    let shift = match unit.to_ascii_uppercase().as_str() {
+        "" | "M" | "MB" | "MIB" => 0,
+        "G" | "GB" | "GIB" => 10,
+        _ => return Err(format!("unknown unit {unit:?}: M or G")),
+    };
+    number
+        .checked_shl(shift)
+        .ok_or_else(|| "too large".to_owned())
+}
+
+/// `FILE` or `FILE,ro`.
+pub fn parse_disk(text: &str) -> Result<Disk, String> {
+    let (file, read_only) = match text.strip_suffix(",ro") {
+        Some(file) => (file, true),
+        None => (text, false),
+    };
+    if file.is_empty() {
+        Err("no file".to_owned())
+    } else {
+        Ok(Disk {
+            file: file.into(),
+            read_only,
+        })
+    }
+}
+
+/// A board by its name.
+pub fn parse_board(text: &str) -> Result<&'static Board, String> {
+    BOARDS
+        .iter()
+        .find(|board| board.name == text)
+        .ok_or_else(|| {
+            format!(
+                "no such board; there is {}",
+                BOARDS
+                    .iter()
+                    .map(|board| board.name)
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            )
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn option_values() {
+        assert_eq!(parse_memory("4G"), Ok(4096));
+        assert_eq!(parse_memory("1536m"), Ok(1536));
+        assert_eq!(parse_memory("2048"), Ok(2048));
+        assert!(
+            parse_memory("G").is_err() && parse_memory("4T").is_err() && parse_memory("").is_err()
+        );
+        assert_eq!(
+            parse_disk("a,b.img,ro"),
+            Ok(Disk {
+                file: "a,b.img".into(),
+                read_only: true
+            })
+        );
+        assert_eq!(
+            parse_disk("a.img"),
+            Ok(Disk {
+                file: "a.img".into(),
+                read_only: false
+            })
+        );
+        assert!(parse_disk(",ro").is_err());
+        assert!(parse_board("virt").is_ok() && parse_board("toaster").is_err());
+    }
+
+    #[test]
+    fn a_machine_that_cannot_be_is_refused() {
+        assert!(Machine::default().check().is_ok());
+        assert!(
+            Machine {
+                gic: 4,
+                ..Machine::default()
+            }
+            .check()
+            .is_err()
+        );
+        assert!(
+            Machine {
+                cpus: 9,
+                ..Machine::default()
+            }
+            .check()
+            .is_err()
+        );
+        assert!(
+            Machine {
+                cpus: 0,
+                ..Machine::default()
+            }
+            .check()
+            .is_err()
+        );
+        assert!(
+            Machine {
+                memory: 512,
+                ..Machine::default()
+            }
+            .check()
+            .is_err()
+        );
+        let disk = Disk {
+            file: "/nowhere/disk.img".into(),
+            read_only: false,
+        };
+        assert!(
+            Machine {
+                disks: vec![disk],
+                ..Machine::default()
+            }
+            .check()
+            .is_err()
+        );
+    }
+}

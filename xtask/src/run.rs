@@ -1,0 +1,346 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask run`: set up, build, and leave the person (or the script) at the `vane>` prompt.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+
+use crate::build;
+use crate::machine::{BOARDS, Board, Disk, Machine, parse_board, parse_disk, parse_memory};
+use crate::project::Project;
+use crate::setup;
+use crate::volume::Volume;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The board
+    #[arg(long, value_parser = parse_board, default_value = BOARDS[0].name)]
+    board: &'static Board,
+    /// The version of its interrupt controller: 2 or 3
+    #[arg(long)]
+    gic: Option<u32>,
+    /// How many CPUs the machine has
+    #[arg(long, default_value_t = 2)]
+    cpus: u32,
+    /// How much memory the machine has, as 4G or 2048M
+    #[arg(long, value_parser = parse_memory, default_value = "4G", value_name = "SIZE")]
+    memory: u64,
+    /// A folder copied to dom0's volume as /guests, beside the demo guests; changed files are written back at the end
+    #[arg(long, value_name = "DIR")]
+    guests: Option<PathBuf>,
+    /// A further raw disk for dom0
+    #[arg(long, value_parser = parse_disk, value_name = "FILE[,ro]")]
+    disk: Vec<Disk>,
+    /// Run a command of the prompt without a person, print its output and power off; repeatable
+    #[arg(long, value_name = "COMMAND")]
+    exec: Vec<String>,
+    /// Stop the machine after this many seconds, with exit status 124
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<u64>,
+    /// Wait for a debugger on port 1234 before the first instruction
+    #[arg(long)]
+    gdb: bool,
+    /// More for the hypervisor's command line
+    #[arg(long, value_name = "WORDS")]
+    append: Vec<String>,
+    /// Build without optimisation
+    #[arg(long)]
+    dev: bool,
+    /// QEMU's -icount: let virtual time follow instructions
+    #[arg(long, hide = true, value_name = "OPTIONS")]
+    icount: Option<String>,
+}
+
+/// The exit status when `--timeout` ended the run, as of timeout(1).
+const TIMED_OUT: u8 = 124;
+
+pub fn main(project: &Project, args: &Args) -> Result<ExitCode> {
+    let mut machine = Machine {
+        board: args.board,
+        gic: args.gic.unwrap_or(args.board.gics[0]),
+        cpus: args.cpus,
+        memory: args.memory,
+        disks: args.disk.clone(),
+        append: args.append.clone(),
+        gdb: args.gdb,
+        icount: args.icount.clone(),
+    };
+    if !args.exec.is_empty() {
+        machine.append.push(exec_word(&args.exec)?);
+    }
+    machine.check()?;
+    setup::ensure(project, args.board)?;
+    let built = build::build(
+        project,
+        &build::Args {
+            dev: args.dev,
+            quiet: true,
+        },
+    )?;
+    let volume = Volume::new(&project.dir("run")?);
+    let demo = project.path("guests");
+    let mut folders = vec![demo.as_path()];
+    folders.extend(args.guests.as_deref());
+    volume.sync(&folders)?;
+    let mut qemu = machine.qemu(&built, volume.image())?;
+    if args.gdb {
+        eprintln!(
+            "The machine waits for a debugger:\n  gdb-multiarch {} -ex 'target remote :1234'",
+            project.show(&built.hypervisor_elf)
+        );
+    }
+    volume.begin_use()?;
+    let timeout = args.timeout.map(Duration::from_secs);
+    let result = if args.exec.is_empty() {
+        interactive(&mut qemu, timeout)
+    } else {
+        scripted(&mut qemu, timeout)
+    };
+    let written = volume.write_back();
+    let code = result?;
+    for file in written? {
+        if !file.starts_with(project.path("guests")) {
+            eprintln!("written back: {}", file.display());
+        }
+    }
+    Ok(code)
+}
+
+/// The word of the command line that carries the commands: `exec=` and base64url (RFC 4648, section 5, not padded)
+/// of the commands with a line feed between each two.
+fn exec_word(commands: &[String]) -> Result<String> {
+    for command in commands {
+        ensure!(
+            !command.contains(['\n', '\r', '\0']),
+            "an --exec command is one line: {command:?}"
+        );
+    }
+    Ok(format!(
+        "exec={}",
+        base64url(commands.join("\n").as_bytes())
+    ))
+}
+
+fn base64url(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut out = String::new();
+    for group in bytes.chunks(3) {
+        let word = group
+            .iter()
+            .fold(0u32, |word, byte| word << 8 | u32::from(*byte))
+            << (8 * (3 - group.len()));
+        for digit in 0..=group.len() {
+            out.push(char::from(DIGITS[(word >> (18 - 6 * digit) & 63) as usize]));
+        }
+    }
+    out
+}
+
+/// This terminal is the machine's, until the machine powers off.
+fn interactive(qemu: &mut Command, timeout: Option<Duration>) -> Result<ExitCode> {
+    let _terminal = Terminal::save();
+    let running = Running::start(qemu)?;
+    let (status, timed_out) = running.wait(timeout)?;
+    Ok(exit_code(status, timed_out, true))
+}
+
+/// The machine runs the commands of its command line. What it prints before them goes to standard error; the commands'
+/// output to standard output. dom0 says `exec: begin`, and at the end `exec: ok` or `exec: failed: COMMAND: status N`.
+fn scripted(qemu: &mut Command, timeout: Option<Duration>) -> Result<ExitCode> {
+    let mut running = Running::start(qemu.stdin(Stdio::null()).stdout(Stdio::piped()))?;
+    let output = running.output.take().context("no output")?;
+    let copier = thread::spawn(move || -> std::io::Result<bool> {
+        let (mut begun, mut good) = (false, false);
+        let mut reader = BufReader::new(output);
+        let mut line = Vec::new();
+        while reader.read_until(b'\n', &mut line)? > 0 {
+            line.retain(|byte| *byte != b'\r');
+            match line.trim_ascii() {
+                b"exec: begin" => begun = true,
+                b"exec: ok" => good = true,
+                text if !begun || text.starts_with(b"exec: failed") => {
+                    std::io::stderr().write_all(&line)?
+                }
+                _ => std::io::stdout().write_all(&line)?,
+            }
+            line.clear();
+        }
+        Ok(good)
+    });
+    let (status, timed_out) = running.wait(timeout)?;
+    let good = copier
+        .join()
+        .ok()
+        .context("the reader of the machine's output ended early")??;
+    if !good && !timed_out {
+        eprintln!("error: a command failed, or the machine ended before the commands did");
+    }
+    Ok(exit_code(status, timed_out, good))
+}
+
+fn exit_code(status: ExitStatus, timed_out: bool, good: bool) -> ExitCode {
+    if timed_out {
+        eprintln!("\nerror: timed out");
+        ExitCode::from(TIMED_OUT)
+    } else if status.success() && good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// The process id of the machine that runs, for the signal handler; zero when there is none.
+static RUNNING: AtomicI32 = AtomicI32::new(0);
+
+/// A QEMU process, never left behind: it is ended with its owner.
+pub struct Running {
+    pid: Pid,
+    /// Its standard input and output, where they are pipes.
+    pub input: Option<std::process::ChildStdin>,
+    pub output: Option<std::process::ChildStdout>,
+    ended: mpsc::Receiver<std::io::Result<ExitStatus>>,
+    over: bool,
+}
+
+impl Running {
+    /// Starts it. A SIGINT or SIGTERM to this process then ends QEMU, so that what follows a run is still done.
+    pub fn start(qemu: &mut Command) -> Result<Self> {
+        let line = crate::process::show(qemu);
+        let mut child: Child = qemu.spawn().with_context(|| format!("cannot run {line}"))?;
+        let pid = Pid::from_child(&child);
+        let (input, output) = (child.stdin.take(), child.stdout.take());
+        let (sender, ended) = mpsc::channel();
+        thread::spawn(move || sender.send(child.wait()));
+        RUNNING.store(pid.as_raw_nonzero().get(), Ordering::SeqCst);
+        // Set once for all machines of this process: setting it again fails.
+        let _ = ctrlc::set_handler(|| match Pid::from_raw(RUNNING.load(Ordering::SeqCst)) {
+            Some(pid) => drop(kill_process(pid, Signal::TERM)),
+            None => std::process::exit(130),
+        });
+        Ok(Self {
+            pid,
+            input,
+            output,
+            ended,
+            over: false,
+        })
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> i32 {
+        self.pid.as_raw_nonzero().get()
+    }
+
+    fn set_over(&mut self) {
+        self.over = true;
+        RUNNING.store(0, Ordering::SeqCst);
+    }
+
+    /// Waits for its end, or ends it after `timeout`; says whether that was so.
+    pub fn wait(mut self, timeout: Option<Duration>) -> Result<(ExitStatus, bool)> {
+        let status = match timeout {
+            None => self.ended.recv()?,
+            Some(timeout) => match self.ended.recv_timeout(timeout) {
+                Ok(status) => status,
+                Err(RecvTimeoutError::Timeout) => {
+                    let status = self.end()?;
+                    return Ok((status, true));
+                }
+                Err(error) => return Err(error.into()),
+            },
+        };
+        self.set_over();
+        Ok((status?, false))
+    }
+
+    /// Ends it: asks, so that QEMU writes what it holds and restores the terminal, then insists.
+    pub fn end(&mut self) -> Result<ExitStatus> {
+        self.set_over();
+        let _ = kill_process(self.pid, Signal::TERM);
+        match self.ended.recv_timeout(Duration::from_secs(5)) {
+            Ok(status) => Ok(status?),
+            Err(_) => {
+                let _ = kill_process(self.pid, Signal::KILL);
+                Ok(self.ended.recv()??)
+            }
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.over {
+            let _ = self.end();
+        }
+    }
+}
+
+/// The terminal's settings, restored at the end however QEMU left them (it makes the terminal raw, and all three
+/// standard streams non-blocking, and puts that back only when it ends by itself).
+struct Terminal {
+    settings: Option<Termios>,
+    flags: [Option<rustix::fs::OFlags>; 3],
+}
+
+impl Terminal {
+    fn streams() -> [BorrowedFd<'static>; 3] {
+        [
+            rustix::stdio::stdin(),
+            rustix::stdio::stdout(),
+            rustix::stdio::stderr(),
+        ]
+    }
+
+    fn save() -> Self {
+        let streams = Self::streams();
+        Self {
+            settings: tcgetattr(streams[0]).ok(),
+            flags: streams.map(|stream| rustix::fs::fcntl_getfl(stream).ok()),
+        }
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let streams = Self::streams();
+        if let Some(settings) = &self.settings {
+            let _ = tcsetattr(streams[0], OptionalActions::Now, settings);
+        }
+        for (stream, flags) in streams.into_iter().zip(self.flags) {
+            if let Some(flags) = flags {
+                let _ = rustix::fs::fcntl_setfl(stream, flags);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_carried_in_one_word() {
+        // RFC 4648, section 10, without padding.
+        for (text, code) in [
+            ("", ""),
+            ("f", "Zg"),
+            ("fo", "Zm8"),
+            ("foo", "Zm9v"),
+            ("foobar", "Zm9vYmFy"),
+        ] {
+            assert_eq!(base64url(text.as_bytes()), code);
+        }
+        assert_eq!(base64url(&[0xfb, 0xff, 0xfe]), "-__-");
+        assert_eq!(exec_word(&["a".into(), "b".into()]).unwrap(), "exec=YQpi");
+        assert!(exec_word(&["a\nb".into()]).is_err());
+    }
+}
