@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Event channels, 2-level ABI: 4096 ports of vcpu 0, by `shared_info` (`public/xen.h`).
+
+use crate::shared::Shared;
+use crate::{Global, gic, heap, hvc};
+use core::sync::atomic::Ordering;
+
+/// Ports of the 2-level ABI.
+pub const PORTS: u32 = 4096;
+
+/// Offsets in `shared_info`.
+const UPCALL_PENDING: usize = 0;
+const PENDING_SEL: usize = 8;
+const PENDING: usize = 48;
+const MASK: usize = 560;
+
+static INFO: Global<Option<Shared>> = Global::new(None);
+
+/// Maps `shared_info` over a page of its own, masks every port, and lets the event interrupt
+/// through.
+pub fn init(intid: u32) -> Result<(), i64> {
+    let page = heap::alloc_pages(1).ok_or(-12)?;
+    hvc::map_shared_info(page.as_ptr() as u64 >> 12)?;
+    let info = Shared::own(page);
+    for word in 0..64 {
+        if let Some(mask) = info.atomic64(MASK + word * 8) {
+            mask.store(!0, Ordering::Relaxed);
+        }
+    }
+    *INFO.lock() = Some(info);
+    gic::enable(intid, gic::Trigger::Level);
+    Ok(())
+}
+
+fn info() -> Option<Shared> {
+    *INFO.lock()
+}
+
+/// Calls `f` with each port that is pending and unmasked, which clears it. To be called when the
+/// event interrupt came up.
+pub fn take(mut f: impl FnMut(u32)) {
+    let Some(info) = info() else { return };
+    // A byte of its own in the structure, with padding up to the selector.
+    if let Some(upcall) = info.atomic32(UPCALL_PENDING) {
+        upcall.store(0, Ordering::SeqCst);
+    }
+    let Some(sel) = info.atomic64(PENDING_SEL) else { return };
+    let mut words = sel.swap(0, Ordering::SeqCst);
+    while words != 0 {
+        let word = words.trailing_zeros() as usize;
+        words &= words - 1;
+        let (Some(pending), Some(mask)) =
+            (info.atomic64(PENDING + word * 8), info.atomic64(MASK + word * 8))
+        else {
+            return;
+        };
+        let mut bits = pending.load(Ordering::SeqCst) & !mask.load(Ordering::SeqCst);
+        pending.fetch_and(!bits, Ordering::SeqCst);
+        while bits != 0 {
+            f(word as u32 * 64 + bits.trailing_zeros());
+            bits &= bits - 1;
+        }
+    }
+}
+
+/// Masks a port.
+pub fn mask(port: u32) {
+    let word = info().filter(|_| port < PORTS);
+    if let Some(info) = word
+        && let Some(mask) = info.atomic64(MASK + port as usize / 64 * 8)
+    {
+        mask.fetch_or(1 << (port % 64), Ordering::SeqCst);
+    }
+}
+
+/// Unmasks a port; whatever is pending there comes up.
+pub fn unmask(port: u32) {
+    if port < PORTS {
+        hvc::evtchn_unmask(port);
+    }
+}
+
+/// The wall clock's base: seconds and nanoseconds since 1970 at system time 0, if it is set.
+#[must_use]
+pub fn wall_clock() -> Option<(u64, u32)> {
+    let info = info()?;
+    for _ in 0..16 {
+        let version = info.read32(1072);
+        let seconds = u64::from(info.read32(1076)) | u64::from(info.read32(1084)) << 32;
+        let nanoseconds = info.read32(1080);
+        if version & 1 == 0 && info.read32(1072) == version {
+            return (seconds != 0).then_some((seconds, nanoseconds));
+        }
+    }
+    None
+}

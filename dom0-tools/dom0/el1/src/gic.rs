@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The interrupt controller at EL1: GICv2 by its CPU interface's page, GICv3 by system registers.
+
+use crate::machine::Gic;
+use crate::{Global, cpu, mmio};
+use core::arch::asm;
+
+static GIC: Global<Gic> = Global::new(Gic::V2 { gicd: 0, gicc: 0 });
+
+/// Distributor registers, as offsets.
+const CTLR: u64 = 0x0;
+const IGROUPR: u64 = 0x80;
+const ISENABLER: u64 = 0x100;
+const ICENABLER: u64 = 0x180;
+const IPRIORITYR: u64 = 0x400;
+const ITARGETSR: u64 = 0x800;
+const ICFGR: u64 = 0xc00;
+const IROUTER: u64 = 0x6000;
+
+fn read(addr: u64) -> u32 {
+    // SAFETY: only called with registers of the controller that the device tree names.
+    unsafe { mmio::read32(addr) }
+}
+
+fn write(addr: u64, value: u32) {
+    // SAFETY: as `read`; interrupts are never taken, so that no setting can break memory safety.
+    unsafe { mmio::write32(addr, value) }
+}
+
+/// The redistributor of this CPU.
+fn own_redistributor(first: u64) -> u64 {
+    let own = cpu::affinity();
+    let own = (own >> 32 << 24 | own & 0xff_ffff) as u32;
+    let mut at = first;
+    loop {
+        let (low, high) = (read(at + 8), read(at + 12));
+        // GICR_TYPER: the affinity above, bit 4 says that it is the last one.
+        if high == own || low & 1 << 4 != 0 {
+            return at;
+        }
+        // Two frames of 64 KiB, and two more if there are virtual LPIs.
+        at += if low & 2 != 0 { 0x4_0000 } else { 0x2_0000 };
+    }
+}
+
+pub(crate) fn init(gic: &Gic) {
+    match *gic {
+        Gic::V2 { gicd, gicc } => {
+            write(gicd + CTLR, 1);
+            write(gicc + 4, 0xff);
+            write(gicc, 1);
+            *GIC.lock() = *gic;
+        }
+        Gic::V3 { gicd, gicr } => {
+            let gicr = own_redistributor(gicr);
+            // Affinity routing, non-secure group 1.
+            write(gicd + CTLR, 1 << 4 | 1 << 1);
+            // Wake the redistributor.
+            write(gicr + 0x14, read(gicr + 0x14) & !2);
+            for _ in 0..1_000_000 {
+                if read(gicr + 0x14) & 4 == 0 {
+                    break;
+                }
+            }
+            write(gicr + 0x1_0000 + IGROUPR, !0);
+            // SAFETY: this CPU's interface: system registers on, every priority, group 1 on.
+            // Interrupts stay masked.
+            unsafe {
+                asm!("mrs {x}, S3_0_C12_C12_5", "orr {x}, {x}, #1", "msr S3_0_C12_C12_5, {x}", "isb",
+                     "mov {x}, #0xff", "msr S3_0_C4_C6_0, {x}",
+                     "mov {x}, #1", "msr S3_0_C12_C12_7, {x}", "isb",
+                     x = out(reg) _, options(nostack));
+            }
+            *GIC.lock() = Gic::V3 { gicd, gicr };
+        }
+    }
+}
+
+/// How an interrupt is signalled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    /// For as long as the line is active.
+    Level,
+    /// Once for each change.
+    Edge,
+}
+
+/// Lets an interrupt through to this CPU.
+pub fn enable(intid: u32, trigger: Trigger) {
+    let (word, bit) = (u64::from(intid / 32) * 4, 1 << (intid % 32));
+    let gic = *GIC.lock();
+    let (gicd, frame) = match gic {
+        Gic::V2 { gicd, .. } => (gicd, gicd),
+        Gic::V3 { gicd, gicr } if intid < 32 => (gicd, gicr + 0x1_0000),
+        Gic::V3 { gicd, .. } => (gicd, gicd),
+    };
+    let priority = frame + IPRIORITYR + u64::from(intid & !3);
+    let shift = intid % 4 * 8;
+    write(priority, read(priority) & !(0xff << shift) | 0xa0 << shift);
+    if intid >= 32 {
+        let config = frame + ICFGR + u64::from(intid / 16) * 4;
+        let edge = 2 << (intid % 16 * 2);
+        let old = read(config);
+        write(config, if trigger == Trigger::Edge { old | edge } else { old & !edge });
+        match gic {
+            Gic::V2 { .. } => {
+                let target = gicd + ITARGETSR + u64::from(intid & !3);
+                // This CPU's own bit, as the first interrupts' read-only targets tell it.
+                let own = read(gicd + ITARGETSR) & 0xff;
+                let own = if own == 0 { 1 } else { own };
+                write(target, read(target) & !(0xff << shift) | own << shift);
+            }
+            Gic::V3 { .. } => {
+                write(gicd + IGROUPR + word, read(gicd + IGROUPR + word) | bit);
+                let router = gicd + IROUTER + u64::from(intid) * 8;
+                // SAFETY: the interrupt's routing register.
+                unsafe { mmio::write64(router, cpu::affinity()) };
+            }
+        }
+    }
+    write(frame + ISENABLER + word, bit);
+}
+
+/// Lets an interrupt through no more.
+pub fn disable(intid: u32) {
+    let frame = match *GIC.lock() {
+        Gic::V2 { gicd, .. } => gicd,
+        Gic::V3 { gicr, .. } if intid < 32 => gicr + 0x1_0000,
+        Gic::V3 { gicd, .. } => gicd,
+    };
+    write(frame + ICENABLER + u64::from(intid / 32) * 4, 1 << (intid % 32));
+}
+
+/// Takes one pending interrupt, has `handle` deal with its cause, and ends it. False if there was
+/// none.
+pub fn poll(handle: impl FnOnce(u32)) -> bool {
+    if !cpu::interrupt_pending() {
+        return false;
+    }
+    let gic = *GIC.lock();
+    let iar: u32 = match gic {
+        Gic::V2 { gicc, .. } => read(gicc + 0xc),
+        Gic::V3 { .. } => {
+            let v: u64;
+            // SAFETY: acknowledges an interrupt (ICC_IAR1_EL1).
+            unsafe { asm!("mrs {}, S3_0_C12_C12_0", "dsb sy", out(reg) v, options(nostack)) }
+            v as u32
+        }
+    };
+    let intid = if matches!(gic, Gic::V2 { .. }) { iar & 0x3ff } else { iar & 0xff_ffff };
+    if (1020..1024).contains(&intid) {
+        return false;
+    }
+    handle(intid);
+    match gic {
+        Gic::V2 { gicc, .. } => write(gicc + 0x10, iar),
+        // SAFETY: ends the interrupt just acknowledged (ICC_EOIR1_EL1).
+        Gic::V3 { .. } => unsafe {
+            asm!("msr S3_0_C12_C12_1, {}", "isb", in(reg) u64::from(iar), options(nostack));
+        },
+    }
+    true
+}

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The heap: all memory but the image, the device tree and the ramdisk.
+
+use crate::{Global, machine};
+use core::alloc::{GlobalAlloc, Layout};
+use core::ptr::{NonNull, null_mut};
+use dtoolkit::fdt::Fdt;
+use talc::TalcCell;
+use talc::source::Manual;
+
+struct Heap(TalcCell<Manual>);
+
+// SAFETY: one CPU, no interrupt handlers: there is one thread of control.
+unsafe impl Sync for Heap {}
+
+// SAFETY: every request goes to `TalcCell`'s own implementation.
+unsafe impl GlobalAlloc for Heap {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promise is the same one.
+        unsafe { self.0.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { self.0.dealloc(ptr, layout) }
+    }
+    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        // SAFETY: as above.
+        unsafe { self.0.realloc(ptr, layout, new_size) }
+    }
+}
+
+#[global_allocator]
+static HEAP: Heap = Heap(TalcCell::new(Manual));
+
+static TOTAL: Global<usize> = Global::new(0);
+
+/// Bytes that the heap has in all.
+#[must_use]
+pub fn total() -> usize {
+    *TOTAL.lock()
+}
+
+/// Bytes that are in use.
+#[must_use]
+pub fn used() -> usize {
+    HEAP.0.counters().allocated_bytes
+}
+
+/// Zeroed pages in one piece, aligned to their size of 4096 bytes, or `None`.
+pub(crate) fn alloc_pages(pages: usize) -> Option<NonNull<u8>> {
+    let layout = Layout::from_size_align(pages.checked_mul(4096)?, 4096).ok()?;
+    if layout.size() == 0 {
+        return None;
+    }
+    // SAFETY: the layout's size is not zero.
+    let p = unsafe { HEAP.alloc_zeroed(layout) };
+    NonNull::new(if p.is_null() { null_mut() } else { p })
+}
+
+/// # Safety
+/// `p` is from [`alloc_pages`] with the same number, and is not used any more.
+#[cfg(feature = "virtio")]
+pub(crate) unsafe fn free_pages(p: NonNull<u8>, pages: usize) {
+    if let Ok(layout) = Layout::from_size_align(pages * 4096, 4096) {
+        // SAFETY: the caller's promise.
+        unsafe { HEAP.dealloc(p.as_ptr(), layout) }
+    }
+}
+
+/// The address range of the image, its stack included.
+fn image() -> (u64, u64) {
+    unsafe extern "C" {
+        static __image_start: u8;
+        static __image_end: u8;
+    }
+    (
+        &raw const __image_start as u64,
+        &raw const __image_end as u64,
+    )
+}
+
+pub(crate) fn init(tree: &Fdt<'_>, dtb: usize) {
+    // Holes in memory, sorted.
+    let mut holes = [(0u64, 0u64); 16];
+    let mut n = 0;
+    let mut hole = |start: u64, end: u64| {
+        if n < holes.len() && end > start {
+            holes[n] = (start & !0xfff, (end + 0xfff) & !0xfff);
+            n += 1;
+        }
+    };
+    let (start, end) = image();
+    hole(start, end);
+    hole(dtb as u64, dtb as u64 + tree.data().len() as u64);
+    machine::reserved(tree, |start, len| hole(start, start.saturating_add(len)));
+    holes[..n].sort_unstable();
+
+    machine::memory(tree, |start, len| {
+        let end = start.saturating_add(len).min(crate::mmu::LIMIT);
+        let mut at = start;
+        let claim = |from: u64, to: u64| {
+            if to > from && to - from >= 1 << 20 && from != 0 {
+                // SAFETY: memory that the device tree gives to this program and that nothing else
+                // in it uses: the holes are cut out.
+                let claimed = unsafe { HEAP.0.claim(from as *mut u8, (to - from) as usize) };
+                if claimed.is_some() {
+                    *TOTAL.lock() += (to - from) as usize;
+                }
+            }
+        };
+        for &(from, to) in &holes[..n] {
+            if to > at && from < end {
+                claim(at, from);
+                at = to.max(at);
+            }
+        }
+        claim(at, end);
+    });
+}

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A guest that greets, echoes what is typed, and knows a few commands.
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
+#[cfg(not(target_os = "none"))]
+fn main() {}
+
+#[cfg(target_os = "none")]
+extern crate alloc;
+
+#[cfg(target_os = "none")]
+el1::entry!(guest::main);
+
+#[cfg(target_os = "none")]
+mod guest {
+    use alloc::string::String;
+    use core::fmt::Write;
+    use el1::{Machine, cpu, hvc, time};
+    use rt::Guest;
+
+    pub fn main(machine: Machine) -> ! {
+        let entry_ns = time::ticks_to_ns(machine.entry_ticks);
+        let mut guest = Guest::new(machine);
+        greet(&mut guest, entry_ns);
+        let mut line = String::new();
+        loop {
+            while let Some(byte) = guest.console.byte() {
+                match byte {
+                    b'\r' | b'\n' => {
+                        let _ = writeln!(guest.console);
+                        command(&mut guest, line.trim(), entry_ns);
+                        line.clear();
+                        let _ = write!(guest.console, "hello> ");
+                    }
+                    8 | 127 => {
+                        if line.pop().is_some() {
+                            guest.console.write(b"\x08 \x08");
+                        }
+                    }
+                    b' '..=b'~' if line.len() < 200 => {
+                        line.push(byte as char);
+                        guest.console.write(&[byte]);
+                    }
+                    _ => {}
+                }
+            }
+            guest.wait(None);
+        }
+    }
+
+    fn greet(guest: &mut Guest, entry_ns: u64) {
+        let m = guest.machine.clone();
+        let out = &mut guest.console;
+        let _ = writeln!(out, "Hello from a Rust guest!");
+        if let Some(h) = &m.hypervisor {
+            let version = hvc::version();
+            let _ = writeln!(
+                out,
+                "  hypervisor {} (ABI {}.{}), features {:#x}",
+                h.compatible,
+                version >> 16,
+                version & 0xffff,
+                hvc::features()
+            );
+        } else {
+            let _ = writeln!(out, "  no hypervisor");
+        }
+        let gic = match m.gic {
+            el1::machine::Gic::V2 { .. } => "GICv2",
+            el1::machine::Gic::V3 { .. } => "GICv3",
+        };
+        let kind = out.kind();
+        let _ = writeln!(
+            out,
+            "  {} MiB of memory, {} vcpus, {gic}, console: {kind}",
+            m.memory_bytes() >> 20,
+            m.cpus
+        );
+        let up = time::now_ns().saturating_sub(entry_ns);
+        let _ = writeln!(
+            out,
+            "  booted in {}.{:03} ms",
+            up / 1_000_000,
+            up / 1000 % 1000
+        );
+        let _ = write!(out, "hello> ");
+    }
+
+    fn command(guest: &mut Guest, line: &str, entry_ns: u64) {
+        let _ = match line {
+            "" => Ok(()),
+            "help" => writeln!(
+                guest.console,
+                "uptime, exit, reboot, crash; anything else is echoed"
+            ),
+            "uptime" => {
+                let up = time::now_ns().saturating_sub(entry_ns);
+                let (s, ms) = (up / 1_000_000_000, up / 1_000_000 % 1000);
+                writeln!(guest.console, "up {s}.{ms:03} s")
+            }
+            "exit" => guest.shutdown(0),
+            "reboot" => guest.shutdown(1),
+            "crash" => {
+                let _ = writeln!(guest.console, "reading unmapped memory");
+                guest.console.flush();
+                cpu::crash()
+            }
+            text => writeln!(guest.console, "you said: {text}"),
+        };
+    }
+}
