@@ -17,9 +17,14 @@
 )]
 extern crate alloc;
 
+pub mod console;
+pub mod domain;
 pub mod event;
 pub mod frame;
 pub mod grant;
+pub mod guest;
+pub mod hypercall;
+pub mod hypervisor;
 pub mod machine;
 pub mod p2m;
 pub mod psci;

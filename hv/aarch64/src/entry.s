@@ -1,0 +1,213 @@
+// Image header, CPU start, exception vectors, and the way into and out of a guest.
+// The layout of a vcpu's register file is `VcpuRegs` in vcpu.rs; offsets are checked there.
+
+    .section .text.head, "ax"
+    .global _head
+_head:
+    b       _start
+    nop
+    .quad   0                           // text_offset
+    .quad   _image_end - _head          // image_size, .bss included
+    .quad   0xa                         // little endian, 4 KiB pages, anywhere in memory
+    .quad   0, 0, 0
+    .ascii  "ARM\x64"
+    .long   0
+
+// x0 = device tree
+_start:
+    mov     x20, x0
+    msr     daifset, #0xf
+    adrp    x21, _head
+    adrp    x0, __bss_start
+    add     x0, x0, :lo12:__bss_start
+    adrp    x1, __bss_end
+    add     x1, x1, :lo12:__bss_end
+1:  cmp     x0, x1
+    b.hs    2f
+    stp     xzr, xzr, [x0], #16
+    b       1b
+2:  // Position as loaded: apply the R_AARCH64_RELATIVE (1027) relocations.
+    adrp    x0, __rela_start
+    add     x0, x0, :lo12:__rela_start
+    adrp    x1, __rela_end
+    add     x1, x1, :lo12:__rela_end
+3:  cmp     x0, x1
+    b.hs    4f
+    ldp     x2, x3, [x0], #16
+    ldr     x4, [x0], #8
+    cmp     w3, #1027
+    b.ne    3b
+    add     x4, x4, x21
+    str     x4, [x2, x21]
+    b       3b
+4:  adrp    x0, BOOT_STACK
+    add     x0, x0, :lo12:BOOT_STACK
+    add     x0, x0, #0x8000
+    mov     sp, x0
+    mov     x29, xzr
+    mov     x30, xzr
+    mov     x0, x20
+    bl      hv_boot
+    b       .
+
+// Other CPUs, MMU off. x0 = &SecondaryStart { ttbr, tcr, mair, sctlr, stack, cpu }
+    .global _secondary
+_secondary:
+    msr     daifset, #0xf
+    ldp     x1, x2, [x0]
+    ldp     x3, x4, [x0, #16]
+    ldp     x5, x6, [x0, #32]
+    msr     ttbr0_el2, x1
+    msr     tcr_el2, x2
+    msr     mair_el2, x3
+    tlbi    alle2
+    dsb     sy
+    isb
+    msr     sctlr_el2, x4
+    isb
+    mov     sp, x5
+    mov     x29, xzr
+    mov     x30, xzr
+    mov     x0, x6
+    bl      hv_secondary
+    b       .
+
+    .macro  vector target
+    .balign 128
+    b       \target
+    .endm
+    .macro  bad number
+    .balign 128
+    mov     x0, #\number
+    b       hv_bad
+    .endm
+
+    .section .text.vectors, "ax"
+    .balign 2048
+    .global hv_vectors
+hv_vectors:
+    bad     0
+    bad     1
+    bad     2
+    bad     3
+    bad     4
+    bad     5
+    bad     6
+    bad     7
+    vector  lower_sync
+    vector  lower_irq
+    vector  lower_irq
+    vector  lower_serror
+    vector  lower_sync
+    vector  lower_irq
+    vector  lower_irq
+    vector  lower_serror
+
+hv_bad:
+    mrs     x1, esr_el2
+    mrs     x2, elr_el2
+    mrs     x3, far_el2
+    mov     x4, x29
+    b       hv_exception
+
+// Saves what a Rust call may clobber; leaves x0 = the vcpu's register file.
+    .macro  save_volatile
+    stp     x0, x1, [sp, #-16]!
+    mrs     x0, tpidr_el2
+    stp     x2, x3, [x0, #16]
+    stp     x4, x5, [x0, #32]
+    stp     x6, x7, [x0, #48]
+    stp     x8, x9, [x0, #64]
+    stp     x10, x11, [x0, #80]
+    stp     x12, x13, [x0, #96]
+    stp     x14, x15, [x0, #112]
+    stp     x16, x17, [x0, #128]
+    str     x18, [x0, #144]
+    stp     x29, x30, [x0, #232]
+    ldp     x2, x3, [sp], #16
+    stp     x2, x3, [x0]
+    .endm
+    .macro  save_rest
+    stp     x19, x20, [x0, #152]
+    stp     x21, x22, [x0, #168]
+    stp     x23, x24, [x0, #184]
+    stp     x25, x26, [x0, #200]
+    stp     x27, x28, [x0, #216]
+    mrs     x2, elr_el2
+    mrs     x3, spsr_el2
+    stp     x2, x3, [x0, #248]
+    .endm
+    .macro  restore_volatile
+    ldp     x2, x3, [x0, #16]
+    ldp     x4, x5, [x0, #32]
+    ldp     x6, x7, [x0, #48]
+    ldp     x8, x9, [x0, #64]
+    ldp     x10, x11, [x0, #80]
+    ldp     x12, x13, [x0, #96]
+    ldp     x14, x15, [x0, #112]
+    ldp     x16, x17, [x0, #128]
+    ldr     x18, [x0, #144]
+    ldp     x29, x30, [x0, #232]
+    ldp     x0, x1, [x0]
+    .endm
+
+lower_sync:
+    save_volatile
+    mrs     x1, esr_el2
+    lsr     x2, x1, #26
+    cmp     x2, #0x16                   // HVC from AArch64
+    b.ne    1f
+    bl      hv_hvc                      // x0: 0 = straight back
+    cbnz    x0, 2f
+    mrs     x0, tpidr_el2
+    restore_volatile
+    eret
+    dsb     nsh
+    isb
+1:  save_rest
+    bl      hv_sync
+    b       hv_enter
+2:  mrs     x0, tpidr_el2
+    save_rest
+    bl      hv_after_hvc
+    b       hv_enter
+
+lower_irq:
+    save_volatile
+    save_rest
+    bl      hv_irq
+    b       hv_enter
+
+lower_serror:
+    save_volatile
+    save_rest
+    bl      hv_serror
+    b       hv_enter
+
+// x0 = the register file to enter with
+    .global hv_enter
+hv_enter:
+    ldp     x2, x3, [x0, #248]
+    msr     elr_el2, x2
+    msr     spsr_el2, x3
+    ldp     x19, x20, [x0, #152]
+    ldp     x21, x22, [x0, #168]
+    ldp     x23, x24, [x0, #184]
+    ldp     x25, x26, [x0, #200]
+    ldp     x27, x28, [x0, #216]
+    restore_volatile
+    eret
+    dsb     nsh
+    isb
+
+// x0 = register file, x1 = stack top: leaves the start-up stack for the first guest
+    .global hv_enter_on
+hv_enter_on:
+    mov     sp, x1
+    b       hv_enter
+
+    .section .bss.boot_stack, "aw", @nobits
+    .balign 4096
+    .global BOOT_STACK
+BOOT_STACK:
+    .skip 0x8000

@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The real machine behind `hv_core::machine`: memory, TLB, caches, address translation, clock.
+
+use crate::mmu::Range;
+use crate::vcpu;
+use core::arch::asm;
+use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use hv_core::machine::{
+    Cache, CacheOp, Clock, GuestVa, PhysMem, StartState, Tlb, Uart, VcpuRegs,
+};
+use hv_core::types::{Access, Errno, Mfn, Pa, VcpuRef};
+
+/// RAM outside the hypervisor, which is all that policy may touch.
+pub struct Mach {
+    /// All memory between the lowest and highest RAM address.
+    pub ram: Range,
+    /// The image, its heap and its frame table.
+    pub own: Range,
+    /// Timer ticks at start.
+    pub epoch: u64,
+    /// Timer frequency in Hz.
+    pub freq: u64,
+}
+
+impl Mach {
+    /// The place of `len` bytes at `pa`, when they are RAM that is not the hypervisor's own.
+    #[inline]
+    fn at<T>(&self, pa: Pa, len: usize) -> Option<*mut T> {
+        let end = pa.0.wrapping_add(len as u64);
+        let ok = pa.0 >= self.ram.start
+            && end <= self.ram.end
+            && end >= pa.0
+            && (end <= self.own.start || pa.0 >= self.own.end)
+            && pa.0 % core::mem::align_of::<T>() as u64 == 0;
+        debug_assert!(ok, "access outside guest RAM");
+        ok.then_some(pa.0 as *mut T)
+    }
+
+    /// Ticks of the system counter to nanoseconds since start.
+    #[must_use]
+    pub fn ns(&self, ticks: u64) -> u64 {
+        let t = u128::from(ticks.wrapping_sub(self.epoch));
+        (t * 1_000_000_000 / u128::from(self.freq)) as u64
+    }
+
+    /// Nanoseconds since start to ticks of the system counter.
+    #[must_use]
+    pub fn ticks(&self, ns: u64) -> u64 {
+        let t = u128::from(ns) * u128::from(self.freq) / 1_000_000_000;
+        self.epoch.saturating_add(u64::try_from(t).unwrap_or(u64::MAX))
+    }
+}
+
+macro_rules! cell {
+    ($self:ident, $pa:ident, $atomic:ty, $prim:ty, $c:ident => $e:expr, $else:expr) => {
+        match $self.at::<$prim>($pa, core::mem::size_of::<$prim>()) {
+            // SAFETY: `at` proved the address to be aligned, mapped RAM that the hypervisor's own
+            // Rust objects never occupy; other parties may write it, hence only atomics.
+            Some(p) => {
+                let $c = unsafe { <$atomic>::from_ptr(p) };
+                $e
+            }
+            None => $else,
+        }
+    };
+}
+
+impl PhysMem for Mach {
+    #[inline]
+    fn load8(&self, pa: Pa) -> u8 {
+        cell!(self, pa, AtomicU8, u8, c => c.load(Ordering::Relaxed), 0)
+    }
+    #[inline]
+    fn store8(&self, pa: Pa, v: u8) {
+        cell!(self, pa, AtomicU8, u8, c => c.store(v, Ordering::Relaxed), ());
+    }
+    #[inline]
+    fn swap8(&self, pa: Pa, v: u8) -> u8 {
+        cell!(self, pa, AtomicU8, u8, c => c.swap(v, Ordering::AcqRel), 0)
+    }
+    #[inline]
+    fn load16(&self, pa: Pa) -> u16 {
+        cell!(self, pa, AtomicU16, u16, c => c.load(Ordering::Acquire), 0)
+    }
+    #[inline]
+    fn store16(&self, pa: Pa, v: u16) {
+        cell!(self, pa, AtomicU16, u16, c => c.store(v, Ordering::Release), ());
+    }
+    #[inline]
+    fn cmpxchg16(&self, pa: Pa, old: u16, new: u16) -> Result<u16, u16> {
+        cell!(self, pa, AtomicU16, u16,
+            c => c.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire), Err(0))
+    }
+    #[inline]
+    fn load32(&self, pa: Pa) -> u32 {
+        cell!(self, pa, AtomicU32, u32, c => c.load(Ordering::Acquire), 0)
+    }
+    #[inline]
+    fn store32(&self, pa: Pa, v: u32) {
+        cell!(self, pa, AtomicU32, u32, c => c.store(v, Ordering::Release), ());
+    }
+    #[inline]
+    fn cmpxchg32(&self, pa: Pa, old: u32, new: u32) -> Result<u32, u32> {
+        cell!(self, pa, AtomicU32, u32,
+            c => c.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire), Err(0))
+    }
+    #[inline]
+    fn or32(&self, pa: Pa, bits: u32) -> u32 {
+        cell!(self, pa, AtomicU32, u32, c => c.fetch_or(bits, Ordering::AcqRel), 0)
+    }
+    #[inline]
+    fn and32(&self, pa: Pa, bits: u32) -> u32 {
+        cell!(self, pa, AtomicU32, u32, c => c.fetch_and(bits, Ordering::AcqRel), 0)
+    }
+    #[inline]
+    fn load64(&self, pa: Pa) -> u64 {
+        cell!(self, pa, AtomicU64, u64, c => c.load(Ordering::Acquire), 0)
+    }
+    #[inline]
+    fn store64(&self, pa: Pa, v: u64) {
+        cell!(self, pa, AtomicU64, u64, c => c.store(v, Ordering::Release), ());
+    }
+    #[inline]
+    fn or64(&self, pa: Pa, bits: u64) -> u64 {
+        cell!(self, pa, AtomicU64, u64, c => c.fetch_or(bits, Ordering::AcqRel), 0)
+    }
+    #[inline]
+    fn and64(&self, pa: Pa, bits: u64) -> u64 {
+        cell!(self, pa, AtomicU64, u64, c => c.fetch_and(bits, Ordering::AcqRel), 0)
+    }
+    fn read(&self, pa: Pa, buf: &mut [u8]) {
+        if let Some(p) = self.at::<u8>(pa, buf.len()) {
+            // SAFETY: `at` proved the source to be mapped RAM apart from every Rust object; the
+            // copy is made by `copy_bytes`, opaque assembly, so racing writers are no data race.
+            unsafe { copy_bytes(buf.as_mut_ptr(), p, buf.len()) }
+        }
+    }
+    fn write(&self, pa: Pa, buf: &[u8]) {
+        if let Some(p) = self.at::<u8>(pa, buf.len()) {
+            // SAFETY: as in `read`, with the guest's memory as destination.
+            unsafe { copy_bytes(p, buf.as_ptr(), buf.len()) }
+        }
+    }
+    fn copy(&self, dst: Pa, src: Pa, len: usize) {
+        if let (Some(d), Some(s)) = (self.at::<u8>(dst, len), self.at::<u8>(src, len)) {
+            // SAFETY: both ends are guest RAM, apart from every Rust object.
+            unsafe { copy_bytes(d, s, len) }
+        }
+    }
+    fn zero_page(&self, mfn: Mfn) {
+        if let Some(p) = self.at::<u64>(Pa(mfn.addr()), 4096) {
+            // SAFETY: a whole page of guest RAM or of a table that no CPU walks yet.
+            unsafe {
+                asm!(
+                    "2: stp xzr, xzr, [{p}], #16", "stp xzr, xzr, [{p}], #16",
+                    "stp xzr, xzr, [{p}], #16", "stp xzr, xzr, [{p}], #16",
+                    "cmp {p}, {e}", "b.lo 2b",
+                    p = inout(reg) p => _, e = in(reg) mfn.addr() + 4096, options(nostack)
+                );
+            }
+        }
+    }
+}
+
+/// Copies bytes by plain loads and stores that the compiler cannot see.
+///
+/// # Safety
+/// Both ranges are mapped; they do not overlap unless equal; no Rust reference to the destination
+/// lives meanwhile, except the caller's own exclusive one.
+unsafe fn copy_bytes(dst: *mut u8, src: *const u8, len: usize) {
+    // SAFETY: the contract above; the loop touches exactly `len` bytes at each end.
+    unsafe {
+        asm!(
+            "2: subs {n}, {n}, #16", "b.lo 3f",
+            "ldp {a}, {b}, [{s}], #16", "stp {a}, {b}, [{d}], #16", "b 2b",
+            "3: adds {n}, {n}, #16", "b.eq 5f",
+            "4: ldrb {a:w}, [{s}], #1", "strb {a:w}, [{d}], #1",
+            "subs {n}, {n}, #1", "b.ne 4b", "5:",
+            d = inout(reg) dst => _, s = inout(reg) src => _, n = inout(reg) len => _,
+            a = out(reg) _, b = out(reg) _, options(nostack)
+        );
+    }
+}
+
+impl Tlb for Mach {
+    fn flush_ipa(&self, vttbr: u64, ipa: u64) {
+        // SAFETY: TLB maintenance under the VMID in question; VTTBR is put back before return and
+        // no guest runs on this CPU meanwhile.
+        unsafe {
+            asm!(
+                "mrs {old}, vttbr_el2", "msr vttbr_el2, {new}", "dsb ishst", "isb",
+                "tlbi ipas2e1is, {ipa}", "dsb ish", "tlbi vmalle1is", "dsb ish",
+                "msr vttbr_el2, {old}", "isb",
+                old = out(reg) _, new = in(reg) vttbr, ipa = in(reg) ipa >> 12, options(nostack)
+            );
+        }
+    }
+    fn flush_vmid(&self, vttbr: u64) {
+        // SAFETY: as in `flush_ipa`.
+        unsafe {
+            asm!(
+                "mrs {old}, vttbr_el2", "msr vttbr_el2, {new}", "dsb ishst", "isb",
+                "tlbi vmalls12e1is", "dsb ish", "msr vttbr_el2, {old}", "isb",
+                old = out(reg) _, new = in(reg) vttbr, options(nostack)
+            );
+        }
+    }
+}
+
+impl GuestVa for Mach {
+    #[inline]
+    fn translate(&self, va: u64, access: Access) -> Option<Pa> {
+        let par: u64;
+        // SAFETY: address translation as EL1 would do it; the guest's PAR_EL1 is put back.
+        unsafe {
+            match access {
+                Access::Read => asm!(
+                    "mrs {o}, par_el1", "at s12e1r, {va}", "isb", "mrs {p}, par_el1",
+                    "msr par_el1, {o}", o = out(reg) _, p = out(reg) par, va = in(reg) va, options(nostack)),
+                Access::Write => asm!(
+                    "mrs {o}, par_el1", "at s12e1w, {va}", "isb", "mrs {p}, par_el1",
+                    "msr par_el1, {o}", o = out(reg) _, p = out(reg) par, va = in(reg) va, options(nostack)),
+            }
+        }
+        (par & 1 == 0).then_some(Pa((par & 0x000f_ffff_ffff_f000) | (va & 0xfff)))
+    }
+}
+
+impl Cache for Mach {
+    fn dcache(&self, pa: Pa, len: u64, _op: CacheOp) {
+        if self.at::<u8>(pa, len as usize).is_none() {
+            return;
+        }
+        let ctr: u64;
+        // SAFETY: reads an identification register.
+        unsafe { asm!("mrs {}, ctr_el0", out(reg) ctr, options(nomem, nostack)) };
+        let line = 4u64 << ((ctr >> 16) & 0xf);
+        let mut at = pa.0 & !(line - 1);
+        while at < pa.0 + len {
+            // SAFETY: clean-and-invalidate changes no memory content.
+            unsafe { asm!("dc civac, {}", in(reg) at, options(nostack)) };
+            at += line;
+        }
+        // SAFETY: a barrier.
+        unsafe { asm!("dsb sy", options(nostack)) };
+    }
+}
+
+impl Clock for Mach {
+    #[inline]
+    fn now(&self) -> u64 {
+        self.ns(counter())
+    }
+}
+
+/// The system counter.
+#[inline]
+#[must_use]
+pub fn counter() -> u64 {
+    let t: u64;
+    // SAFETY: reads the counter.
+    unsafe { asm!("isb", "mrs {}, cntpct_el0", out(reg) t, options(nostack)) };
+    t
+}
+
+impl Uart for Mach {
+    fn put(&self, bytes: &[u8]) {
+        crate::console::put(bytes);
+    }
+}
+
+impl VcpuRegs for Mach {
+    fn create_vcpu(&self, v: VcpuRef) -> Result<(), Errno> {
+        vcpu::create(v)
+    }
+    fn destroy_vcpu(&self, v: VcpuRef) {
+        vcpu::destroy(v);
+    }
+    fn set_state(&self, v: VcpuRef, s: &StartState) {
+        vcpu::set_state(v, s);
+    }
+    fn get_state(&self, v: VcpuRef) -> StartState {
+        vcpu::get_state(v)
+    }
+}

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Domains: what one consists of besides the tables that the subsystems keep for it.
+
+use crate::p2m::P2m;
+use crate::types::{DomId, Errno, Gfn, MAX_DOMAINS, Mfn, Slot, VcpuId, VcpuRef};
+use alloc::vec::Vec;
+
+/// Parameters that HVMOP_set_param and get_param know (`HVM_NR_PARAMS`, `hvm/params.h`).
+pub const HVM_PARAMS: usize = 39;
+
+/// Where a vcpu's runstate is reported: a guest virtual address, and the guest's page tables may
+/// change under it, so it is looked up at each use.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Vcpu {
+    /// Guest virtual address of `vcpu_runstate_info`, 0 for none.
+    pub runstate_area: u64,
+    /// Has been given a start state, by the toolstack or by CPU_ON.
+    pub initialised: bool,
+    /// SCHEDOP_poll: waits for ports.
+    pub polling: bool,
+    /// When SCHEDOP_poll gives up, in ns; `u64::MAX` for never.
+    pub poll_until: u64,
+}
+
+/// How far a dying domain's tear-down is. Each step is made in bounded slices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Death {
+    /// Alive.
+    Alive,
+    /// Close event channels.
+    Events,
+    /// Drop grant mappings that it holds.
+    Grants,
+    /// Give back its memory, from this guest frame on.
+    Memory(Gfn),
+    /// Only pages that others still map are left: nothing more to do until they let go.
+    Zombie,
+}
+
+/// A domain.
+pub struct Domain {
+    /// Its number.
+    pub domid: DomId,
+    /// Its place in all tables.
+    pub slot: Slot,
+    /// The UUID that the toolstack gave it.
+    pub handle: [u8; 16],
+    /// May control others (dom0).
+    pub privileged: bool,
+    /// Its memory is mapped at machine addresses (dom0).
+    pub direct_mapped: bool,
+    /// Times it was paused by the toolstack.
+    pub paused: u32,
+    /// Built, but not yet unpaused for the first time.
+    pub creating: bool,
+    /// SCHEDOP_shutdown's reason, once it has shut down.
+    pub shutdown: Option<u32>,
+    /// How far its tear-down is.
+    pub death: Death,
+    /// Virtual CPUs.
+    pub vcpus: Vec<Vcpu>,
+    /// Limit of its memory in pages.
+    pub max_pages: u32,
+    /// Its guest physical memory.
+    pub p2m: P2m,
+    /// The `shared_info` page.
+    pub shared_info: Mfn,
+    /// Where that is mapped now.
+    pub shared_info_gfn: Option<Gfn>,
+    /// HVM parameters.
+    pub params: [u64; HVM_PARAMS],
+    /// vm_assist bits.
+    pub assist: u64,
+    /// Emulated interrupt controller: 2 or 3.
+    pub gic_version: u8,
+    /// Shared peripheral interrupts that it has.
+    pub nr_spis: u16,
+    /// Guest physical address of the emulated PL011, if it has one.
+    pub vuart: bool,
+    /// SCHEDOP_watchdog: when each expires, in ns (0 = off).
+    pub watchdogs: [u64; 2],
+    /// Nanoseconds that its virtual counter is behind the machine's, as ticks.
+    pub cntvoff: u64,
+    /// Bytes that it may still print through the hypervisor in this second, and that second.
+    pub print_budget: (u64, u32),
+}
+
+impl Domain {
+    /// The vcpu numbered `id`, as a reference.
+    #[must_use]
+    pub fn vcpu(&self, id: u32) -> Option<VcpuRef> {
+        let known = (id as usize) < self.vcpus.len();
+        known.then_some(VcpuRef { slot: self.slot, vcpu: VcpuId(id as u8) })
+    }
+
+    /// References to all its vcpus.
+    pub fn vcpu_refs(&self) -> impl Iterator<Item = VcpuRef> + use<> {
+        let slot = self.slot;
+        (0..self.vcpus.len() as u8).map(move |v| VcpuRef { slot, vcpu: VcpuId(v) })
+    }
+
+    /// Whether its vcpus may run.
+    #[must_use]
+    pub fn may_run(&self) -> bool {
+        self.paused == 0 && self.shutdown.is_none() && self.death == Death::Alive
+    }
+}
+
+/// All domains, by slot.
+pub struct Domains {
+    table: Vec<Option<Domain>>,
+    next_domid: u16,
+}
+
+impl Domains {
+    /// No domain yet; allocates the table (at boot).
+    #[must_use]
+    pub fn new() -> Self {
+        let mut table = Vec::new();
+        table.resize_with(MAX_DOMAINS, || None);
+        Self { table, next_domid: 1 }
+    }
+
+    /// The domain in a slot.
+    #[inline]
+    #[must_use]
+    pub fn get(&self, slot: Slot) -> Option<&Domain> {
+        self.table.get(slot.idx())?.as_ref()
+    }
+
+    /// The domain in a slot.
+    #[inline]
+    pub fn get_mut(&mut self, slot: Slot) -> Option<&mut Domain> {
+        self.table.get_mut(slot.idx())?.as_mut()
+    }
+
+    /// The slot of a domain number that exists, dying ones included.
+    #[must_use]
+    pub fn find(&self, domid: DomId) -> Option<Slot> {
+        self.iter().find(|d| d.domid == domid).map(|d| d.slot)
+    }
+
+    /// The slot of a domain number, without domains that are being destroyed.
+    #[must_use]
+    pub fn find_alive(&self, domid: DomId) -> Option<Slot> {
+        self.iter().find(|d| d.domid == domid && d.death == Death::Alive).map(|d| d.slot)
+    }
+
+    /// All domains, in slot order.
+    pub fn iter(&self) -> impl Iterator<Item = &Domain> {
+        self.table.iter().flatten()
+    }
+
+    /// A slot that nobody uses.
+    ///
+    /// # Errors
+    /// `ENOMEM` when all are taken.
+    pub fn free_slot(&self) -> Result<Slot, Errno> {
+        let i = self.table.iter().position(Option::is_none).ok_or(Errno::ENOMEM)?;
+        Ok(Slot(i as u8))
+    }
+
+    /// The next domain number: numbers rise and are used again only after all others were.
+    ///
+    /// # Errors
+    /// `ENOMEM` when none is free.
+    pub fn free_domid(&mut self) -> Result<DomId, Errno> {
+        for _ in 0..=MAX_DOMAINS {
+            let id = DomId(self.next_domid);
+            let next = self.next_domid + 1;
+            self.next_domid = if next >= DomId::FIRST_RESERVED.0 { 1 } else { next };
+            if self.find(id).is_none() {
+                return Ok(id);
+            }
+        }
+        Err(Errno::ENOMEM)
+    }
+
+    /// Puts a domain in its slot.
+    pub fn insert(&mut self, d: Domain) {
+        let place = d.slot.idx();
+        if let Some(s) = self.table.get_mut(place) {
+            *s = Some(d);
+        }
+    }
+
+    /// Takes a domain out of its slot.
+    pub fn remove(&mut self, slot: Slot) -> Option<Domain> {
+        self.table.get_mut(slot.idx())?.take()
+    }
+}
+
+impl Default for Domains {
+    fn default() -> Self {
+        Self::new()
+    }
+}

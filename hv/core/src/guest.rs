@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Bytes of the calling guest: an address that a guest names is a claim, checked at each use.
+
+use crate::frame::Frames;
+use crate::machine::{GuestVa, PhysMem};
+use crate::types::{Access, Errno, Pa};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+/// Copies from and to the virtual memory of the vcpu that makes the call.
+pub struct Guest<'a, M> {
+    /// The machine.
+    pub m: &'a M,
+    /// Page ownership, to refuse what is not RAM.
+    pub frames: &'a Frames,
+}
+
+impl<M: PhysMem + GuestVa> Guest<'_, M> {
+    #[inline]
+    fn place(&self, va: u64, access: Access) -> Result<Pa, Errno> {
+        let pa = self.m.translate(va, access).ok_or(Errno::EFAULT)?;
+        if self.frames.is_guest_accessible(pa.mfn()) { Ok(pa) } else { Err(Errno::EFAULT) }
+    }
+
+    /// Copies `buf.len()` bytes in.
+    ///
+    /// # Errors
+    /// `EFAULT` where the guest itself could not read.
+    pub fn read(&self, va: u64, buf: &mut [u8]) -> Result<(), Errno> {
+        let mut va = va;
+        let mut rest = buf;
+        while !rest.is_empty() {
+            let n = rest.len().min(4096 - (va & 4095) as usize);
+            let (now, later) = rest.split_at_mut(n);
+            self.m.read(self.place(va, Access::Read)?, now);
+            va = va.wrapping_add(n as u64);
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// Copies bytes out.
+    ///
+    /// # Errors
+    /// `EFAULT` where the guest itself could not write; bytes of earlier pages are then written.
+    pub fn write(&self, va: u64, buf: &[u8]) -> Result<(), Errno> {
+        let mut va = va;
+        let mut rest = buf;
+        while !rest.is_empty() {
+            let n = rest.len().min(4096 - (va & 4095) as usize);
+            let (now, later) = rest.split_at(n);
+            self.m.write(self.place(va, Access::Write)?, now);
+            va = va.wrapping_add(n as u64);
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// Reads a structure of the ABI, once.
+    ///
+    /// # Errors
+    /// `EFAULT`.
+    #[inline]
+    pub fn get<T: FromBytes + IntoBytes>(&self, va: u64) -> Result<T, Errno> {
+        let mut t = T::new_zeroed();
+        self.read(va, t.as_mut_bytes())?;
+        Ok(t)
+    }
+
+    /// Writes a structure of the ABI; its types have no padding, so nothing else can leak.
+    ///
+    /// # Errors
+    /// `EFAULT`.
+    #[inline]
+    pub fn put<T: IntoBytes + Immutable>(&self, va: u64, t: &T) -> Result<(), Errno> {
+        self.write(va, t.as_bytes())
+    }
+
+    /// Whether the guest could write `len` bytes there.
+    ///
+    /// # Errors
+    /// `EFAULT` if not.
+    pub fn check_writable(&self, va: u64, len: u64) -> Result<(), Errno> {
+        let mut at = va;
+        let end = va.checked_add(len).ok_or(Errno::EFAULT)?;
+        while at < end {
+            self.place(at, Access::Write)?;
+            at = (at | 4095) + 1;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `event_channel_op(op, argument)` (`event_channel.h`).
+
+use super::{Answer, Call, OK, Reply};
+use crate::event::{Binding, Progress};
+use crate::hypervisor::SLICE;
+use crate::machine::Machine;
+use crate::p2m::Kind;
+use crate::types::{DomId, Errno, Gfn, Mfn, Port};
+use guest_abi::event_channel::{
+    EventOp, EvtchnAllocUnbound, EvtchnBindInterdomain, EvtchnBindIpi, EvtchnBindVcpu,
+    EvtchnBindVirq, EvtchnClose, EvtchnExpandArray, EvtchnInitControl, EvtchnReset, EvtchnSend,
+    EvtchnSetPriority, EvtchnStat, EvtchnStatus, EvtchnUnmask, fifo,
+};
+
+impl<M: Machine> Call<'_, M> {
+    pub(super) fn event_channel_op(&mut self, a: &mut [u64; 5]) -> Answer {
+        let (m, slot, arg) = (self.m, self.slot(), a[1]);
+        let op = EventOp::from_number(u64::from(a[0] as u32)).ok_or(Errno::ENOSYS)?;
+        match op {
+            EventOp::Send => {
+                let s: EvtchnSend = self.guest().get(arg)?;
+                let n = self.hv.events.send(slot, s.port, m)?;
+                if !n.is_none() {
+                    self.hv.notify(n, m.now());
+                }
+            }
+            EventOp::AllocUnbound => {
+                let mut o: EvtchnAllocUnbound = self.guest().get(arg)?;
+                let target = self.live_target(o.dom)?;
+                let remote = if o.remote_dom == DomId::SELF { self.own_id() } else { o.remote_dom };
+                self.guest().check_writable(arg, size_of_val(&o) as u64)?;
+                o.port = self.hv.events.alloc_unbound(target, remote, m)?;
+                self.guest().put(arg, &o)?;
+            }
+            EventOp::BindInterdomain => {
+                let mut o: EvtchnBindInterdomain = self.guest().get(arg)?;
+                let remote = match o.remote_dom {
+                    DomId::SELF => slot,
+                    id => self.hv.domains.find_alive(id).ok_or(Errno::ESRCH)?,
+                };
+                self.guest().check_writable(arg, size_of_val(&o) as u64)?;
+                let (port, n) = self.hv.events.bind_interdomain(slot, remote, o.remote_port, m)?;
+                self.hv.notify(n, m.now());
+                o.local_port = port;
+                self.guest().put(arg, &o)?;
+            }
+            EventOp::BindVirq => {
+                let mut o: EvtchnBindVirq = self.guest().get(arg)?;
+                self.guest().check_writable(arg, size_of_val(&o) as u64)?;
+                o.port = self.hv.events.bind_virq(slot, o.virq, o.vcpu, m)?;
+                self.guest().put(arg, &o)?;
+            }
+            EventOp::BindIpi => {
+                let mut o: EvtchnBindIpi = self.guest().get(arg)?;
+                self.guest().check_writable(arg, size_of_val(&o) as u64)?;
+                o.port = self.hv.events.bind_ipi(slot, o.vcpu, m)?;
+                self.guest().put(arg, &o)?;
+            }
+            EventOp::BindVcpu => {
+                let o: EvtchnBindVcpu = self.guest().get(arg)?;
+                self.hv.events.bind_vcpu(slot, o.port, o.vcpu)?;
+            }
+            EventOp::Close => {
+                let o: EvtchnClose = self.guest().get(arg)?;
+                self.hv.events.close(slot, o.port, m)?;
+            }
+            EventOp::Unmask => {
+                let o: EvtchnUnmask = self.guest().get(arg)?;
+                let n = self.hv.events.unmask(slot, o.port, m)?;
+                self.hv.notify(n, m.now());
+            }
+            EventOp::Status => {
+                let mut o: EvtchnStatus = self.guest().get(arg)?;
+                let target = self.target(o.dom)?;
+                let s = self.hv.events.status(target, o.port)?;
+                o.vcpu = u32::from(s.vcpu.0);
+                let stat = match s.binding {
+                    Binding::Closed => EvtchnStat::Closed,
+                    Binding::Unbound(d) => {
+                        o.set_remote_dom(d);
+                        EvtchnStat::Unbound
+                    }
+                    Binding::Interdomain(d, port) => {
+                        o.set_remote_dom(d);
+                        o.remote_port = port;
+                        EvtchnStat::Interdomain
+                    }
+                    Binding::Virq(v) => {
+                        o.u = v;
+                        EvtchnStat::Virq
+                    }
+                    Binding::Ipi => EvtchnStat::Ipi,
+                };
+                o.status = stat.number();
+                self.guest().put(arg, &o)?;
+            }
+            EventOp::Reset => {
+                let o: EvtchnReset = self.guest().get(arg)?;
+                let target = self.target(o.dom)?;
+                let frames = &mut self.hv.frames;
+                // x2 is no argument of the call: it carries "resuming" from slice to slice.
+                let resuming = a[2] == u64::MAX;
+                match self.hv.events.reset(target, resuming, SLICE, m, |p| frames.put(p))? {
+                    Progress::Done => {}
+                    Progress::More => {
+                        a[2] = u64::MAX;
+                        return Ok(Reply::Again);
+                    }
+                }
+            }
+            EventOp::InitControl => {
+                let mut o: EvtchnInitControl = self.guest().get(arg)?;
+                self.hv.events.check_init_control(slot, o.vcpu, o.offset)?;
+                o.link_bits = fifo::LINK_BITS as u8;
+                self.guest().put(arg, &o)?;
+                let page = self.take_own_page(Gfn(o.control_gfn))?;
+                if let Err(e) = self.hv.events.init_control(slot, o.vcpu, page, o.offset, m) {
+                    self.hv.frames.put(page);
+                    return Err(e);
+                }
+            }
+            EventOp::ExpandArray => {
+                let o: EvtchnExpandArray = self.guest().get(arg)?;
+                self.hv.events.check_expand_array(slot)?;
+                let page = self.take_own_page(Gfn(o.array_gfn))?;
+                match self.hv.events.expand_array(slot, page, m) {
+                    Ok(n) => self.hv.notify(n, m.now()),
+                    Err(e) => {
+                        self.hv.frames.put(page);
+                        return Err(e);
+                    }
+                }
+            }
+            EventOp::SetPriority => {
+                let o: EvtchnSetPriority = self.guest().get(arg)?;
+                self.hv.events.set_priority(slot, o.port, o.priority)?;
+            }
+            EventOp::BindPirq => return Err(Errno::EINVAL),
+        }
+        OK
+    }
+
+    fn own_id(&self) -> DomId {
+        self.hv.domains.get(self.slot()).map_or(DomId::INVALID, |d| d.domid)
+    }
+
+    /// Takes a reference on a page of the caller's own memory.
+    pub(super) fn take_own_page(&mut self, gfn: Gfn) -> Result<Mfn, Errno> {
+        let d = self.hv.domains.get(self.slot()).ok_or(Errno::ESRCH)?;
+        match d.p2m.lookup(self.m, gfn) {
+            Some(map) if map.kind == Kind::Ram => {
+                self.hv.frames.get(map.mfn)?;
+                Ok(map.mfn)
+            }
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    /// The ports of a SCHEDOP_poll.
+    pub(super) fn read_ports(&self, va: u64, ports: &mut [Port]) -> Result<(), Errno> {
+        let mut at = va;
+        for p in ports {
+            let raw: u32 = self.guest().get(at)?;
+            *p = Port(raw);
+            at = at.wrapping_add(4);
+        }
+        Ok(())
+    }
+}

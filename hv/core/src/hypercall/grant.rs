@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `grant_table_op(op, array, count)` (`grant_table.h`): each element has its own status.
+
+use super::{Answer, Call, OK, Reply, done};
+use crate::grant::{CacheFlushOp, CopyOp, CopyPtr, Grants, MapOp, UnmapOp};
+use crate::hypervisor::Host;
+use crate::machine::Machine;
+use crate::types::{DomId, Errno, GrantRef};
+use guest_abi::grant_table::{
+    GnttabCacheFlush, GnttabCopy, GnttabCopyPtr, GnttabGetVersion, GnttabMapGrantRef,
+    GnttabQuerySize, GnttabSetVersion, GnttabSetupTable, GnttabUnmapGrantRef, GrantOp, GrantStatus,
+};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+/// Elements handled before others get their turn.
+const BATCH: u64 = 32;
+
+impl<M: Machine> Call<'_, M> {
+    pub(super) fn grant_table_op(&mut self, a: &mut [u64; 5]) -> Answer {
+        let op = GrantOp::from_number(u64::from(a[0] as u32)).ok_or(Errno::ENOSYS)?;
+        let (m, slot) = (self.m, self.slot());
+        if (a[2] as i32) < 0 {
+            return Err(Errno::EINVAL);
+        }
+        match op {
+            GrantOp::MapGrantRef => self.each(a, |c, e: &mut GnttabMapGrantRef| {
+                let op = MapOp { host_addr: e.host_addr, flags: e.flags, gref: e.gref, dom: e.dom };
+                match c.with_host(|g, h| {
+                    let found = if op.dom == DomId::SELF { Some(slot) } else { h.domains.find_alive(op.dom) };
+                    g.map(h, slot, &op, |_| found)
+                }) {
+                    Ok(mapped) => {
+                        e.handle = mapped.handle;
+                        e.dev_bus_addr = mapped.dev_bus_addr;
+                        e.status = 0;
+                    }
+                    Err(s) => e.status = s.number(),
+                }
+            }),
+            GrantOp::UnmapGrantRef => {
+                let answer = self.each(a, |c, e: &mut GnttabUnmapGrantRef| {
+                    let op = UnmapOp { host_addr: e.host_addr, handle: e.handle };
+                    e.status = c.with_host(|g, h| g.unmap(h, slot, &op)).number();
+                });
+                self.hv.reap(m);
+                answer
+            }
+            GrantOp::Copy => self.each(a, |c, e: &mut GnttabCopy| {
+                let end = |p: &GnttabCopyPtr| CopyPtr { frame: p.u, domid: p.domid, offset: p.offset };
+                let op = CopyOp { source: end(&e.source), dest: end(&e.dest), len: e.len, flags: e.flags };
+                e.status = c
+                    .with_host(|g, h| {
+                        let pair = [op.source.domid, op.dest.domid].map(|d| (d, h.domains.find_alive(d)));
+                        g.copy(h, slot, &op, |d| pair.iter().find(|p| p.0 == d).and_then(|p| p.1))
+                    })
+                    .number();
+            }),
+            GrantOp::SetupTable => {
+                if a[2] != 1 {
+                    return Err(Errno::EINVAL);
+                }
+                let mut e: GnttabSetupTable = self.guest().get(a[1])?;
+                match self.target(e.dom) {
+                    Ok(target) => {
+                        let (grants, mut host) = self.hv.grants_and_host(m);
+                        e.status = grants.setup_table(&mut host, target, e.nr_frames).number();
+                        if e.status == 0 {
+                            for i in 0..e.nr_frames {
+                                let gfn = self.hv.grants.shared_gfn(target, i);
+                                self.guest().put(e.frame_list.wrapping_add(u64::from(i) * 8), &gfn)?;
+                            }
+                        }
+                    }
+                    Err(err) => e.status = status_of(err),
+                }
+                self.guest().put(a[1], &e)?;
+                OK
+            }
+            GrantOp::QuerySize => {
+                if a[2] != 1 {
+                    return Err(Errno::EINVAL);
+                }
+                let mut e: GnttabQuerySize = self.guest().get(a[1])?;
+                match self.target(e.dom) {
+                    Ok(target) => match self.hv.grants.query_size(target) {
+                        Ok((now, max)) => {
+                            e.nr_frames = now;
+                            e.max_nr_frames = max;
+                            e.status = 0;
+                        }
+                        Err(s) => e.status = s.number(),
+                    },
+                    Err(err) => e.status = status_of(err),
+                }
+                self.guest().put(a[1], &e)?;
+                OK
+            }
+            GrantOp::SetVersion => {
+                let mut e: GnttabSetVersion = self.guest().get(a[1])?;
+                Grants::set_version(e.version)?;
+                e.version = 1;
+                self.guest().put(a[1], &e)?;
+                OK
+            }
+            GrantOp::GetVersion => {
+                let mut e: GnttabGetVersion = self.guest().get(a[1])?;
+                self.target(e.dom)?;
+                e.version = 1;
+                self.guest().put(a[1], &e)?;
+                OK
+            }
+            GrantOp::SwapGrantRef => self.each(a, |c, e: &mut [u32; 3]| {
+                let (x, y) = (GrantRef(e[0]), GrantRef(e[1]));
+                let s = c.with_host(|g, h| g.swap_grant_ref(h, slot, x, y));
+                e[2] = u32::from(s.number() as u16);
+            }),
+            GrantOp::CacheFlush => {
+                let mut cursor = 0;
+                while a[2] != 0 {
+                    let e: GnttabCacheFlush = self.guest().get(a[1])?;
+                    let op = CacheFlushOp { dev_bus_addr: e.a, offset: e.offset, length: e.length, op: e.op };
+                    while !self.with_host(|g, h| g.cache_flush(h, slot, &op, &mut cursor))? {}
+                    cursor = 0;
+                    a[1] = a[1].wrapping_add(size_of::<GnttabCacheFlush>() as u64);
+                    a[2] -= 1;
+                }
+                OK
+            }
+            GrantOp::Transfer | GrantOp::UnmapAndReplace | GrantOp::GetStatusFrames | GrantOp::DumpTable => {
+                Err(Errno::ENOSYS)
+            }
+        }
+    }
+
+    fn with_host<R>(&mut self, f: impl FnOnce(&mut Grants, &mut Host<'_, M>) -> R) -> R {
+        let (grants, mut host) = self.hv.grants_and_host(self.m);
+        f(grants, &mut host)
+    }
+
+    /// Runs an operation over the array at `a[1]`, `a[2]` long, a batch at a time.
+    fn each<T: FromBytes + IntoBytes + Immutable>(
+        &mut self,
+        a: &mut [u64; 5],
+        mut f: impl FnMut(&mut Self, &mut T),
+    ) -> Answer {
+        let mut budget = BATCH;
+        while a[2] != 0 {
+            if budget == 0 {
+                return Ok(Reply::Again);
+            }
+            budget -= 1;
+            let mut e: T = self.guest().get(a[1])?;
+            self.guest().check_writable(a[1], size_of::<T>() as u64)?;
+            f(self, &mut e);
+            self.guest().put(a[1], &e)?;
+            a[1] = a[1].wrapping_add(size_of::<T>() as u64);
+            a[2] -= 1;
+        }
+        done(0i64)
+    }
+}
+
+fn status_of(e: Errno) -> i16 {
+    match e {
+        Errno::ESRCH => GrantStatus::BadDomain.number(),
+        _ => GrantStatus::PermissionDenied.number(),
+    }
+}

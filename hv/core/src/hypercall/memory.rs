@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `memory_op(op, argument)` (`memory.h`). Progress of long operations travels in the upper bits
+//! of the operation number, as Xen's does.
+
+use super::{Answer, Call, OK, Reply, done};
+use crate::frame::Use;
+use crate::hypervisor::Host;
+use crate::machine::Machine;
+use crate::p2m::Kind;
+use crate::types::{DomId, Errno, Gfn, Mfn, Slot};
+use guest_abi::memory::{
+    AddToPhysmap, AddToPhysmapBatch, MEMOP_CMD_MASK, MEMOP_EXTENT_SHIFT, MapSpace,
+    MemAcquireResource, MemoryOp, MemoryReservation, RESOURCE_GRANT_TABLE_SHARED,
+    RemoveFromPhysmap, Resource,
+};
+
+/// The largest extent: 2 MiB, so that clearing one holds the hypervisor for a bounded time.
+const MAX_EXTENT_ORDER: u32 = 9;
+/// Pages handled before others get their turn.
+const BATCH_PAGES: u64 = 1024;
+
+impl<M: Machine> Call<'_, M> {
+    pub(super) fn memory_op(&mut self, a: &mut [u64; 5]) -> Answer {
+        let op = MemoryOp::from_number(a[0] & MEMOP_CMD_MASK).ok_or(Errno::ENOSYS)?;
+        let start = (a[0] & 0xffff_ffff) >> MEMOP_EXTENT_SHIFT;
+        match op {
+            MemoryOp::PopulatePhysmap | MemoryOp::IncreaseReservation | MemoryOp::DecreaseReservation => {
+                self.reservation(a, op, start)
+            }
+            MemoryOp::AddToPhysmap => {
+                let x: AddToPhysmap = self.guest().get(a[1])?;
+                let target = self.live_target(x.domid)?;
+                match MapSpace::from_number(x.space) {
+                    Some(MapSpace::SharedInfo) => self.map_shared_info(target, x.idx, x.gpfn)?,
+                    Some(MapSpace::GrantTable) => self.map_grant_frame(target, x.idx, x.gpfn)?,
+                    Some(MapSpace::GmfnForeign) => return Err(Errno::EINVAL),
+                    _ => return Err(Errno::ENOSYS),
+                }
+                OK
+            }
+            MemoryOp::AddToPhysmapBatch => self.map_foreign_batch(a, start),
+            MemoryOp::RemoveFromPhysmap => {
+                let x: RemoveFromPhysmap = self.guest().get(a[1])?;
+                let target = self.live_target(x.domid)?;
+                self.unmap_page(target, x.gpfn)?;
+                self.hv.reap(self.m);
+                OK
+            }
+            MemoryOp::CurrentReservation | MemoryOp::MaximumReservation | MemoryOp::MaximumGpfn => {
+                let domid: u16 = self.guest().get(a[1])?;
+                let target = self.target(DomId(domid))?;
+                let d = self.hv.domains.get(target).ok_or(Errno::ESRCH)?;
+                done(match op {
+                    MemoryOp::CurrentReservation => i64::from(self.hv.frames.guest_pages(target)),
+                    MemoryOp::MaximumReservation => i64::from(d.max_pages),
+                    _ => d.p2m.max_gfn().0 as i64,
+                })
+            }
+            MemoryOp::MaximumRamPage => done(self.hv.frames.max_mfn().0 as i64),
+            MemoryOp::GetSharingFreedPages | MemoryOp::GetSharingSharedPages => OK,
+            MemoryOp::AcquireResource => self.acquire_resource(a[1]),
+            MemoryOp::GetVnumainfo => Err(Errno::EOPNOTSUPP),
+            MemoryOp::ClaimPages => {
+                self.require_privilege()?;
+                OK
+            }
+            _ => Err(Errno::ENOSYS),
+        }
+    }
+
+    fn reservation(&mut self, a: &mut [u64; 5], op: MemoryOp, start: u64) -> Answer {
+        let r: MemoryReservation = self.guest().get(a[1])?;
+        // The counter of extents must fit the bits that carry progress.
+        if r.nr_extents > u64::from(u32::MAX >> MEMOP_EXTENT_SHIFT) || start > r.nr_extents {
+            return done(start as i64);
+        }
+        if r.extent_order > MAX_EXTENT_ORDER {
+            return done(start as i64);
+        }
+        let Ok(target) = self.live_target(r.domid) else { return done(start as i64) };
+        let mut budget = BATCH_PAGES;
+        let mut i = start;
+        while i < r.nr_extents {
+            if budget == 0 {
+                a[0] = op.number() | (i << MEMOP_EXTENT_SHIFT);
+                return Ok(Reply::Again);
+            }
+            budget = budget.saturating_sub(1 << r.extent_order);
+            let at = r.extent_start.wrapping_add(i * 8);
+            let Ok(frame) = self.guest().get::<u64>(at) else { break };
+            let ok = match op {
+                MemoryOp::PopulatePhysmap => self.populate(target, Gfn(frame), r.extent_order as u8),
+                MemoryOp::DecreaseReservation => self.decrease(target, Gfn(frame), r.extent_order),
+                _ => Err(Errno::ENOSYS),
+            };
+            if ok.is_err() {
+                break;
+            }
+            i += 1;
+        }
+        self.hv.reap(self.m);
+        done(i as i64)
+    }
+
+    /// Gives a domain 2^`order` cleared pages at `gfn`.
+    fn populate(&mut self, slot: Slot, gfn: Gfn, order: u8) -> Result<(), Errno> {
+        let have = self.hv.frames.guest_pages(slot);
+        let m = self.m;
+        let (d, mut c) = self.hv.p2m_of(m, slot)?;
+        let pages = 1u32 << order;
+        if d.direct_mapped || have.checked_add(pages).is_none_or(|n| n > d.max_pages) {
+            return Err(Errno::ENOMEM);
+        }
+        if gfn.0.checked_add(u64::from(pages)).is_none_or(|e| e > crate::p2m::MAX_GFN) {
+            return Err(Errno::EINVAL);
+        }
+        if (0..u64::from(pages)).any(|k| d.p2m.lookup(m, Gfn(gfn.0 + k)).is_some()) {
+            return Err(Errno::EEXIST);
+        }
+        let mfn = c.frames.alloc(slot, Use::Guest, order)?;
+        for k in 0..u64::from(pages) {
+            m.zero_page(Mfn(mfn.0 + k));
+        }
+        if order == 9 && gfn.0 % 512 == 0 {
+            if let Err(e) = d.p2m.map(&mut c, gfn, mfn, 9, Kind::Ram) {
+                (0..512).for_each(|k| c.frames.put(Mfn(mfn.0 + k)));
+                return Err(e);
+            }
+            return Ok(());
+        }
+        for k in 0..u64::from(pages) {
+            if let Err(e) = d.p2m.map(&mut c, Gfn(gfn.0 + k), Mfn(mfn.0 + k), 0, Kind::Ram) {
+                for back in 0..k {
+                    let _ = d.p2m.unmap(&mut c, Gfn(gfn.0 + back));
+                }
+                (0..u64::from(pages)).for_each(|k| c.frames.put(Mfn(mfn.0 + k)));
+                return Err(e);
+            }
+        }
+        Ok(())
+    }
+
+    fn decrease(&mut self, slot: Slot, gfn: Gfn, order: u32) -> Result<(), Errno> {
+        for k in 0..1u64 << order {
+            let at = Gfn(gfn.0.checked_add(k).ok_or(Errno::EINVAL)?);
+            let d = self.hv.domains.get(slot).ok_or(Errno::ESRCH)?;
+            if d.p2m.lookup(self.m, at).map(|x| x.kind) != Some(Kind::Ram) {
+                return Err(Errno::EINVAL);
+            }
+            self.unmap_page(slot, at)?;
+        }
+        Ok(())
+    }
+
+    /// Takes what is mapped at `gfn` away, dropping the reference that the mapping held.
+    fn unmap_page(&mut self, slot: Slot, gfn: Gfn) -> Result<(), Errno> {
+        let m = self.m;
+        let (d, mut c) = self.hv.p2m_of(m, slot)?;
+        let found = d.p2m.lookup(m, gfn).ok_or(Errno::EINVAL)?;
+        match found.kind {
+            // These end by their own operations.
+            Kind::Grant | Kind::GrantRo | Kind::Mmio => return Err(Errno::EINVAL),
+            Kind::Ram | Kind::Foreign | Kind::Shared => {}
+        }
+        let old = d.p2m.unmap(&mut c, gfn)?;
+        match old.kind {
+            Kind::Ram | Kind::Foreign => c.frames.put(old.mfn),
+            _ if d.shared_info == old.mfn => d.shared_info_gfn = None,
+            _ => self.hv.grants.set_shared_gfn(slot, old.mfn, None),
+        }
+        Ok(())
+    }
+
+    /// Maps a page of the hypervisor at `gfn`, in place of what is there.
+    fn map_shared(&mut self, slot: Slot, gfn: Gfn, mfn: Mfn) -> Result<(), Errno> {
+        let m = self.m;
+        let (d, _) = self.hv.p2m_of(m, slot)?;
+        match d.p2m.lookup(m, gfn) {
+            Some(x) if x.mfn == mfn => return Ok(()),
+            Some(_) => self.unmap_page(slot, gfn)?,
+            None => {}
+        }
+        let (d, mut c) = self.hv.p2m_of(m, slot)?;
+        d.p2m.map(&mut c, gfn, mfn, 0, Kind::Shared)
+    }
+
+    fn map_shared_info(&mut self, slot: Slot, idx: u64, gfn: Gfn) -> Result<(), Errno> {
+        let d = self.hv.domains.get(slot).ok_or(Errno::ESRCH)?;
+        if idx != 0 {
+            return Err(Errno::EINVAL);
+        }
+        if d.shared_info_gfn.is_some() {
+            return Err(Errno::EBUSY);
+        }
+        let mfn = d.shared_info;
+        self.map_shared(slot, gfn, mfn)?;
+        if let Some(d) = self.hv.domains.get_mut(slot) {
+            d.shared_info_gfn = Some(gfn);
+        }
+        Ok(())
+    }
+
+    fn map_grant_frame(&mut self, slot: Slot, idx: u64, gfn: Gfn) -> Result<(), Errno> {
+        let (grants, mut host) = self.hv.grants_and_host(self.m);
+        let mfn = grants.shared_frame(&mut host, slot, idx)?;
+        // A frame is in one place: it leaves the old one first.
+        let old = grants.shared_gfn(slot, idx as u32);
+        if old != u64::MAX && old != gfn.0 {
+            self.unmap_page(slot, Gfn(old))?;
+        }
+        self.map_shared(slot, gfn, mfn)?;
+        self.hv.grants.set_shared_gfn(slot, mfn, Some(gfn));
+        Ok(())
+    }
+
+    /// Maps pages of another domain into the caller's address space.
+    fn map_foreign_batch(&mut self, a: &mut [u64; 5], start: u64) -> Answer {
+        let x: AddToPhysmapBatch = self.guest().get(a[1])?;
+        let target = self.live_target(x.domid)?;
+        if MapSpace::from_number(u32::from(x.space)) != Some(MapSpace::GmfnForeign) {
+            return Err(Errno::ENOSYS);
+        }
+        self.require_privilege()?;
+        let source = self.hv.domains.find_alive(x.foreign_domid).ok_or(Errno::ESRCH)?;
+        if source == target {
+            return Err(Errno::EINVAL);
+        }
+        let mut i = start;
+        while i < u64::from(x.size) {
+            if i - start >= BATCH_PAGES {
+                a[0] = MemoryOp::AddToPhysmapBatch.number() | (i << MEMOP_EXTENT_SHIFT);
+                return Ok(Reply::Again);
+            }
+            let from: u64 = self.guest().get(x.idxs.wrapping_add(i * 8))?;
+            let to: u64 = self.guest().get(x.gpfns.wrapping_add(i * 8))?;
+            let rc = match self.map_foreign(target, source, Gfn(from), Gfn(to)) {
+                Ok(()) => 0,
+                Err(e) => -e.number(),
+            };
+            self.guest().put(x.errs.wrapping_add(i * 4), &rc)?;
+            i += 1;
+        }
+        OK
+    }
+
+    fn map_foreign(&mut self, target: Slot, source: Slot, from: Gfn, to: Gfn) -> Result<(), Errno> {
+        let d = self.hv.domains.get(source).ok_or(Errno::ESRCH)?;
+        let page = match d.p2m.lookup(self.m, from) {
+            Some(x) if x.kind == Kind::Ram => x.mfn,
+            _ => return Err(Errno::EINVAL),
+        };
+        self.install_foreign(target, to, page)
+    }
+
+    fn install_foreign(&mut self, target: Slot, to: Gfn, page: Mfn) -> Result<(), Errno> {
+        self.hv.frames.get(page)?;
+        let m = self.m;
+        let (d, mut c) = self.hv.p2m_of(m, target)?;
+        let r = d.p2m.map(&mut c, to, page, 0, Kind::Foreign);
+        if r.is_err() {
+            c.frames.put(page);
+        }
+        r
+    }
+
+    /// Maps a domain's grant frames into the control domain (`XENMEM_acquire_resource`).
+    fn acquire_resource(&mut self, arg: u64) -> Answer {
+        self.require_privilege()?;
+        let x: MemAcquireResource = self.guest().get(arg)?;
+        let source = self.hv.domains.find_alive(x.domid).ok_or(Errno::ESRCH)?;
+        if Resource::from_number(x.kind) != Some(Resource::GrantTable) || x.id != RESOURCE_GRANT_TABLE_SHARED {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        if x.nr_frames == 0 {
+            let (_, max) = self.hv.grants.query_size(source).map_err(|_| Errno::EINVAL)?;
+            return self.guest().put(arg, &MemAcquireResource { nr_frames: max, ..x }).and(OK);
+        }
+        if x.nr_frames > 32 {
+            return Err(Errno::E2BIG);
+        }
+        for i in 0..u64::from(x.nr_frames) {
+            let to: u64 = self.guest().get(x.frame_list.wrapping_add(i * 8))?;
+            let (grants, mut host): (_, Host<'_, M>) = self.hv.grants_and_host(self.m);
+            let index = x.frame.checked_add(i).ok_or(Errno::EINVAL)?;
+            let page = grants.shared_frame(&mut host, source, index)?;
+            self.install_foreign(self.who.slot, Gfn(to), page)?;
+        }
+        OK
+    }
+}

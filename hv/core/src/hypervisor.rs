@@ -1,0 +1,491 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The hypervisor as one value: all tables of all subsystems, and what concerns several of them:
+//! the birth and death of domains, waking vcpus, the host that grant operations work on.
+
+use crate::console::Console;
+use crate::domain::{Death, Domain, Domains, HVM_PARAMS, Vcpu};
+use crate::event::{Events, Notify, Progress};
+use crate::frame::{Frames, Use};
+use crate::grant::{Destroyed, Grants, PageHost};
+use crate::machine::{Machine, StartState};
+use crate::p2m::{Ctx, Kind, P2m};
+use crate::sched::Scheduler;
+use crate::types::{Access, CpuId, DomId, Errno, Gfn, Mfn, Pa, Slot, VcpuId, VcpuRef};
+use alloc::vec::Vec;
+
+/// VIRQ_DOM_EXC: a domain's state changed (`xen.h`).
+pub const VIRQ_DOM_EXC: u32 = 3;
+/// VIRQ_CONSOLE: bytes came in on the hypervisor's console.
+pub const VIRQ_CONSOLE: u32 = 2;
+/// How many pages, ports or mappings a sliced operation handles before it lets others in.
+pub const SLICE: u32 = 256;
+
+/// What the shell does after it dropped the lock.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Effects {
+    /// Bit n: interrupt CPU n, so that it looks at its vcpu and its queue anew.
+    pub kick: u64,
+    /// The machine is to stop or start anew.
+    pub power: Option<Power>,
+    /// This CPU is to call the scheduler before it goes back to a guest.
+    pub resched: bool,
+}
+
+/// What becomes of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Power {
+    /// Off.
+    Off,
+    /// Reset.
+    Reset,
+}
+
+/// What the machine is, as told to toolstacks.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MachineInfo {
+    /// CPUs that run.
+    pub cpus: u32,
+    /// Counter frequency in kHz.
+    pub khz: u32,
+    /// Interrupt controller: 2 or 3.
+    pub gic_version: u8,
+    /// Seconds since 1970 when the hypervisor started.
+    pub wall_sec: u64,
+}
+
+/// What a domain is created with (`xen_domctl_createdomain`).
+#[derive(Clone, Copy, Debug)]
+pub struct NewDomain {
+    /// UUID.
+    pub handle: [u8; 16],
+    /// vcpus.
+    pub max_vcpus: u32,
+    /// The highest event-channel port.
+    pub max_port: u32,
+    /// Grant table limit in frames.
+    pub max_grant_frames: u32,
+    /// Maptrack limit in frames.
+    pub max_maptrack_frames: u32,
+    /// Emulated GIC: 2, 3, or 0 for the machine's.
+    pub gic_version: u8,
+    /// Shared peripheral interrupts.
+    pub nr_spis: u16,
+    /// Control domain.
+    pub privileged: bool,
+}
+
+/// Everything.
+pub struct Hypervisor {
+    /// Machine pages.
+    pub frames: Frames,
+    /// Domains.
+    pub domains: Domains,
+    /// Event channels.
+    pub events: Events,
+    /// Grant tables.
+    pub grants: Grants,
+    /// Who runs where.
+    pub sched: Scheduler,
+    /// The console's log and input.
+    pub console: Console,
+    /// What is to be done when the lock is dropped.
+    pub effects: Effects,
+    /// The machine.
+    pub info: MachineInfo,
+    /// Domains that are dead but for pages that others map.
+    zombies: u32,
+}
+
+/// Pages, p2ms and TLBs, borrowed for grant operations.
+pub struct Host<'a, M> {
+    /// Machine.
+    pub m: &'a M,
+    /// Pages.
+    pub frames: &'a mut Frames,
+    /// Domains, for their p2ms.
+    pub domains: &'a mut Domains,
+}
+
+impl<M: Machine> PageHost for Host<'_, M> {
+    type Mem = M;
+    fn mem(&self) -> &M {
+        self.m
+    }
+    fn resolve(&self, slot: Slot, gfn: Gfn, access: Access) -> Result<Mfn, Errno> {
+        let d = self.domains.get(slot).ok_or(Errno::ESRCH)?;
+        let map = d.p2m.lookup(self.m, gfn).ok_or(Errno::EINVAL)?;
+        if map.kind == Kind::Ram && map.allows(access) { Ok(map.mfn) } else { Err(Errno::EINVAL) }
+    }
+    fn get_page(&mut self, mfn: Mfn) -> Result<(), Errno> {
+        self.frames.get(mfn)
+    }
+    fn put_page(&mut self, mfn: Mfn) {
+        self.frames.put(mfn);
+    }
+    fn map_granted(&mut self, slot: Slot, gfn: Gfn, mfn: Mfn, access: Access) -> Result<(), Errno> {
+        let d = self.domains.get_mut(slot).ok_or(Errno::ESRCH)?;
+        let kind = if access == Access::Write { Kind::Grant } else { Kind::GrantRo };
+        d.p2m.map(&mut Ctx { m: self.m, frames: self.frames }, gfn, mfn, 0, kind)
+    }
+    fn unmap_granted(&mut self, slot: Slot, gfn: Gfn, mfn: Mfn) -> Result<(), Errno> {
+        let d = self.domains.get_mut(slot).ok_or(Errno::EINVAL)?;
+        match d.p2m.lookup(self.m, gfn) {
+            Some(map) if map.mfn == mfn && matches!(map.kind, Kind::Grant | Kind::GrantRo) => {}
+            _ => return Err(Errno::EINVAL),
+        }
+        d.p2m.unmap(&mut Ctx { m: self.m, frames: self.frames }, gfn).map(drop)
+    }
+    fn alloc_shared(&mut self, slot: Slot) -> Result<Mfn, Errno> {
+        let mfn = self.frames.alloc(slot, Use::Shared, 0)?;
+        self.m.zero_page(mfn);
+        Ok(mfn)
+    }
+    fn free_shared(&mut self, _slot: Slot, mfn: Mfn) {
+        self.frames.put(mfn);
+    }
+    fn owner(&self, mfn: Mfn) -> Result<Slot, Errno> {
+        match self.frames.lookup(mfn) {
+            Some((Use::Guest, slot)) => Ok(slot),
+            Some(_) => Err(Errno::EPERM),
+            None => Err(Errno::EINVAL),
+        }
+    }
+}
+
+impl Hypervisor {
+    /// A hypervisor without domains.
+    #[must_use]
+    pub fn new(frames: Frames, info: MachineInfo) -> Self {
+        Self {
+            frames,
+            domains: Domains::new(),
+            events: Events::new(),
+            grants: Grants::new(),
+            sched: Scheduler::new(info.cpus as usize),
+            console: Console::new(),
+            effects: Effects::default(),
+            info,
+            zombies: 0,
+        }
+    }
+
+    /// Borrows what grant operations need, and the grant tables.
+    pub fn grants_and_host<'a, M: Machine>(&'a mut self, m: &'a M) -> (&'a mut Grants, Host<'a, M>) {
+        (&mut self.grants, Host { m, frames: &mut self.frames, domains: &mut self.domains })
+    }
+
+    /// A domain's p2m and what its operations need.
+    pub fn p2m_of<'a, M>(&'a mut self, m: &'a M, slot: Slot) -> Result<(&'a mut Domain, Ctx<'a, M>), Errno> {
+        let d = self.domains.get_mut(slot).ok_or(Errno::ESRCH)?;
+        Ok((d, Ctx { m, frames: &mut self.frames }))
+    }
+
+    fn kick(&mut self, cpu: Option<CpuId>) {
+        if let Some(c) = cpu {
+            self.effects.kick |= 1 << c.0;
+        }
+    }
+
+    /// Wakes a vcpu that waits, or makes the CPU that runs it look at its interrupts.
+    pub fn wake(&mut self, v: VcpuRef, now: u64) {
+        let cpu = self.sched.wake(v, now).or_else(|| self.sched.running_on(v));
+        self.kick(cpu);
+    }
+
+    /// Acts on what an event-channel operation raised.
+    #[inline]
+    pub fn notify(&mut self, n: Notify, now: u64) {
+        if n.is_none() {
+            return;
+        }
+        for v in n.upcall_vcpus() {
+            self.wake(v, now);
+        }
+        for v in n.poller_vcpus() {
+            self.end_poll(v);
+            self.wake(v, now);
+        }
+    }
+
+    /// SCHEDOP_poll is over for a vcpu.
+    pub fn end_poll(&mut self, v: VcpuRef) {
+        self.events.poll_done(v);
+        if let Some(x) = self.domains.get_mut(v.slot).and_then(|d| d.vcpus.get_mut(v.vcpu.idx())) {
+            x.polling = false;
+        }
+    }
+
+    /// Raises a global VIRQ at the control domain.
+    pub fn dom0_virq<M: Machine>(&mut self, m: &M, virq: u32) {
+        if let Some(slot) = self.domains.find(DomId(0)) {
+            let n = self.events.send_global_virq(slot, virq, m);
+            self.notify(n, m.now());
+        }
+    }
+
+    /// Makes a domain: no memory yet, paused, its vcpus down.
+    ///
+    /// # Errors
+    /// `EINVAL` for limits that cannot be, `ENOMEM`.
+    pub fn create_domain<M: Machine>(&mut self, m: &M, new: &NewDomain) -> Result<Slot, Errno> {
+        let n = new.max_vcpus as usize;
+        let gic = if new.gic_version == 0 { self.info.gic_version } else { new.gic_version };
+        let most = if gic == 2 { 8 } else { crate::types::MAX_VCPUS };
+        if n == 0 || n > most || gic != self.info.gic_version || new.nr_spis > 960 {
+            return Err(Errno::EINVAL);
+        }
+        let slot = self.domains.free_slot()?;
+        let domid = if new.privileged { DomId(0) } else { self.domains.free_domid()? };
+        let mut vcpus: Vec<Vcpu> = Vec::new();
+        vcpus.try_reserve_exact(n).map_err(|_| Errno::ENOMEM)?;
+        vcpus.resize(n, Vcpu { poll_until: u64::MAX, ..Vcpu::default() });
+        let p2m = P2m::new(&mut Ctx { m, frames: &mut self.frames }, slot, 64)?;
+        let mut d = Domain {
+            domid,
+            slot,
+            handle: new.handle,
+            privileged: new.privileged,
+            direct_mapped: new.privileged,
+            paused: 1,
+            creating: true,
+            shutdown: None,
+            death: Death::Alive,
+            vcpus,
+            max_pages: 0,
+            p2m,
+            shared_info: Mfn(0),
+            shared_info_gfn: None,
+            params: [0; HVM_PARAMS],
+            assist: 0,
+            gic_version: gic,
+            nr_spis: new.nr_spis,
+            vuart: false,
+            watchdogs: [0; 2],
+            cntvoff: 0,
+            print_budget: (0, 0),
+        };
+        // Everything that can fail, with its undoing in reverse.
+        let made = self.create_parts(m, &mut d, new);
+        if let Err(e) = made {
+            self.discard_parts(m, d);
+            return Err(e);
+        }
+        self.domains.insert(d);
+        Ok(slot)
+    }
+
+    fn create_parts<M: Machine>(&mut self, m: &M, d: &mut Domain, new: &NewDomain) -> Result<(), Errno> {
+        let slot = d.slot;
+        d.shared_info = self.frames.alloc(slot, Use::Shared, 0)?;
+        m.zero_page(d.shared_info);
+        self.events.create_domain(slot, d.domid, new.max_port, d.vcpus.len())?;
+        self.events.set_shared_info(slot, Some(Pa(d.shared_info.addr())))?;
+        let mut host = Host { m, frames: &mut self.frames, domains: &mut self.domains };
+        self.grants.create_domain(
+            &mut host,
+            slot,
+            d.domid,
+            new.max_grant_frames,
+            new.max_maptrack_frames,
+        )?;
+        let now = m.now();
+        for v in d.vcpu_refs() {
+            m.create_vcpu(v)?;
+            self.sched.add_vcpu(v, now)?;
+            let _ = self.sched.pause(v, now);
+        }
+        self.write_wall_clock(m, Pa(d.shared_info.addr()));
+        Ok(())
+    }
+
+    fn discard_parts<M: Machine>(&mut self, m: &M, mut d: Domain) {
+        let slot = d.slot;
+        let _ = self.sched.remove_domain(slot);
+        for v in d.vcpu_refs() {
+            m.destroy_vcpu(v);
+        }
+        let (grants, mut host) = self.grants_and_host(m);
+        while grants.destroy(&mut host, slot, SLICE) == Destroyed::More {}
+        let frames = &mut self.frames;
+        while self.events.destroy(slot, SLICE, m, |p| frames.put(p)) == Progress::More {}
+        if d.shared_info.0 != 0 {
+            self.frames.put(d.shared_info);
+        }
+        let mut c = Ctx { m, frames: &mut self.frames };
+        while !d.p2m.free_tables(&mut c, SLICE) {}
+    }
+
+    /// Sets a vcpu's start state and brings it up.
+    ///
+    /// # Errors
+    /// `EINVAL` when there is no such vcpu or it is up already.
+    pub fn start_vcpu<M: Machine>(&mut self, m: &M, v: VcpuRef, s: &StartState) -> Result<(), Errno> {
+        if !self.sched.is_down(v) || self.sched.running_on(v).is_some() {
+            return Err(Errno::EINVAL);
+        }
+        let d = self.domains.get_mut(v.slot).ok_or(Errno::ESRCH)?;
+        let x = d.vcpus.get_mut(v.vcpu.idx()).ok_or(Errno::EINVAL)?;
+        x.initialised = true;
+        m.set_state(v, s);
+        let cpu = self.sched.up(v, m.now());
+        self.kick(cpu);
+        Ok(())
+    }
+
+    /// XEN_DOMCTL_pausedomain and the reverse, which also starts a newly built domain.
+    ///
+    /// # Errors
+    /// `ESRCH`; `EINVAL` when it is not paused.
+    pub fn pause_domain<M: Machine>(&mut self, m: &M, slot: Slot, pause: bool) -> Result<(), Errno> {
+        let d = self.domains.get_mut(slot).ok_or(Errno::ESRCH)?;
+        if pause {
+            d.paused = d.paused.checked_add(1).ok_or(Errno::EINVAL)?;
+        } else {
+            d.paused = d.paused.checked_sub(1).ok_or(Errno::EINVAL)?;
+            d.creating = false;
+        }
+        let vcpus: u8 = d.vcpus.len() as u8;
+        self.all_vcpus(m, slot, vcpus, pause);
+        Ok(())
+    }
+
+    fn all_vcpus<M: Machine>(&mut self, m: &M, slot: Slot, n: u8, pause: bool) {
+        let now = m.now();
+        for vcpu in (0..n).map(VcpuId) {
+            let v = VcpuRef { slot, vcpu };
+            let cpu = if pause { self.sched.pause(v, now) } else { self.sched.unpause(v, now) };
+            self.kick(cpu);
+        }
+        self.effects.resched = true;
+    }
+
+    /// A domain shuts itself down (or is made to): all its vcpus stop, the toolstack is told.
+    /// dom0's shutdown is the machine's.
+    pub fn shutdown_domain<M: Machine>(&mut self, m: &M, slot: Slot, reason: u32) {
+        let Some(d) = self.domains.get_mut(slot) else { return };
+        if d.shutdown.is_some() || d.death != Death::Alive {
+            return;
+        }
+        d.shutdown = Some(reason);
+        let n = d.vcpus.len() as u8;
+        if d.privileged {
+            self.effects.power = Some(if reason == 1 { Power::Reset } else { Power::Off });
+        }
+        self.all_vcpus(m, slot, n, true);
+        self.dom0_virq(m, VIRQ_DOM_EXC);
+    }
+
+    /// Destroys a domain in slices; `Ok(true)` when no more can be done now. Its slot and number
+    /// stay taken until the last of its pages is let go.
+    ///
+    /// # Errors
+    /// `EAGAIN` while one of its vcpus is still on a CPU; the caller tries again.
+    pub fn destroy_slice<M: Machine>(&mut self, m: &M, slot: Slot) -> Result<bool, Errno> {
+        let d = self.domains.get_mut(slot).ok_or(Errno::ESRCH)?;
+        match d.death {
+            Death::Alive => {
+                d.death = Death::Events;
+                let n = d.vcpus.len() as u8;
+                self.all_vcpus(m, slot, n, true);
+                Ok(false)
+            }
+            Death::Events => {
+                for v in d.vcpu_refs() {
+                    if let Some(cpu) = self.sched.running_on(v) {
+                        self.effects.kick |= 1 << cpu.0;
+                        return Err(Errno::EAGAIN);
+                    }
+                }
+                let frames = &mut self.frames;
+                if self.events.destroy(slot, SLICE, m, |p| frames.put(p)) == Progress::Done {
+                    self.set_death(slot, Death::Grants);
+                }
+                Ok(false)
+            }
+            Death::Grants => {
+                let (grants, mut host) = self.grants_and_host(m);
+                if grants.destroy(&mut host, slot, SLICE) != Destroyed::More {
+                    self.set_death(slot, Death::Memory(Gfn(0)));
+                }
+                Ok(false)
+            }
+            Death::Memory(from) => {
+                let at = self.release_memory(m, slot, from);
+                self.set_death(slot, at.map_or(Death::Zombie, Death::Memory));
+                if at.is_none() {
+                    m.flush_vmid(self.domains.get(slot).map_or(0, |d| d.p2m.vttbr()));
+                    self.zombies += 1;
+                    self.reap(m);
+                }
+                Ok(false)
+            }
+            Death::Zombie => Ok(true),
+        }
+    }
+
+    fn set_death(&mut self, slot: Slot, death: Death) {
+        if let Some(d) = self.domains.get_mut(slot) {
+            d.death = death;
+        }
+    }
+
+    /// Gives back a slice of a dying domain's memory; where to go on, or `None` at the end.
+    fn release_memory<M: Machine>(&mut self, m: &M, slot: Slot, from: Gfn) -> Option<Gfn> {
+        let d = self.domains.get_mut(slot)?;
+        let mut at = from;
+        let mut budget = i64::from(SLICE) * 8;
+        while budget > 0 {
+            let (gfn, map) = d.p2m.next_mapped(m, at)?;
+            let pages = 1u64 << map.order;
+            if matches!(map.kind, Kind::Ram | Kind::Foreign) {
+                let first = at.0.max(gfn.0) - gfn.0;
+                let n = (pages - first).min(budget as u64);
+                for k in first..first + n {
+                    self.frames.put(Mfn(map.mfn.0 + k));
+                }
+                budget -= n as i64;
+                at = Gfn(gfn.0 + first + n);
+            } else {
+                budget -= 1;
+                at = Gfn(gfn.0 + pages);
+            }
+            if at.0 == gfn.0 + pages {
+                d.p2m.clear_entry(m, gfn);
+            }
+        }
+        Some(at)
+    }
+
+    /// Ends dead domains whose last page was let go. Cheap when there is none.
+    pub fn reap<M: Machine>(&mut self, m: &M) {
+        while let Some(slot) = self.grants.take_reapable() {
+            let (grants, mut host) = self.grants_and_host(m);
+            let _ = grants.destroy(&mut host, slot, SLICE);
+        }
+        if self.zombies == 0 {
+            return;
+        }
+        let gone = |h: &Self, d: &Domain| {
+            d.death == Death::Zombie
+                && h.frames.guest_pages(d.slot) == 0
+                && h.grants.pins_outstanding(d.slot) == 0
+        };
+        loop {
+            let next = self.domains.iter().find(|d| gone(self, d)).map(|d| d.slot);
+            let Some(slot) = next else { break };
+            if let Some(mut d) = self.domains.remove(slot) {
+                self.zombies -= 1;
+                let _ = self.sched.remove_domain(slot);
+                for v in d.vcpu_refs() {
+                    m.destroy_vcpu(v);
+                }
+                let (grants, mut host) = self.grants_and_host(m);
+                let _ = grants.destroy(&mut host, slot, SLICE);
+                self.frames.put(d.shared_info);
+                let mut c = Ctx { m, frames: &mut self.frames };
+                while !d.p2m.free_tables(&mut c, SLICE) {}
+                self.dom0_virq(m, VIRQ_DOM_EXC);
+            }
+        }
+    }
+}
