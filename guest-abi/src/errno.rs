@@ -37,14 +37,20 @@ errnos! {
     ENOENT = 2,
     /// No such domain.
     ESRCH = 3,
+    /// Interrupted.
+    EINTR = 4,
     /// I/O error.
     EIO = 5,
     /// No such device or address.
     ENXIO = 6,
     /// Argument list too long.
     E2BIG = 7,
+    /// Not an executable.
+    ENOEXEC = 8,
     /// Bad file.
     EBADF = 9,
+    /// No child.
+    ECHILD = 10,
     /// Try again.
     EAGAIN = 11,
     /// Out of memory.
@@ -57,36 +63,62 @@ errnos! {
     EBUSY = 16,
     /// Exists.
     EEXIST = 17,
+    /// Across devices.
+    EXDEV = 18,
     /// No such device.
     ENODEV = 19,
+    /// Not a directory.
+    ENOTDIR = 20,
     /// Is a directory.
     EISDIR = 21,
     /// Invalid argument.
     EINVAL = 22,
+    /// Too many open files in the system.
+    ENFILE = 23,
+    /// Too many open files.
+    EMFILE = 24,
     /// Out of some space.
     ENOSPC = 28,
     /// Read-only.
     EROFS = 30,
+    /// Too many links.
+    EMLINK = 31,
     /// Out of domain.
     EDOM = 33,
     /// Out of range.
     ERANGE = 34,
+    /// Would deadlock.
+    EDEADLK = 35,
     /// Name too long.
     ENAMETOOLONG = 36,
+    /// No locks.
+    ENOLCK = 37,
     /// Not implemented.
     ENOSYS = 38,
     /// Not empty.
     ENOTEMPTY = 39,
     /// No data.
     ENODATA = 61,
+    /// A timer ran out.
+    ETIME = 62,
+    /// Not a data message.
+    EBADMSG = 74,
     /// Too large for the type.
     EOVERFLOW = 75,
+    /// Illegal byte sequence.
+    EILSEQ = 84,
     /// The call was cut short and is to be made again.
     ERESTART = 85,
+    /// Not a socket.
+    ENOTSOCK = 88,
+    /// Message too long.
+    EMSGSIZE = 90,
     /// Not supported.
     EOPNOTSUPP = 95,
     /// Address in use.
     EADDRINUSE = 98,
+    /// Address not available.
+    EADDRNOTAVAIL = 99,
     /// No buffers.
     ENOBUFS = 105,
     /// Is connected.
@@ -95,6 +127,28 @@ errnos! {
     ENOTCONN = 107,
     /// Timed out.
     ETIMEDOUT = 110,
+    /// Refused.
+    ECONNREFUSED = 111,
+}
+
+impl Errno {
+    /// Reads what a hypercall returned: a value of 0 or more, or an error's number negated. A number
+    /// that the ABI does not define is taken for [`Errno::EIO`].
+    ///
+    /// # Errors
+    /// The error that was returned.
+    pub const fn check(ret: i64) -> Result<u64, Self> {
+        if ret >= 0 {
+            return Ok(ret as u64);
+        }
+        if ret < -4095 {
+            return Err(Self::EIO);
+        }
+        match Self::from_number(-ret as i32) {
+            Some(e) => Err(e),
+            None => Err(Self::EIO),
+        }
+    }
 }
 
 impl core::fmt::Display for Errno {
