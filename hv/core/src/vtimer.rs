@@ -11,7 +11,7 @@
 //! Times are ticks of the physical counter.
 //!
 //! # What the shell does
-//! 1. Trapped `CNTP_{CTL,CVAL,TVAL}_EL0`: [`VTimers::read`], [`VTimers::write`]; a write gives
+//! 1. Trapped `CNTP_{CTL,CVAL,TVAL}_EL0` ([`TimerReg`]): [`VTimers::read`], [`VTimers::write`]; a write gives
 //!    the line's level for `Vgics::set_level(slot, vcpu, 30, level)`.
 //! 2. A vcpu is **about to run**: the hypervisor's timer is armed for
 //!    [`VTimers::deadline`]`(.., asleep = false, ..)`, among whatever else the CPU waits for.
@@ -22,6 +22,7 @@
 //!    (`set_level(.., 30, true)`); `virt` that the virtual timer of a sleeping vcpu fired
 //!    (`inject_hw(.., 27)`). The kicks of those calls wake the vcpu.
 
+use crate::sysreg::TimerReg;
 use crate::types::{Errno, MAX_DOMAINS, MAX_VCPUS, Slot, VcpuId};
 use alloc::vec::Vec;
 
@@ -33,17 +34,6 @@ pub const PPI_PHYSICAL: u32 = 30;
 const ENABLE: u64 = 1;
 const IMASK: u64 = 2;
 const ISTATUS: u64 = 4;
-
-/// A trapped register of the physical timer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reg {
-    /// `CNTP_CTL_EL0`.
-    Ctl,
-    /// `CNTP_CVAL_EL0`.
-    Cval,
-    /// `CNTP_TVAL_EL0`.
-    Tval,
-}
 
 /// What happened by now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -105,11 +95,17 @@ impl VTimers {
     /// No domain has timers yet.
     #[must_use]
     pub const fn new() -> Self {
-        Self { doms: [const { None }; MAX_DOMAINS] }
+        Self {
+            doms: [const { None }; MAX_DOMAINS],
+        }
     }
 
     fn vcpu(&mut self, slot: Slot, vcpu: VcpuId) -> Option<&mut Timer> {
-        self.doms.get_mut(slot.idx())?.as_mut()?.vcpus.get_mut(vcpu.idx())
+        self.doms
+            .get_mut(slot.idx())?
+            .as_mut()?
+            .vcpus
+            .get_mut(vcpu.idx())
     }
 
     /// Gives a new domain its timers, off. `cntvoff` is what its virtual counter lags behind
@@ -131,9 +127,14 @@ impl VTimers {
             return Err(Errno::EEXIST);
         }
         let mut vcpus = Vec::new();
-        vcpus.try_reserve_exact(nr_vcpus).map_err(|_| Errno::ENOMEM)?;
+        vcpus
+            .try_reserve_exact(nr_vcpus)
+            .map_err(|_| Errno::ENOMEM)?;
         vcpus.resize(nr_vcpus, Timer::default());
-        *place = Some(Timers { offset: cntvoff, vcpus });
+        *place = Some(Timers {
+            offset: cntvoff,
+            vcpus,
+        });
         Ok(())
     }
 
@@ -148,31 +149,40 @@ impl VTimers {
     #[inline]
     #[must_use]
     pub fn offset(&self, slot: Slot) -> u64 {
-        self.doms.get(slot.idx()).and_then(Option::as_ref).map_or(0, |d| d.offset)
+        self.doms
+            .get(slot.idx())
+            .and_then(Option::as_ref)
+            .map_or(0, |d| d.offset)
     }
 
     /// A guest's read of its physical timer at time `now`.
     #[inline]
     #[must_use]
-    pub fn read(&mut self, slot: Slot, vcpu: VcpuId, reg: Reg, now: u64) -> u64 {
-        let Some(t) = self.vcpu(slot, vcpu) else { return 0 };
+    pub fn read(&mut self, slot: Slot, vcpu: VcpuId, reg: TimerReg, now: u64) -> u64 {
+        let Some(t) = self.vcpu(slot, vcpu) else {
+            return 0;
+        };
         match reg {
-            Reg::Ctl => t.cntp_ctl | if t.met(now) { ISTATUS } else { 0 },
-            Reg::Cval => t.cntp_cval,
-            Reg::Tval => t.cntp_cval.wrapping_sub(now) & 0xffff_ffff,
+            TimerReg::Ctl => t.cntp_ctl | if t.met(now) { ISTATUS } else { 0 },
+            TimerReg::Cval => t.cntp_cval,
+            TimerReg::Tval => t.cntp_cval.wrapping_sub(now) & 0xffff_ffff,
+            TimerReg::Count => now,
         }
     }
 
     /// A guest's write to its physical timer at time `now`. Gives the level of PPI 30's line
     /// after it. The hypervisor's timer must be armed anew.
     #[inline]
-    pub fn write(&mut self, slot: Slot, vcpu: VcpuId, reg: Reg, value: u64, now: u64) -> bool {
-        let Some(t) = self.vcpu(slot, vcpu) else { return false };
+    pub fn write(&mut self, slot: Slot, vcpu: VcpuId, reg: TimerReg, value: u64, now: u64) -> bool {
+        let Some(t) = self.vcpu(slot, vcpu) else {
+            return false;
+        };
         match reg {
-            Reg::Ctl => t.cntp_ctl = value & (ENABLE | IMASK),
-            Reg::Cval => t.cntp_cval = value,
+            TimerReg::Ctl => t.cntp_ctl = value & (ENABLE | IMASK),
+            TimerReg::Cval => t.cntp_cval = value,
             // 32 bits, signed
-            Reg::Tval => t.cntp_cval = now.wrapping_add(value as i32 as i64 as u64),
+            TimerReg::Tval => t.cntp_cval = now.wrapping_add(value as i32 as i64 as u64),
+            TimerReg::Count => {} // read only
         }
         t.line = t.level(now);
         t.line
@@ -200,10 +210,12 @@ impl VTimers {
     ) -> Option<u64> {
         let d = self.doms.get(slot.idx())?.as_ref()?;
         let t = d.vcpus.get(vcpu.idx())?;
-        let physical =
-            (t.cntp_ctl & (ENABLE | IMASK) == ENABLE && !t.line).then_some(t.cntp_cval);
-        let virt =
-            if asleep && !virtual_quiet { t.virtual_deadline(d.offset) } else { None };
+        let physical = (t.cntp_ctl & (ENABLE | IMASK) == ENABLE && !t.line).then_some(t.cntp_cval);
+        let virt = if asleep && !virtual_quiet {
+            t.virtual_deadline(d.offset)
+        } else {
+            None
+        };
         match (physical, virt) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
@@ -221,11 +233,12 @@ impl VTimers {
         virtual_quiet: bool,
     ) -> Fired {
         let offset = self.offset(slot);
-        let Some(t) = self.vcpu(slot, vcpu) else { return Fired::default() };
+        let Some(t) = self.vcpu(slot, vcpu) else {
+            return Fired::default();
+        };
         let physical = !t.line && t.level(now);
         t.line |= physical;
-        let virt =
-            asleep && !virtual_quiet && t.virtual_deadline(offset).is_some_and(|d| now >= d);
+        let virt = asleep && !virtual_quiet && t.virtual_deadline(offset).is_some_and(|d| now >= d);
         Fired { physical, virt }
     }
 }
@@ -233,6 +246,7 @@ impl VTimers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use TimerReg as Reg;
 
     const S: Slot = Slot(3);
     const V: VcpuId = VcpuId(1);
@@ -248,7 +262,10 @@ mod tests {
         let mut t = timers();
         assert_eq!(t.create_domain(S, 1, 0), Err(Errno::EEXIST));
         assert_eq!(t.create_domain(Slot(4), 0, 0), Err(Errno::EINVAL));
-        assert_eq!(t.create_domain(Slot(4), MAX_VCPUS + 1, 0), Err(Errno::EINVAL));
+        assert_eq!(
+            t.create_domain(Slot(4), MAX_VCPUS + 1, 0),
+            Err(Errno::EINVAL)
+        );
         assert_eq!(t.create_domain(Slot(200), 1, 0), Err(Errno::EINVAL));
         assert_eq!(t.offset(S), 1000);
         t.write(S, V, Reg::Cval, 5, 0);
@@ -256,7 +273,11 @@ mod tests {
         t.destroy_domain(Slot(255));
         assert_eq!(t.read(S, V, Reg::Cval, 0), 0);
         t.create_domain(S, 2, 0).unwrap();
-        assert_eq!(t.read(S, V, Reg::Cval, 0), 0, "nothing is left of the one before");
+        assert_eq!(
+            t.read(S, V, Reg::Cval, 0),
+            0,
+            "nothing is left of the one before"
+        );
         // Vcpus that are not there.
         assert!(!t.write(S, VcpuId(2), Reg::Ctl, 1, 0));
         assert_eq!(t.deadline(S, VcpuId(63), true, false), None);
@@ -272,14 +293,35 @@ mod tests {
         assert_eq!(t.read(S, V, Reg::Tval, 120), 30);
         assert_eq!(t.deadline(S, V, false, false), Some(150));
         assert_eq!(t.expire(S, V, 149, false, false), Fired::default());
-        assert_eq!(t.expire(S, V, 150, false, false), Fired { physical: true, virt: false });
-        assert_eq!(t.expire(S, V, 151, false, false), Fired::default(), "told once");
-        assert_eq!(t.deadline(S, V, false, false), None, "the line is high already");
+        assert_eq!(
+            t.expire(S, V, 150, false, false),
+            Fired {
+                physical: true,
+                virt: false
+            }
+        );
+        assert_eq!(
+            t.expire(S, V, 151, false, false),
+            Fired::default(),
+            "told once"
+        );
+        assert_eq!(
+            t.deadline(S, V, false, false),
+            None,
+            "the line is high already"
+        );
         assert_eq!(t.read(S, V, Reg::Ctl, 160), ENABLE | ISTATUS);
-        assert_eq!(t.read(S, V, Reg::Tval, 160), 0xffff_fff6, "negative, 32 bits");
+        assert_eq!(
+            t.read(S, V, Reg::Tval, 160),
+            0xffff_fff6,
+            "negative, 32 bits"
+        );
         assert!(!t.write(S, V, Reg::Ctl, ENABLE | IMASK, 160), "masked: low");
         assert_eq!(t.read(S, V, Reg::Ctl, 160), ENABLE | IMASK | ISTATUS);
-        assert!(t.write(S, V, Reg::Ctl, ENABLE, 160), "and high again at once");
+        assert!(
+            t.write(S, V, Reg::Ctl, ENABLE, 160),
+            "and high again at once"
+        );
         assert!(!t.write(S, V, Reg::Cval, 500, 160));
         assert_eq!(t.deadline(S, V, false, false), Some(500));
     }
@@ -306,11 +348,21 @@ mod tests {
     fn virtual_timer_of_a_sleeping_vcpu() {
         let mut t = timers();
         t.save_virtual(S, V, ENABLE | ISTATUS, 50);
-        assert_eq!(t.deadline(S, V, false, false), None, "awake: the processor does it");
+        assert_eq!(
+            t.deadline(S, V, false, false),
+            None,
+            "awake: the processor does it"
+        );
         assert_eq!(t.deadline(S, V, true, true), None, "there already");
         assert_eq!(t.deadline(S, V, true, false), Some(1050));
         assert_eq!(t.expire(S, V, 1049, true, false), Fired::default());
-        assert_eq!(t.expire(S, V, 1050, true, false), Fired { physical: false, virt: true });
+        assert_eq!(
+            t.expire(S, V, 1050, true, false),
+            Fired {
+                physical: false,
+                virt: true
+            }
+        );
         for ctl in [0, IMASK, ENABLE | IMASK] {
             t.save_virtual(S, V, ctl, 50);
             assert_eq!(t.deadline(S, V, true, false), None);
@@ -322,6 +374,12 @@ mod tests {
         assert_eq!(t.deadline(S, V, true, false), Some(1040));
         t.write(S, V, Reg::Cval, 1060, 0);
         assert_eq!(t.deadline(S, V, true, false), Some(1050));
-        assert_eq!(t.expire(S, V, 1060, true, false), Fired { physical: true, virt: true });
+        assert_eq!(
+            t.expire(S, V, 1060, true, false),
+            Fired {
+                physical: true,
+                virt: true
+            }
+        );
     }
 }

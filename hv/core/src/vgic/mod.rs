@@ -310,26 +310,13 @@ impl Default for Vgics {
     }
 }
 
-/// The affinity fields of a vcpu's MPIDR: 16 vcpus to a cluster, as Xen lays them out.
-#[must_use]
-pub const fn affinity_of(vcpu: VcpuId) -> u64 {
-    (vcpu.0 as u64 & 0xf) | (vcpu.0 as u64 >> 4) << 8
-}
-
-/// The vcpu with these affinity fields (packed as in MPIDR; other bits are ignored), if the
-/// domain, of `nr_vcpus`, has it.
-#[must_use]
-pub fn vcpu_of_affinity(mpidr: u64, nr_vcpus: usize) -> Option<VcpuId> {
-    let aff = mpidr & 0xff_00ff_ffff;
-    let id = (aff & 0xf) | (aff >> 8 & 0xff) << 4;
-    ((aff & !0xff0f) == 0 && id < nr_vcpus as u64).then_some(VcpuId(id as u8))
-}
-
 impl Vgics {
     /// No domain has a GIC yet.
     #[must_use]
     pub const fn new() -> Self {
-        Self { doms: [const { None }; MAX_DOMAINS] }
+        Self {
+            doms: [const { None }; MAX_DOMAINS],
+        }
     }
 
     #[inline]
@@ -361,18 +348,27 @@ impl Vgics {
         }
         let banks = nr_spis.div_ceil(32) as usize;
         let (mut vcpus, mut spis) = (Vec::new(), Vec::new());
-        vcpus.try_reserve_exact(nr_vcpus).map_err(|_| Errno::ENOMEM)?;
+        vcpus
+            .try_reserve_exact(nr_vcpus)
+            .map_err(|_| Errno::ENOMEM)?;
         spis.try_reserve_exact(banks).map_err(|_| Errno::ENOMEM)?;
         vcpus.resize_with(nr_vcpus, Vcpu::new);
         spis.resize_with(banks, Bank::new);
-        *place = Some(Vgic { v3, on: false, vcpus, spis });
+        *place = Some(Vgic {
+            v3,
+            on: false,
+            vcpus,
+            spis,
+        });
         Ok(())
     }
 
     /// Forgets a domain's GIC; its vcpus must be unloaded. `phys` is called for each bank with
     /// physical interrupts to be disabled and deactivated.
     pub fn destroy_domain(&mut self, slot: Slot, mut phys: impl FnMut(PhysIrqs)) {
-        let Some(d) = self.doms.get_mut(slot.idx()).and_then(Option::take) else { return };
+        let Some(d) = self.doms.get_mut(slot.idx()).and_then(Option::take) else {
+            return;
+        };
         for (i, b) in d.spis.iter().enumerate() {
             let deactivate = b.linked & (b.hw | b.hw_active);
             let p = PhysIrqs {
@@ -400,7 +396,10 @@ impl Vgics {
     /// # Errors
     /// `EINVAL`: not an SPI of this domain. `EBUSY`: it is already.
     pub fn link(&mut self, slot: Slot, irq: u32) -> Result<(), Errno> {
-        let b = self.dom(slot).and_then(|d| d.spi(irq)).ok_or(Errno::EINVAL)?;
+        let b = self
+            .dom(slot)
+            .and_then(|d| d.spi(irq))
+            .ok_or(Errno::EINVAL)?;
         if b.linked & bit(irq) != 0 {
             return Err(Errno::EBUSY);
         }
@@ -419,7 +418,12 @@ impl Vgics {
             return fx;
         }
         b.linked &= !m;
-        fx.phys = PhysIrqs { base: irq & !31, enable: 0, disable: m, deactivate: 0 };
+        fx.phys = PhysIrqs {
+            base: irq & !31,
+            enable: 0,
+            disable: m,
+            deactivate: 0,
+        };
         // One that is in a running vcpu's list register is ended by that.
         fx.phys.deactivate = (b.hw | b.hw_active) & m;
         if b.hw & m != 0 {
@@ -434,7 +438,9 @@ impl Vgics {
     pub fn set_level(&mut self, slot: Slot, vcpu: VcpuId, irq: u32, level: bool) -> Effects {
         let mut fx = Effects::default();
         let Some(d) = self.dom(slot) else { return fx };
-        let Some(b) = d.bank(vcpu, irq) else { return fx };
+        let Some(b) = d.bank(vcpu, irq) else {
+            return fx;
+        };
         let m = bit(irq);
         let was = b.line & m != 0;
         if was == level {
@@ -456,7 +462,9 @@ impl Vgics {
     pub fn pulse(&mut self, slot: Slot, vcpu: VcpuId, irq: u32) -> Effects {
         let mut fx = Effects::default();
         let Some(d) = self.dom(slot) else { return fx };
-        let Some(b) = d.bank(vcpu, irq) else { return fx };
+        let Some(b) = d.bank(vcpu, irq) else {
+            return fx;
+        };
         b.latch |= bit(irq);
         d.pended(vcpu, irq & !31, bit(irq), &mut fx);
         fx
@@ -489,7 +497,9 @@ impl Vgics {
             .and_then(|d| d.vcpus.get(vcpu.idx()))
             .is_some_and(|v| {
                 (v.private.hw | v.private.hw_active) & bit(ppi) != 0
-                    || v.find_lr(ppi).and_then(|n| v.lr.get(n)).is_some_and(|l| l.hw)
+                    || v.find_lr(ppi)
+                        .and_then(|n| v.lr.get(n))
+                        .is_some_and(|l| l.hw)
             })
     }
 
@@ -497,16 +507,20 @@ impl Vgics {
     /// last [`Self::sync`].
     #[must_use]
     pub fn deliverable(&self, slot: Slot, vcpu: VcpuId) -> bool {
-        let Some(d) = self.doms.get(slot.idx()).and_then(Option::as_ref) else { return false };
-        let Some(v) = d.vcpus.get(vcpu.idx()) else { return false };
+        let Some(d) = self.doms.get(slot.idx()).and_then(Option::as_ref) else {
+            return false;
+        };
+        let Some(v) = d.vcpus.get(vcpu.idx()) else {
+            return false;
+        };
         if bits(v.used).any(|n| v.lr.get(n as usize).is_some_and(|l| l.state & PENDING != 0)) {
             return true;
         }
         d.on && (v.private.deliverable() != 0
             || bits(v.spi_hint).any(|i| {
-                d.spis.get(i as usize).is_some_and(|b| {
-                    bits(b.deliverable()).any(|n| at(&b.target, n) == vcpu.0)
-                })
+                d.spis
+                    .get(i as usize)
+                    .is_some_and(|b| bits(b.deliverable()).any(|n| at(&b.target, n) == vcpu.0))
             }))
     }
 
@@ -523,7 +537,10 @@ impl Vgics {
     #[inline]
     pub fn sync(&mut self, slot: Slot, vcpu: VcpuId, lrs: &mut impl ListRegs) {
         let Some(d) = self.dom(slot) else { return };
-        if d.vcpus.get(vcpu.idx()).is_some_and(|v| v.used != 0 && !v.synced) {
+        if d.vcpus
+            .get(vcpu.idx())
+            .is_some_and(|v| v.used != 0 && !v.synced)
+        {
             d.fold(vcpu, lrs);
         }
     }
@@ -585,7 +602,9 @@ impl Vgics {
         offset: u64,
         size: u8,
     ) -> Result<u64, BadAccess> {
-        self.dom(slot).ok_or(BadAccess)?.read(vcpu, region, offset, size)
+        self.dom(slot)
+            .ok_or(BadAccess)?
+            .read(vcpu, region, offset, size)
     }
 
     /// A guest's write to an emulated register; of `value` only the low `size` bytes count.
@@ -603,7 +622,9 @@ impl Vgics {
         value: u64,
     ) -> Result<Effects, BadAccess> {
         let mut fx = Effects::default();
-        self.dom(slot).ok_or(BadAccess)?.write(vcpu, region, offset, size, value, &mut fx)?;
+        self.dom(slot)
+            .ok_or(BadAccess)?
+            .write(vcpu, region, offset, size, value, &mut fx)?;
         Ok(fx)
     }
 }
@@ -648,8 +669,14 @@ impl Vgic {
             return;
         }
         let index = base / 32 - 1;
-        let Some(b) = self.spis.get(index as usize) else { return };
-        let now = if self.on { b.deliverable() | b.in_lr } else { 0 };
+        let Some(b) = self.spis.get(index as usize) else {
+            return;
+        };
+        let now = if self.on {
+            b.deliverable() | b.in_lr
+        } else {
+            0
+        };
         for n in bits(mask & b.pending()) {
             let home = b.home(n);
             if let Some(v) = self.vcpus.get_mut(usize::from(home)) {
@@ -674,7 +701,9 @@ impl Vgic {
             }
             return;
         }
-        let Some(b) = self.spis.get((base / 32 - 1) as usize) else { return };
+        let Some(b) = self.spis.get((base / 32 - 1) as usize) else {
+            return;
+        };
         for n in bits(mask & b.in_lr) {
             let home = b.home(n);
             if let Some(v) = self.vcpus.get_mut(usize::from(home)) {
@@ -691,7 +720,9 @@ impl Vgic {
         while rest != 0 {
             let t = rest.trailing_zeros();
             rest &= rest - 1;
-            let Some(v) = self.vcpus.get_mut(t as usize) else { return };
+            let Some(v) = self.vcpus.get_mut(t as usize) else {
+                return;
+            };
             v.private.latch |= m;
             v.work = true;
             if let Some(s) = v.sgi_from.get_mut(sgi as usize) {
@@ -706,11 +737,17 @@ impl Vgic {
 
     /// Reads the list registers in use into the state here.
     fn fold(&mut self, vcpu: VcpuId, lrs: &mut impl ListRegs) {
-        let Self { v3, vcpus, spis, .. } = self;
-        let Some(v) = vcpus.get_mut(vcpu.idx()) else { return };
+        let Self {
+            v3, vcpus, spis, ..
+        } = self;
+        let Some(v) = vcpus.get_mut(vcpu.idx()) else {
+            return;
+        };
         let empty = lrs.empty();
         for n in bits(v.used) {
-            let Some(lr) = v.lr.get_mut(n as usize) else { continue };
+            let Some(lr) = v.lr.get_mut(n as usize) else {
+                continue;
+            };
             let state = if empty >> n & 1 != 0 {
                 0
             } else {
@@ -721,7 +758,9 @@ impl Vgic {
             }
             lr.state = state;
             let irq = u32::from(lr.irq);
-            let Some(b) = bank_of(&mut v.private, spis, irq) else { continue };
+            let Some(b) = bank_of(&mut v.private, spis, irq) else {
+                continue;
+            };
             mirror(b, irq, state);
             if state == 0 {
                 v.used &= !(1 << n);
@@ -739,12 +778,22 @@ impl Vgic {
     fn withdraw(v: &mut Vcpu, spis: &mut [Bank], n: usize, v3: bool) {
         let Some(lr) = v.lr.get_mut(n) else { return };
         let (irq, m) = (u32::from(lr.irq), bit(lr.irq.into()));
-        let Some(b) = bank_of(&mut v.private, spis, irq) else { return };
+        let Some(b) = bank_of(&mut v.private, spis, irq) else {
+            return;
+        };
         if lr.state & PENDING != 0 && !lr.line {
             b.latch |= m;
         }
         if lr.hw {
-            put(if lr.state & ACTIVE != 0 { &mut b.hw_active } else { &mut b.hw }, m, true);
+            put(
+                if lr.state & ACTIVE != 0 {
+                    &mut b.hw_active
+                } else {
+                    &mut b.hw
+                },
+                m,
+                true,
+            );
         }
         if !v3 && irq < 16 {
             let i = irq as usize;
@@ -772,9 +821,13 @@ impl Vgic {
     /// Brings an interrupt that is in list register `n` in line with its bank. Whether it has
     /// to wait there for something that no interrupt will announce is the answer.
     fn adjust(v: &mut Vcpu, spis: &mut [Bank], n: usize, on: bool, v3: bool) -> bool {
-        let Some(lr) = v.lr.get_mut(n) else { return false };
+        let Some(lr) = v.lr.get_mut(n) else {
+            return false;
+        };
         let (irq, m) = (u32::from(lr.irq), bit(lr.irq.into()));
-        let Some(b) = bank_of(&mut v.private, spis, irq) else { return false };
+        let Some(b) = bank_of(&mut v.private, spis, irq) else {
+            return false;
+        };
         let enabled = on && b.enabled & m != 0;
         let gone = lr.line && b.line & m == 0;
         if lr.state == PENDING && (!enabled || gone) {
@@ -785,7 +838,8 @@ impl Vgic {
         if !enabled && lr.state & PENDING != 0 {
             b.latch |= m; // both: it stays active
             lr.state = ACTIVE;
-            if !v3 && irq < 16
+            if !v3
+                && irq < 16
                 && let Some(s) = v.sgi_from.get_mut(irq as usize)
             {
                 *s |= 1 << (lr.from & 7);
@@ -794,7 +848,9 @@ impl Vgic {
         let mut wait = false;
         if enabled && b.latch & m != 0 {
             if !v3 && irq < 16 {
-                let Some(s) = v.sgi_from.get_mut(irq as usize) else { return false };
+                let Some(s) = v.sgi_from.get_mut(irq as usize) else {
+                    return false;
+                };
                 if lr.state & PENDING != 0 {
                     *s &= !(1 << (lr.from & 7));
                 }
@@ -827,7 +883,11 @@ impl Vgic {
     fn best(v: &mut Vcpu, spis: &[Bank], me: u8, on: bool) -> Option<(u32, u16)> {
         let mut best: Option<(u32, u16)> = None;
         let mut offer = |irq: u32, b: &Bank| {
-            let key = if b.active & bit(irq) != 0 { 0 } else { 1 + u16::from(b.priority(irq & 31)) };
+            let key = if b.active & bit(irq) != 0 {
+                0
+            } else {
+                1 + u16::from(b.priority(irq & 31))
+            };
             if best.is_none_or(|(_, k)| key < k) {
                 best = Some((irq, key));
             }
@@ -855,8 +915,14 @@ impl Vgic {
     #[inline]
     fn insert(v: &mut Vcpu, spis: &mut [Bank], n: usize, irq: u32, me: u8, v3: bool) {
         let m = bit(irq);
-        let Some(b) = bank_of(&mut v.private, spis, irq) else { return };
-        let mut lr = Lr { irq: irq as u16, priority: b.priority(irq & 31), ..Lr::EMPTY };
+        let Some(b) = bank_of(&mut v.private, spis, irq) else {
+            return;
+        };
+        let mut lr = Lr {
+            irq: irq as u16,
+            priority: b.priority(irq & 31),
+            ..Lr::EMPTY
+        };
         let level = b.line & !b.edge & m != 0;
         if b.active & m != 0 {
             lr.state = ACTIVE;
@@ -896,7 +962,9 @@ impl Vgic {
 
     /// SPIs that left this vcpu's list registers and are pending again go to their targets.
     fn hand_over(&mut self, vcpu: VcpuId) -> u64 {
-        let Some(v) = self.vcpus.get_mut(vcpu.idx()) else { return 0 };
+        let Some(v) = self.vcpus.get_mut(vcpu.idx()) else {
+            return 0;
+        };
         let returned = core::mem::take(&mut v.returned);
         let mut fx = Effects::default();
         for i in bits(returned) {
@@ -909,7 +977,11 @@ impl Vgic {
     fn refill(&mut self, vcpu: VcpuId, lrs: &mut impl ListRegs) -> u64 {
         let me = vcpu.0;
         let (on, v3) = (self.on, self.v3);
-        if self.vcpus.get(vcpu.idx()).is_some_and(|v| v.used != 0 && !v.synced) {
+        if self
+            .vcpus
+            .get(vcpu.idx())
+            .is_some_and(|v| v.used != 0 && !v.synced)
+        {
             self.fold(vcpu, lrs);
         }
         let kick = if self.vcpus.get(vcpu.idx()).is_some_and(|v| v.returned != 0) {
@@ -918,7 +990,9 @@ impl Vgic {
             0
         };
         let Self { vcpus, spis, .. } = self;
-        let Some(v) = vcpus.get_mut(vcpu.idx()) else { return 0 };
+        let Some(v) = vcpus.get_mut(vcpu.idx()) else {
+            return 0;
+        };
         let mut wait = false;
         for n in bits(v.used) {
             wait |= Self::adjust(v, spis, n as usize, on, v3);
@@ -964,12 +1038,18 @@ impl Vgic {
 
     /// The slow part of `unload`.
     fn evacuate(&mut self, vcpu: VcpuId, lrs: &mut impl ListRegs) -> u64 {
-        if self.vcpus.get(vcpu.idx()).is_some_and(|v| v.used != 0 && !v.synced) {
+        if self
+            .vcpus
+            .get(vcpu.idx())
+            .is_some_and(|v| v.used != 0 && !v.synced)
+        {
             self.fold(vcpu, lrs);
         }
         let v3 = self.v3;
         let Self { vcpus, spis, .. } = self;
-        let Some(v) = vcpus.get_mut(vcpu.idx()) else { return 0 };
+        let Some(v) = vcpus.get_mut(vcpu.idx()) else {
+            return 0;
+        };
         for n in bits(v.used) {
             Self::withdraw(v, spis, n as usize, v3);
         }
