@@ -266,12 +266,12 @@ impl Vcpu {
         control: None,
         tails: [0; PRIORITIES],
     };
+}
 
-    /// Sets the upcall byte; true if it was clear.
-    #[inline]
-    fn mark(&self, mem: &impl PhysMem) -> bool {
-        self.info.is_some_and(|info| mem.swap8(info, 1) == 0)
-    }
+/// Sets the upcall byte of a `vcpu_info`; true if it was clear.
+#[inline]
+fn mark(info: Option<Pa>, mem: &impl PhysMem) -> bool {
+    info.is_some_and(|info| mem.swap8(info, 1) == 0)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -400,7 +400,7 @@ impl Domain {
         };
         let Some(info) = v.info else { return 0 };
         let sel = 1u64 << (port / 64 % 64);
-        if mem.or64(info.add(INFO_SEL), sel) & sel == 0 && v.mark(mem) {
+        if mem.or64(info.add(INFO_SEL), sel) & sel == 0 && mark(v.info, mem) {
             vcpu_bit(vcpu)
         } else {
             0
@@ -419,17 +419,28 @@ impl Domain {
             return false;
         };
         let old = mem.or32(word, PENDING);
-        let fresh = old & PENDING == 0;
+        if old & (MASKED | LINKED) == 0 {
+            *upcalls |= self.link(port, word, mem);
+        }
+        old & PENDING == 0
+    }
+
+    /// Links a port that is pending, was not masked and was on no list; gives its vcpu's bit if
+    /// that is to be notified.
+    #[inline(never)]
+    fn link(&mut self, port: u32, word: Pa, mem: &impl PhysMem) -> u64 {
+        let Some(chan) = self.ports.get_mut(port as usize) else {
+            return 0;
+        };
         let (vcpu, priority) = (chan.vcpu, chan.priority);
         let Some(v) = self.vcpus.get(usize::from(vcpu)) else {
-            return fresh;
+            return 0;
         };
+        let info = v.info;
         // Without a control block the guest must not have unmasked the event: it stays pending.
-        let Some(control) = v.control else {
-            return fresh;
-        };
-        if old & (MASKED | LINKED) != 0 || mem.or32(word, LINKED) & LINKED != 0 {
-            return fresh;
+        let Some(control) = v.control else { return 0 };
+        if mem.or32(word, LINKED) & LINKED != 0 {
+            return 0;
         }
         // We put LINKED there, so the event is on no list. If it ended its last list, then the
         // guest has emptied that list, and nothing may be appended to this word as its tail.
@@ -441,26 +452,22 @@ impl Domain {
             *tail = 0;
         }
         let Some(tail) = tail_mut(&mut self.vcpus, vcpu, priority) else {
-            return fresh;
+            return 0;
         };
         let before = core::mem::replace(tail, port);
-        let appended = before != 0
-            && self
-                .word(before)
-                .is_some_and(|before| set_link(before, port, mem));
-        if !appended {
-            mem.store32(control.add(CONTROL_HEAD + 4 * u64::from(priority)), port);
-            let ready = 1u32 << (priority & 15);
-            if mem.or32(control, ready) & ready == 0
-                && self
-                    .vcpus
-                    .get(usize::from(vcpu))
-                    .is_some_and(|v| v.mark(mem))
-            {
-                *upcalls |= vcpu_bit(vcpu);
-            }
+        if before != 0
+            && let Some(before) = self.word(before)
+            && set_link(before, port, mem)
+        {
+            return 0;
         }
-        fresh
+        mem.store32(control.add(CONTROL_HEAD + 4 * u64::from(priority)), port);
+        let ready = 1u32 << (priority & 15);
+        if mem.or32(control, ready) & ready == 0 && mark(info, mem) {
+            vcpu_bit(vcpu)
+        } else {
+            0
+        }
     }
 
     /// Takes the vcpus out of the poll mask that wait for this port.
