@@ -101,7 +101,7 @@ mod tests {
         assert_eq!(&header[54..62], "00000005", "size");
         assert_eq!(&header[94..102], "00000006", "name size");
         assert_eq!(&bytes[at + 6..at + 11], b"hello");
-        assert!((at + 6) % 4 == 0, "content aligned");
+        assert!((at + 6).is_multiple_of(4), "content aligned");
         assert!(text.contains("TRAILER!!!\0"));
     }
 }

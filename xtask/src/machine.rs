@@ -31,7 +31,7 @@ pub struct Board {
 /// Every board; the first one is the default.
 pub const BOARDS: &[Board] = &[Board {
     name: "virt",
-    machine: "virt,virtualization=on",
+    machine: "virt",
     cpu: "cortex-a72",
     gics: &[3, 2],
     max_cpus: 8,
@@ -56,6 +56,10 @@ pub struct Machine {
     pub disks: Vec<Disk>,
     /// The hypervisor's command line, which dom0 gets too.
     pub append: Vec<String>,
+    /// Start at EL2, as a hypervisor needs it; else at EL1.
+    pub el2: bool,
+    /// Give dom0's image along.
+    pub dom0: bool,
     /// Wait for a debugger.
     pub gdb: bool,
     /// QEMU's `-icount`: virtual time follows instructions.
@@ -72,6 +76,8 @@ impl Default for Machine {
             memory: 4 << 10,
             disks: Vec::new(),
             append: Vec::new(),
+            el2: true,
+            dom0: true,
             gdb: false,
             icount: None,
         }
@@ -135,8 +141,11 @@ impl Machine {
         );
         let mut qemu =
             Command::new(which("qemu-system-aarch64").context("there is no qemu-system-aarch64")?);
-        qemu.arg("-machine")
-            .arg(format!("{},gic-version={}", self.board.machine, self.gic));
+        let el2 = if self.el2 { "on" } else { "off" };
+        qemu.arg("-machine").arg(format!(
+            "{},virtualization={el2},gic-version={}",
+            self.board.machine, self.gic
+        ));
         qemu.args([
             "-cpu",
             self.board.cpu,
@@ -160,10 +169,10 @@ impl Machine {
             "-serial",
             "chardev:console",
         ]);
-        qemu.arg("-kernel")
-            .arg(&built.hypervisor)
-            .arg("-initrd")
-            .arg(&built.dom0);
+        qemu.arg("-kernel").arg(&built.hypervisor);
+        if self.dom0 {
+            qemu.arg("-initrd").arg(&built.dom0);
+        }
         if !append.is_empty() {
             qemu.arg("-append").arg(append);
         }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Paravane's commands, for people and for CI alike: `cargo xtask setup|run|build|test|lint`.
 //!
-//! One file per command ([`setup`], [`run`], [`build`], [`test`], [`lint`]); the rest is what they share:
+//! One file per command ([`setup`], [`run`], [`build`], [`mod@test`], [`lint`]); the rest is what they share:
 //!
 //! * [`project`]: where things are; [`process`]: running programs with progress; [`apt`]: Debian's packages;
 //! * [`kernel`], [`cpio`], [`guests`]: the demo guests from Debian's kernel and busybox;
@@ -16,11 +16,15 @@ mod cpio;
 mod flat;
 mod guests;
 mod kernel;
+mod lint;
 mod machine;
 mod process;
 mod project;
 mod run;
+mod scenarios;
+mod session;
 mod setup;
+mod test;
 mod toolchain;
 mod volume;
 
@@ -49,6 +53,10 @@ enum Command {
     Run(run::Args),
     /// Build the hypervisor, dom0 and the Rust guests
     Build(build::Args),
+    /// Set up, build, and run every test: host tests and QEMU scenarios
+    Test(test::Args),
+    /// Formatting, clippy, docs, dependency arrows and `unsafe` boundaries
+    Lint(lint::Args),
 }
 
 fn main() -> ExitCode {
@@ -57,6 +65,8 @@ fn main() -> ExitCode {
         Command::Setup(args) => setup::main(&project, args),
         Command::Run(args) => run::main(&project, args),
         Command::Build(args) => build::main(&project, args),
+        Command::Test(args) => test::main(&project, args),
+        Command::Lint(args) => lint::main(&project, args),
     });
     match result {
         Ok(code) => code,

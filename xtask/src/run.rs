@@ -73,6 +73,7 @@ pub fn main(project: &Project, args: &Args) -> Result<ExitCode> {
         append: args.append.clone(),
         gdb: args.gdb,
         icount: args.icount.clone(),
+        ..Machine::default()
     };
     if !args.exec.is_empty() {
         machine.append.push(exec_word(&args.exec)?);
@@ -86,7 +87,7 @@ pub fn main(project: &Project, args: &Args) -> Result<ExitCode> {
             quiet: true,
         },
     )?;
-    let volume = Volume::new(&project.dir("run")?);
+    let volume = Volume::lock(&project.dir("run")?)?;
     let demo = project.path("guests");
     let mut folders = vec![demo.as_path()];
     folders.extend(args.guests.as_deref());
@@ -208,7 +209,8 @@ pub struct Running {
     pub input: Option<std::process::ChildStdin>,
     pub output: Option<std::process::ChildStdout>,
     ended: mpsc::Receiver<std::io::Result<ExitStatus>>,
-    over: bool,
+    /// Its status, once somebody has looked.
+    status: Option<ExitStatus>,
 }
 
 impl Running {
@@ -231,7 +233,7 @@ impl Running {
             input,
             output,
             ended,
-            over: false,
+            status: None,
         })
     }
 
@@ -240,9 +242,12 @@ impl Running {
         self.pid.as_raw_nonzero().get()
     }
 
-    fn set_over(&mut self) {
-        self.over = true;
-        RUNNING.store(0, Ordering::SeqCst);
+    /// Whether it has ended by itself.
+    pub fn is_over(&mut self) -> bool {
+        if let Ok(Ok(status)) = self.ended.try_recv() {
+            self.set_status(status);
+        }
+        self.status.is_some()
     }
 
     /// Waits for its end, or ends it after `timeout`; says whether that was so.
@@ -251,36 +256,39 @@ impl Running {
             None => self.ended.recv()?,
             Some(timeout) => match self.ended.recv_timeout(timeout) {
                 Ok(status) => status,
-                Err(RecvTimeoutError::Timeout) => {
-                    let status = self.end()?;
-                    return Ok((status, true));
-                }
+                Err(RecvTimeoutError::Timeout) => return Ok((self.end()?, true)),
                 Err(error) => return Err(error.into()),
             },
         };
-        self.set_over();
-        Ok((status?, false))
+        Ok((self.set_status(status?), false))
     }
 
-    /// Ends it: asks, so that QEMU writes what it holds and restores the terminal, then insists.
+    /// Ends it if it has not ended: asks, so that QEMU writes what it holds and restores the terminal, then insists.
     pub fn end(&mut self) -> Result<ExitStatus> {
-        self.set_over();
+        if let Some(status) = self.status {
+            return Ok(status);
+        }
         let _ = kill_process(self.pid, Signal::TERM);
-        match self.ended.recv_timeout(Duration::from_secs(5)) {
-            Ok(status) => Ok(status?),
+        let status = match self.ended.recv_timeout(Duration::from_secs(5)) {
+            Ok(status) => status?,
             Err(_) => {
                 let _ = kill_process(self.pid, Signal::KILL);
-                Ok(self.ended.recv()??)
+                self.ended.recv()??
             }
-        }
+        };
+        Ok(self.set_status(status))
+    }
+
+    fn set_status(&mut self, status: ExitStatus) -> ExitStatus {
+        RUNNING.store(0, Ordering::SeqCst);
+        self.status = Some(status);
+        status
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if !self.over {
-            let _ = self.end();
-        }
+        let _ = self.end();
     }
 }
 

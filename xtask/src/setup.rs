@@ -180,7 +180,7 @@ fn missing(project: &Project, board: &Board) -> Vec<Item> {
     if toolchain::find(project).is_none() {
         missing.push(Item::Target);
     }
-    if !qemu_version().is_some_and(|version| version >= board.qemu) {
+    if qemu_version().is_none_or(|version| version < board.qemu) {
         missing.push(Item::Qemu);
     }
     if which("mke2fs").is_none() {

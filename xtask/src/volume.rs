@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
+use rustix::fs::FlockOperation;
 
 use crate::process::{finish, spinner};
 use crate::project::{Fingerprint, temporary_beside, write_atomic};
@@ -22,8 +23,8 @@ const SECTOR: u64 = 512;
 const MIB: u64 = 1 << 20;
 /// Free room that a new volume has beside its content.
 const SLACK: u64 = 256 * MIB;
-/// A volume's least size; the image file is sparse.
-const LEAST: u64 = 1024 * MIB;
+/// A volume's least size (FAT32 needs 65525 clusters); the image file is sparse.
+const LEAST: u64 = if cfg!(test) { 576 } else { 1024 } * MIB;
 const COPY_BLOCK: usize = 1 << 20;
 
 /// The volume in one folder of the cache: `volume.img` and what is known of it.
@@ -33,6 +34,8 @@ pub struct Volume {
     manifest: PathBuf,
     /// There while a machine may write to the image.
     dirty: PathBuf,
+    /// Held while this is used.
+    _lock: File,
 }
 
 /// A file on the volume and the host's file it came from.
@@ -46,13 +49,17 @@ struct Entry {
 type Manifest = BTreeMap<String, Entry>;
 
 impl Volume {
-    /// The volume kept in `dir`.
-    pub fn new(dir: &Path) -> Self {
-        Self {
+    /// The volume kept in `dir`, for this process alone until it is dropped.
+    pub fn lock(dir: &Path) -> Result<Self> {
+        let lock = File::create(dir.join("volume.lock"))?;
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
+            .with_context(|| format!("another run uses the volume in {}", dir.display()))?;
+        Ok(Self {
             image: dir.join("volume.img"),
             manifest: dir.join("volume.manifest"),
             dirty: dir.join("volume.dirty"),
-        }
+            _lock: lock,
+        })
     }
 
     /// The disk image.
@@ -525,7 +532,7 @@ mod tests {
         fs::write(dir.path("own/LINUX.cfg"), "own").unwrap();
         fs::write(dir.path("own/sub/a"), "a").unwrap();
         fs::write(&disk, vec![1; 3 * COPY_BLOCK + 5]).unwrap();
-        let volume = Volume::new(&dir.path("cache"));
+        let volume = Volume::lock(&dir.path("cache")).unwrap();
         let folders = [dir.path("demo"), dir.path("own")];
         let folders = [folders[0].as_path(), folders[1].as_path()];
         volume.sync(&folders).unwrap();
@@ -581,7 +588,7 @@ mod tests {
         let dir = Folder::new("kill");
         let disk = dir.path("own/d.img");
         fs::write(&disk, vec![0; 4096]).unwrap();
-        let volume = Volume::new(&dir.path("cache"));
+        let volume = Volume::lock(&dir.path("cache")).unwrap();
         let own = dir.path("own");
         volume.sync(&[&own]).unwrap();
         change(&volume, "guests/d.img", 0, b"guest");
@@ -605,14 +612,14 @@ mod tests {
         let dir = Folder::new("grow");
         let own = dir.path("own");
         fs::write(own.join("small"), "x").unwrap();
-        let volume = Volume::new(&dir.path("cache"));
+        let volume = Volume::lock(&dir.path("cache")).unwrap();
         volume.sync(&[&own]).unwrap();
         File::create(own.join("large"))
             .unwrap()
-            .set_len(1100 * MIB)
+            .set_len(600 * MIB)
             .unwrap();
         volume.sync(&[&own]).unwrap();
-        assert!(fs::metadata(volume.image()).unwrap().len() > 1300 * MIB);
+        assert!(fs::metadata(volume.image()).unwrap().len() > 800 * MIB);
         assert_eq!(content(&volume, "guests/small").unwrap(), b"x");
         File::create(own.join("huge"))
             .unwrap()

@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask lint`: what must hold of the source beside its tests.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::build::{bare_metal_packages, metadata};
+use crate::process::inherit;
+use crate::project::Project;
+use crate::toolchain;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Check only the architecture: dependency arrows, `unsafe` boundaries, sizes
+    #[arg(long)]
+    architecture: bool,
+}
+
+/// Which packages of the workspace each one may depend on, beside itself and for more than its tests.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("guest-abi", &[]),
+    ("platform", &[]),
+    ("hv-mech", &[]),
+    ("hv-core", &["guest-abi", "hv-mech"]),
+    (
+        "hv-aarch64",
+        &["guest-abi", "hv-mech", "hv-core", "platform", "builder"],
+    ),
+    (
+        "hv",
+        &[
+            "guest-abi",
+            "hv-mech",
+            "hv-core",
+            "hv-aarch64",
+            "platform",
+            "builder",
+        ],
+    ),
+    ("pv-frontends", &["guest-abi"]),
+    ("builder", &[]),
+    ("xenstore", &["guest-abi"]),
+    ("backends", &["guest-abi"]),
+    ("toolstack", &["guest-abi", "builder"]),
+    ("el1", &["guest-abi"]),
+    (
+        "dom0",
+        &[
+            "guest-abi",
+            "platform",
+            "el1",
+            "xenstore",
+            "backends",
+            "toolstack",
+            "builder",
+        ],
+    ),
+    ("xtask", &[]),
+];
+
+/// Packages that may hold `unsafe` code: the mechanism, and the ABI's and the front-ends' one module.
+const UNSAFE: &[&str] = &[
+    "guest-abi",
+    "pv-frontends",
+    "platform",
+    "hv-mech",
+    "hv-aarch64",
+    "hv",
+    "el1",
+];
+
+/// The most lines that a package's source may have, empty ones and comments not counted.
+const SIZES: &[(&str, usize)] = &[("hv-aarch64", 3000)];
+
+pub fn main(project: &Project, args: &Args) -> Result<ExitCode> {
+    let mut failed = Vec::new();
+    let mut step = |name: &str, result: Result<()>| match result {
+        Ok(()) => println!("ok    {name}"),
+        Err(error) => {
+            println!("FAIL  {name}: {error:#}");
+            failed.push(name.to_owned());
+        }
+    };
+    let workspace = metadata(project)?;
+    step("dependency arrows", arrows(&workspace));
+    step("unsafe boundaries", unsafe_boundaries(&workspace));
+    step("sizes", sizes(&workspace));
+    if !args.architecture {
+        let host = |arguments: &[&str]| {
+            let mut cargo = Command::new("cargo");
+            cargo
+                .current_dir(&project.root)
+                .env("RUSTDOCFLAGS", "-D warnings")
+                .args(arguments);
+            inherit(&mut cargo)
+        };
+        let bare_metal = |arguments: &[&str], end: &[&str]| {
+            let toolchain = toolchain::find(project)
+                .context("the Rust target is missing: run `cargo xtask setup`")?;
+            let mut cargo = toolchain.cargo(project, arguments.first().unwrap_or(&"check"))?;
+            cargo
+                .env("RUSTDOCFLAGS", "-D warnings")
+                .args(arguments.get(1..).unwrap_or_default());
+            for package in bare_metal_packages() {
+                cargo.args(["-p", package]);
+            }
+            inherit(cargo.args(end))
+        };
+        step("formatting", host(&["fmt", "--all", "--check"]));
+        step(
+            "clippy, host",
+            host(&[
+                "clippy",
+                "--quiet",
+                "--workspace",
+                "--all-targets",
+                "--",
+                "-D",
+                "warnings",
+            ]),
+        );
+        step(
+            "clippy, bare metal",
+            bare_metal(
+                &["clippy", "--quiet", "--release"],
+                &["--", "-D", "warnings"],
+            ),
+        );
+        step(
+            "documentation, host",
+            host(&["doc", "--quiet", "--workspace", "--no-deps"]),
+        );
+        step(
+            "documentation, bare metal",
+            bare_metal(
+                &[
+                    "doc",
+                    "--quiet",
+                    "--release",
+                    "--no-deps",
+                    "-p",
+                    "hv-aarch64",
+                ],
+                &[],
+            ),
+        );
+    }
+    if failed.is_empty() {
+        println!("lint: all good");
+        Ok(ExitCode::SUCCESS)
+    } else {
+        println!("lint: failed: {}", failed.join(", "));
+        Ok(ExitCode::FAILURE)
+    }
+}
+
+fn packages(workspace: &Value) -> impl Iterator<Item = (&str, &Value)> {
+    workspace["packages"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|package| Some((package["name"].as_str()?, package)))
+}
+
+fn folder(package: &Value) -> PathBuf {
+    Path::new(package["manifest_path"].as_str().unwrap_or_default())
+        .parent()
+        .unwrap_or(Path::new(""))
+        .to_path_buf()
+}
+
+/// Tests and test guests may use what they test.
+fn is_test(package: &Value) -> bool {
+    folder(package)
+        .components()
+        .any(|part| part.as_os_str() == "tests")
+}
+
+fn arrows(workspace: &Value) -> Result<()> {
+    let own: BTreeSet<&str> = packages(workspace).map(|(name, _)| name).collect();
+    let mut wrong = Vec::new();
+    for (name, package) in packages(workspace).filter(|(_, package)| !is_test(package)) {
+        let Some((_, allowed)) = ARROWS.iter().find(|(from, _)| *from == name) else {
+            wrong.push(format!(
+                "{name} is not in the table of arrows (xtask/src/lint.rs)"
+            ));
+            continue;
+        };
+        for dependency in package["dependencies"].as_array().into_iter().flatten() {
+            let to = dependency["name"].as_str().unwrap_or_default();
+            if dependency["kind"].as_str() != Some("dev")
+                && own.contains(to)
+                && !allowed.contains(&to)
+            {
+                wrong.push(format!("{name} must not depend on {to}"));
+            }
+        }
+    }
+    ensure!(wrong.is_empty(), "{}", wrong.join("; "));
+    Ok(())
+}
+
+fn unsafe_boundaries(workspace: &Value) -> Result<()> {
+    let mut wrong = Vec::new();
+    for (name, package) in packages(workspace).filter(|(_, package)| !is_test(package)) {
+        if UNSAFE.contains(&name) {
+            continue;
+        }
+        for target in package["targets"].as_array().into_iter().flatten() {
+            let kind = target["kind"][0].as_str().unwrap_or_default();
+            let root = target["src_path"].as_str().unwrap_or_default();
+            if matches!(kind, "lib" | "bin" | "rlib")
+                && !fs::read_to_string(root)?.contains("#![forbid(unsafe_code)]")
+            {
+                wrong.push(format!("{name}: {root} does not forbid unsafe code"));
+            }
+        }
+    }
+    ensure!(wrong.is_empty(), "{}", wrong.join("; "));
+    Ok(())
+}
+
+fn sizes(workspace: &Value) -> Result<()> {
+    for (name, most) in SIZES {
+        let Some((_, package)) = packages(workspace).find(|(package, _)| package == name) else {
+            continue;
+        };
+        let lines = lines_of_code(&folder(package).join("src"))?;
+        if lines > *most {
+            bail!("{name} has {lines} lines of code, of {most} at most");
+        }
+    }
+    Ok(())
+}
+
+fn lines_of_code(dir: &Path) -> Result<usize> {
+    let mut lines = 0;
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            lines += lines_of_code(&path)?;
+        } else if path
+            .extension()
+            .is_some_and(|extension| extension == "rs" || extension == "S" || extension == "s")
+        {
+            let text = fs::read_to_string(&path)?;
+            lines += text
+                .lines()
+                .map(str::trim)
+                .filter(|line| !line.is_empty() && !line.starts_with("//"))
+                .count();
+        }
+    }
+    Ok(lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn workspace(dependencies: &[(&str, Option<&str>)]) -> Value {
+        let dependencies: Vec<_> = dependencies
+            .iter()
+            .map(|(name, kind)| json!({"name": name, "kind": kind}))
+            .collect();
+        json!({"packages": [
+            {"name": "hv-core", "manifest_path": "/p/hv/core/Cargo.toml", "dependencies": dependencies},
+            {"name": "platform", "manifest_path": "/p/platform/Cargo.toml"},
+            {"name": "guest-abi", "manifest_path": "/p/guest-abi/Cargo.toml"},
+        ]})
+    }
+
+    #[test]
+    fn arrows_point_as_designed() {
+        assert!(
+            arrows(&workspace(&[
+                ("guest-abi", None),
+                ("zerocopy", None),
+                ("platform", Some("dev"))
+            ]))
+            .is_ok()
+        );
+        let error = arrows(&workspace(&[("platform", None)]))
+            .unwrap_err()
+            .to_string();
+        assert_eq!(error, "hv-core must not depend on platform");
+        assert!(arrows(&workspace(&[("platform", Some("build"))])).is_err());
+    }
+}

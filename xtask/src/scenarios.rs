@@ -1,0 +1,842 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The QEMU scenarios: what a person would do at the prompt, and what must be seen then. One machine at a time.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::build::Built;
+use crate::guests::{self, KERNELS, Kernel};
+use crate::machine::Machine;
+use crate::project::Project;
+use crate::session::{PROMPT, Session};
+use crate::volume::Volume;
+
+/// From power-on to the prompt.
+const BOOT: Duration = Duration::from_secs(30);
+/// From `create` to Linux's shell, emulated and with others beside it.
+const LINUX: Duration = Duration::from_secs(180);
+/// From `create` to the Rust guest's line.
+const HELLO: Duration = Duration::from_secs(15);
+/// What the Rust guest says when it runs.
+const HELLO_LINE: &str = "hello";
+const POWER_OFF: Duration = Duration::from_secs(30);
+
+/// What a scenario does; it fails by an error.
+type Play = Box<dyn Fn(&Stage) -> Result<()>>;
+
+/// One scenario.
+pub struct Scenario {
+    pub name: String,
+    /// It fails when it takes longer.
+    pub bound: Duration,
+    pub run: Play,
+}
+
+/// What scenarios play on.
+pub struct Stage<'a> {
+    pub project: &'a Project,
+    pub built: &'a Built,
+    /// The scenario's log.
+    pub log: PathBuf,
+    pub bound: Duration,
+    /// When the scenario began.
+    pub begin: Instant,
+}
+
+fn scenario(
+    name: impl Into<String>,
+    minutes: u64,
+    run: impl Fn(&Stage) -> Result<()> + 'static,
+) -> Scenario {
+    Scenario {
+        name: name.into(),
+        bound: Duration::from_secs(60 * minutes),
+        run: Box::new(run),
+    }
+}
+
+/// All scenarios, quick ones first.
+pub fn all() -> Vec<Scenario> {
+    let mut all = vec![
+        scenario("prompt", 2, prompt),
+        scenario("machine-sizes", 5, machine_sizes),
+        scenario("no-dom0", 1, no_dom0),
+        scenario("not-at-el2", 1, not_at_el2),
+        scenario("run-exec", 3, run_exec),
+        scenario("run-piped", 2, run_piped),
+        scenario("idle", 2, idle),
+        scenario("hello", 2, hello),
+        scenario("bad-input", 4, bad_input),
+        scenario("create-destroy-hello", 10, create_destroy_hello),
+    ];
+    for kernel in KERNELS {
+        for gic in [2, 3] {
+            let name = format!("linux-{}-gicv{gic}", kernel.series);
+            all.push(scenario(name, 15, move |stage| linux(stage, kernel, gic)));
+        }
+    }
+    all.push(scenario("life-cycle", 15, life_cycle));
+    all.push(scenario("verbs", 10, verbs));
+    all.push(scenario("disk-comes-back", 10, disk_comes_back));
+    all.push(scenario("four-guests", 10, four_guests));
+    all.push(scenario("create-destroy-linux", 25, create_destroy_linux));
+    all
+}
+
+impl Stage<'_> {
+    fn dir(&self) -> Result<PathBuf> {
+        self.project.dir("test")
+    }
+
+    /// The folder of guests that go over the demo guests on the volume; emptied but for new disks.
+    fn fresh_guests(&self) -> Result<PathBuf> {
+        let guests = self.dir()?.join("guests");
+        let _ = fs::remove_dir_all(&guests);
+        fs::create_dir_all(&guests)?;
+        for Kernel { guest, .. } in KERNELS {
+            guests::make_disk(
+                self.project,
+                &guests.join(format!("{guest}-disk.img")),
+                guest,
+            )?;
+        }
+        Ok(guests)
+    }
+
+    fn volume(&self) -> Result<Volume> {
+        Volume::lock(&self.dir()?)
+    }
+
+    /// Starts the machine with what is in the folder of guests.
+    fn start(&self, machine: &Machine, volume: &Volume) -> Result<Session> {
+        volume.sync(&[&self.project.path("guests"), &self.dir()?.join("guests")])?;
+        volume.begin_use()?;
+        let left = self.bound.saturating_sub(self.begin.elapsed());
+        Session::start(machine.qemu(self.built, volume.image())?, &self.log, left)
+    }
+
+    /// Starts the machine with fresh guests, waits for the prompt, plays, and powers off at the prompt.
+    fn play(&self, machine: &Machine, act: impl FnOnce(&mut Session) -> Result<()>) -> Result<()> {
+        self.fresh_guests()?;
+        self.play_on(machine, act)
+    }
+
+    /// The same with the guests as they are.
+    fn play_on(
+        &self,
+        machine: &Machine,
+        act: impl FnOnce(&mut Session) -> Result<()>,
+    ) -> Result<()> {
+        let volume = self.volume()?;
+        let mut session = self.start(machine, &volume)?;
+        session.prompt(BOOT)?;
+        act(&mut session)?;
+        session.line("poweroff")?;
+        session.ended(POWER_OFF)?;
+        volume.write_back()?;
+        Ok(())
+    }
+
+    /// `cargo xtask run` itself, with these arguments and this standard input.
+    fn xtask_run(&self, arguments: &[&str], input: &str) -> Result<Output> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .arg("run")
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        std::io::Write::write_all(
+            &mut child.stdin.take().context("no input")?,
+            input.as_bytes(),
+        )?;
+        let output = child.wait_with_output()?;
+        let mut log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(&self.log)?;
+        std::io::Write::write_all(&mut log, &output.stdout)?;
+        std::io::Write::write_all(&mut log, &output.stderr)?;
+        Ok(output)
+    }
+}
+
+/// Machines differ by GIC, in every scenario that does not say which.
+fn machine(gic: u32, cpus: u32) -> Machine {
+    Machine {
+        gic,
+        cpus,
+        ..Machine::default()
+    }
+}
+
+/// The prompt answers, knows xl's verbs, and refuses what it does not know.
+fn prompt(stage: &Stage) -> Result<()> {
+    stage.play(&machine(3, 2), |session| {
+        session.vane_shows("list", r"^Name +ID +Mem +VCPUs\s+State\s+Time\(s\)")?;
+        session.vane_shows("list", r"^Domain-0 +0 ")?;
+        let help = session.vane("help")?;
+        for verb in [
+            "create",
+            "list",
+            "info",
+            "console",
+            "shutdown",
+            "reboot",
+            "destroy",
+            "pause",
+            "unpause",
+            "domid",
+            "domname",
+            "rename",
+            "vcpu-list",
+            "dmesg",
+            "uptime",
+            "xenstore-ls",
+            "block-list",
+            "block-attach",
+            "block-detach",
+            "mem-set",
+            "vcpu-set",
+            "poweroff",
+        ] {
+            ensure!(help.contains(verb), "`help` does not name {verb}:\n{help}");
+        }
+        session.vane_shows("info", r"^free_memory +: +\d+")?;
+        session.vane_shows("dmesg", "(?i)paravane")?;
+        session.vane_shows("frobnicate", "frobnicate")?;
+        session.vane_shows("list nobody", "nobody")?;
+        session.vane_shows("create -h", "(?i)usage")?;
+        Ok(())
+    })
+}
+
+/// Both GICs, the fewest and the most CPUs, the least and the most memory.
+fn machine_sizes(stage: &Stage) -> Result<()> {
+    for (gic, cpus, memory) in [
+        (2, 1, 1 << 10),
+        (3, 8, 16 << 10),
+        (2, 8, 4 << 10),
+        (3, 1, 1 << 10),
+    ] {
+        let machine = Machine {
+            memory,
+            ..machine(gic, cpus)
+        };
+        stage.play(&machine, |session| {
+            session.vane_shows("info", &format!(r"^nr_cpus +: +{cpus}$"))?;
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// Without dom0 the hypervisor says so and stops.
+fn no_dom0(stage: &Stage) -> Result<()> {
+    stage.fresh_guests()?;
+    let volume = stage.volume()?;
+    let machine = Machine {
+        dom0: false,
+        ..machine(3, 1)
+    };
+    stage
+        .start(&machine, &volume)?
+        .expect("(?i)no dom0|dom0.*(not found|missing)", BOOT)
+        .map(drop)
+}
+
+/// At EL1 the hypervisor says so and stops.
+fn not_at_el2(stage: &Stage) -> Result<()> {
+    stage.fresh_guests()?;
+    let volume = stage.volume()?;
+    let machine = Machine {
+        el2: false,
+        ..machine(2, 1)
+    };
+    stage
+        .start(&machine, &volume)?
+        .expect("EL2", BOOT)
+        .map(drop)
+}
+
+/// `--exec` prints the commands' output alone, and its status tells.
+fn run_exec(stage: &Stage) -> Result<()> {
+    let output = stage.xtask_run(
+        &[
+            "--timeout",
+            "60",
+            "--exec",
+            "list",
+            "--exec",
+            "domid Domain-0",
+        ],
+        "",
+    )?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(
+        output.status.success(),
+        "status {} after:\n{text}",
+        output.status
+    );
+    ensure!(
+        text.contains("Domain-0") && text.lines().last() == Some("0"),
+        "unexpected output:\n{text}"
+    );
+    ensure!(
+        !text.contains("exec: ") && !text.contains(PROMPT),
+        "more than the commands' output:\n{text}"
+    );
+    let output = stage.xtask_run(
+        &[
+            "--timeout",
+            "60",
+            "--exec",
+            "create /guests/none.cfg",
+            "--exec",
+            "list",
+        ],
+        "",
+    )?;
+    ensure!(
+        output.status.code() == Some(1),
+        "a failed command gives status {}",
+        output.status
+    );
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        errors.contains("create /guests/none.cfg"),
+        "the failed command is not named:\n{errors}"
+    );
+    let output = stage.xtask_run(&["--timeout", "2"], "")?;
+    ensure!(
+        output.status.code() == Some(124),
+        "a timeout gives status {}",
+        output.status
+    );
+    Ok(())
+}
+
+/// Piped standard input and output are as good as a terminal, also when the input ends before the machine does.
+fn run_piped(stage: &Stage) -> Result<()> {
+    let output = stage.xtask_run(&["--timeout", "90"], "list\npoweroff\n")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(
+        output.status.success(),
+        "status {} after:\n{text}",
+        output.status
+    );
+    ensure!(text.contains("Domain-0"), "no list in:\n{text}");
+    Ok(())
+}
+
+/// An idle machine leaves the host's CPU alone.
+fn idle(stage: &Stage) -> Result<()> {
+    stage.play(&machine(3, 4), |session| {
+        session.line("create /guests/hello.cfg")?;
+        session.prompt(HELLO)?;
+        std::thread::sleep(Duration::from_secs(2));
+        let (before, from) = (session.cpu_time()?, Instant::now());
+        std::thread::sleep(Duration::from_secs(8));
+        let share = (session.cpu_time()? - before).as_secs_f64() / from.elapsed().as_secs_f64();
+        ensure!(
+            share < 0.2,
+            "an idle machine takes {:.0} % of a host CPU",
+            share * 100.0
+        );
+        Ok(())
+    })
+}
+
+/// The Rust guest prints, and is seen and gone as it should be.
+fn hello(stage: &Stage) -> Result<()> {
+    for gic in [2, 3] {
+        stage.play(&machine(gic, 2), |session| {
+            session.vane("create /guests/hello.cfg")?;
+            session.vane_shows("list", "^hello +1 ")?;
+            session.attach("hello")?;
+            session.expect(HELLO_LINE, HELLO)?;
+            session.detach()?;
+            session.vane("destroy hello")?;
+            gone(session, "hello")
+        })?;
+    }
+    Ok(())
+}
+
+fn gone(session: &mut Session, guest: &str) -> Result<()> {
+    let list = session.vane("list")?;
+    ensure!(
+        !list
+            .lines()
+            .any(|line| line.starts_with(&format!("{guest} "))),
+        "{guest} is still there:\n{list}"
+    );
+    Ok(())
+}
+
+/// Waits in the attached console for Linux's shell.
+fn linux_ready(session: &mut Session, kernel: &Kernel, vcpus: u32) -> Result<()> {
+    let release = regex::escape(kernel.series);
+    session.expect(
+        &format!(r"^paravane-guest: ready: Linux {release}\.\S+, {vcpus} cpus, /dev/xvda on /mnt$"),
+        LINUX,
+    )?;
+    session.expect("guest:.*# ", LINUX).map(drop)
+}
+
+/// Debian's kernel to a shell with 1, 2 and 4 vcpus; what it writes to its disk is there for the next domain.
+fn linux(stage: &Stage, kernel: &Kernel, gic: u32) -> Result<()> {
+    let Kernel { guest, .. } = kernel;
+    stage.play(&machine(gic, 4), |session| {
+        for vcpus in [1, 2, 4] {
+            session.vane(&format!("create /guests/{guest}.cfg vcpus={vcpus}"))?;
+            session.vane_shows("list", &format!(r"^{guest} +\d+ +256 +{vcpus} "))?;
+            session.attach(guest)?;
+            linux_ready(session, kernel, vcpus)?;
+            session.shell("grep -q hvc0 /sys/class/tty/console/active")?;
+            if vcpus == 1 {
+                session.shell("dd if=/dev/urandom of=/mnt/data bs=64k count=160 && md5sum /mnt/data >/mnt/sum")?;
+            } else {
+                session.shell("md5sum -c /mnt/sum")?;
+            }
+            session.shell(&format!("echo {vcpus} >>/mnt/runs; umount /mnt && mount -t ext4 /dev/xvda /mnt"))?;
+            let runs = session.shell("cat /mnt/runs")?;
+            ensure!(runs.lines().last() == Some(&vcpus.to_string()), "written was {vcpus}, read is:\n{runs}");
+            if vcpus == 2 {
+                session.shell("umount /mnt")?;
+                session.detach()?;
+                session.vane(&format!("destroy {guest}"))?;
+            } else {
+                session.line("poweroff")?;
+                session.prompt(LINUX)?;
+            }
+            gone(session, guest)?;
+        }
+        Ok(())
+    })
+}
+
+/// Power-off, reboot and crash, from inside and from dom0, end as the config says.
+fn life_cycle(stage: &Stage) -> Result<()> {
+    let kernel = &KERNELS[0];
+    stage.play(&machine(3, 2), |session| {
+        let id = |session: &mut Session| {
+            Ok::<_, anyhow::Error>(session.vane("domid linux")?.trim().to_owned())
+        };
+        session.vane("create /guests/linux.cfg vcpus=2")?;
+        let first = id(session)?;
+        session.attach("linux")?;
+        linux_ready(session, kernel, 2)?;
+        session.line("reboot")?;
+        session.prompt(LINUX)?;
+        session.attach("linux")?;
+        linux_ready(session, kernel, 2)?;
+        session.detach()?;
+        let second = id(session)?;
+        ensure!(
+            first != second,
+            "the domain id is {first} before and after a reboot"
+        );
+        session.vane_within("reboot linux", LINUX)?;
+        wait_until(session, LINUX, |session| {
+            Ok(id(session)? != second && !id(session)?.is_empty())
+        })?;
+        session.attach("linux")?;
+        linux_ready(session, kernel, 2)?;
+        session.detach()?;
+        session.vane("pause linux")?;
+        session.vane_shows("list linux", "^linux .* --p--- ")?;
+        session.vane("unpause linux")?;
+        session.vane_within("shutdown -w linux", LINUX)?;
+        gone(session, "linux")?;
+        for (action, after) in [
+            ("destroy", None),
+            ("preserve", Some("c")),
+            ("restart", Some("runs")),
+        ] {
+            session.vane(&format!("create /guests/linux.cfg on_crash=\"{action}\""))?;
+            let crashed = id(session)?;
+            session.attach("linux")?;
+            linux_ready(session, kernel, 1)?;
+            session.line("echo c >/proc/sysrq-trigger")?;
+            session.prompt(LINUX)?;
+            match after {
+                None => gone(session, "linux")?,
+                Some("c") => drop(session.vane_shows("list linux", "^linux .* ----c- ")?),
+                Some(_) => wait_until(session, LINUX, |session| Ok(id(session)? != crashed))?,
+            }
+            if after.is_some() {
+                session.vane("destroy linux")?;
+                gone(session, "linux")?;
+            }
+        }
+        Ok(())
+    })
+}
+
+fn wait_until(
+    session: &mut Session,
+    timeout: Duration,
+    done: impl Fn(&mut Session) -> Result<bool>,
+) -> Result<()> {
+    let begin = Instant::now();
+    while !done(session)? {
+        ensure!(
+            begin.elapsed() < timeout,
+            "not so after {:.0} s",
+            timeout.as_secs_f32()
+        );
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    Ok(())
+}
+
+/// The verbs on a running Linux.
+fn verbs(stage: &Stage) -> Result<()> {
+    let kernel = &KERNELS[0];
+    stage.play(&machine(2, 2), |session| {
+        session.vane("create /guests/linux.cfg vcpus=2")?;
+        session.attach("linux")?;
+        linux_ready(session, kernel, 2)?;
+        session.detach()?;
+        session.vane_shows("vcpu-list linux", r"^linux +1 +0 ")?;
+        session.vane_shows("vcpu-list linux", r"^linux +1 +1 ")?;
+        session.vane_shows("list -l linux", "linux")?;
+        session.vane_shows("--json list", r#""name": *"linux""#).or_else(|_| {
+            session.vane_shows("list --json", r#""name": *"linux""#)
+        })?;
+        session.vane_shows("uptime", r"^linux +1 ")?;
+        session.vane_shows("domid linux", "^1$")?;
+        session.vane_shows("domname 1", "^linux$")?;
+        session.vane("rename linux tux")?;
+        session.vane_shows("list", "^tux +1 ")?;
+        session.vane("rename tux linux")?;
+        session.vane_shows("block-list linux", "51712")?;
+        session.vane_shows("xenstore-ls /local/domain/1", "name = \"linux\"")?;
+        session.vane_shows("xenstore-read /local/domain/1/name", "^linux$")?;
+        session.vane("xenstore-write /local/domain/1/data/test something")?;
+        session.vane_shows("xenstore-read /local/domain/1/data/test", "^something$")?;
+        session.vane("xenstore-rm /local/domain/1/data/test")?;
+        session.vane_shows("xenstore-list /local/domain/1", "^device$")?;
+
+        session.vane("vcpu-set linux 1")?;
+        session.attach("linux")?;
+        session.line("")?;
+        session.shell("i=0; while [ $(nproc) != 1 ] && [ $i -lt 100 ]; do i=$((i+1)); sleep 0.1; done; [ $(nproc) = 1 ]")?;
+        session.detach()?;
+        session.vane("mem-set linux 200")?;
+        session.attach("linux")?;
+        session.line("")?;
+        session.shell("cat /sys/devices/system/xen_memory/xen_memory0/info/current_kb")?;
+        session.detach()?;
+
+        session.vane("block-attach linux format=raw,vdev=xvdb,access=rw,target=/guests/linux612-disk.img")?;
+        session.attach("linux")?;
+        session.line("")?;
+        session.shell("i=0; while [ ! -b /dev/xvdb ] && [ $i -lt 100 ]; do i=$((i+1)); sleep 0.1; done; mount -t ext4 /dev/xvdb /tmp && cat /tmp/README && umount /tmp")?;
+        session.detach()?;
+        session.vane("block-detach linux xvdb")?;
+        session.attach("linux")?;
+        session.line("")?;
+        session.shell("i=0; while [ -b /dev/xvdb ] && [ $i -lt 100 ]; do i=$((i+1)); sleep 0.1; done; [ ! -b /dev/xvdb ]")?;
+        session.detach()?;
+        session.vane("destroy linux")?;
+        gone(session, "linux")
+    })
+}
+
+/// What a guest wrote is in the host's file after the run, and there for the next one.
+fn disk_comes_back(stage: &Stage) -> Result<()> {
+    let kernel = &KERNELS[0];
+    let guests = stage.fresh_guests()?;
+    let before = fs::read(guests.join("linux-disk.img"))?;
+    for run in 1..=2 {
+        stage.play_on(&machine(3, 2), |session| {
+            session.vane("create /guests/linux.cfg")?;
+            session.attach("linux")?;
+            linux_ready(session, kernel, 1)?;
+            if run == 1 {
+                session.shell("echo kept-by-paravane >/mnt/kept")?;
+            } else {
+                session.shell("grep -q kept-by-paravane /mnt/kept")?;
+            }
+            session.line("poweroff")?;
+            session.prompt(LINUX)
+        })?;
+    }
+    let after = fs::read(guests.join("linux-disk.img"))?;
+    ensure!(
+        before.len() == after.len() && before != after,
+        "the host's file is as it was"
+    );
+    let text = b"kept-by-paravane";
+    ensure!(
+        after.windows(text.len()).any(|window| window == text),
+        "what was written is not in the host's file"
+    );
+    Ok(())
+}
+
+/// Two Linux guests and two Rust guests on two CPUs, all of them answering.
+fn four_guests(stage: &Stage) -> Result<()> {
+    stage.play(&machine(3, 2), |session| {
+        session.vane("create /guests/hello.cfg")?;
+        session.vane("create /guests/hello.cfg name=\"hello2\"")?;
+        for kernel in KERNELS {
+            session.vane(&format!("create /guests/{}.cfg vcpus=2", kernel.guest))?;
+        }
+        for kernel in KERNELS {
+            session.attach(kernel.guest)?;
+            linux_ready(session, kernel, 2)?;
+            session.detach()?;
+        }
+        for _ in 0..3 {
+            for kernel in KERNELS {
+                session.attach(kernel.guest)?;
+                session.line("")?;
+                session.shell("echo $((6 * 7)) | grep 42")?;
+                session.detach()?;
+            }
+            for guest in ["hello", "hello2"] {
+                session.attach(guest)?;
+                session.expect(HELLO_LINE, HELLO)?;
+                session.detach()?;
+            }
+        }
+        for guest in ["linux", "hello", "linux612", "hello2"] {
+            session.vane(&format!("destroy {guest}"))?;
+            gone(session, guest)?;
+        }
+        Ok(())
+    })
+}
+
+/// What must be as it was when a domain has come and gone.
+fn resources(session: &mut Session) -> Result<String> {
+    let info = session.vane("info")?;
+    let counts: Vec<&str> = info
+        .lines()
+        .filter(|line| {
+            [
+                "free_memory",
+                "free_pages",
+                "event_channels",
+                "grant",
+                "heap",
+            ]
+            .iter()
+            .any(|key| line.contains(key))
+        })
+        .collect();
+    ensure!(
+        counts.iter().any(|line| line.contains("free_memory")),
+        "`info` shows no free memory:\n{info}"
+    );
+    Ok(format!(
+        "{}\n{}",
+        counts.join("\n"),
+        session.vane("xenstore-ls /")?
+    ))
+}
+
+fn unchanged(session: &mut Session, before: &str) -> Result<()> {
+    let after = resources(session)?;
+    ensure!(
+        before == after,
+        "not as it was; before:\n{before}\nafter:\n{after}"
+    );
+    Ok(())
+}
+
+/// 200 Rust guests come and go, and leave nothing.
+fn create_destroy_hello(stage: &Stage) -> Result<()> {
+    stage.play(&machine(3, 2), |session| {
+        // The first one may leave what is made once and kept.
+        session.vane("create /guests/hello.cfg")?;
+        session.vane("destroy hello")?;
+        let before = resources(session)?;
+        for _ in 0..200 {
+            session.vane("create /guests/hello.cfg")?;
+            session.vane("destroy hello")?;
+        }
+        unchanged(session, &before)
+    })
+}
+
+/// 10 Linux guests come and go, and leave nothing: half of them in the midst of booting.
+fn create_destroy_linux(stage: &Stage) -> Result<()> {
+    stage.play(&machine(3, 2), |session| {
+        session.vane("create /guests/linux.cfg")?;
+        session.vane("destroy linux")?;
+        let before = resources(session)?;
+        for round in 0..10u64 {
+            session.vane("create /guests/linux.cfg vcpus=2")?;
+            if round % 2 == 0 {
+                session.attach("linux")?;
+                linux_ready(session, &KERNELS[0], 2)?;
+                session.detach()?;
+            } else {
+                std::thread::sleep(Duration::from_secs(round));
+            }
+            session.vane("destroy linux")?;
+        }
+        unchanged(session, &before)
+    })
+}
+
+/// Every kind of mistake gets a clear error, leaves nothing behind and the prompt alive.
+fn bad_input(stage: &Stage) -> Result<()> {
+    let guests = stage.fresh_guests()?;
+    let demo = stage.project.path("guests");
+    let hello = "kernel = \"/guests/hello.bin\"\nmemory = 8\n";
+    fs::write(guests.join("no-image.bin"), vec![0x5a; 8192])?;
+    fs::write(guests.join("empty.bin"), "")?;
+    let image = fs::read(demo.join("vmlinuz-6.1"))?;
+    fs::write(
+        guests.join("short.bin"),
+        image.get(..64 << 10).context("a short kernel")?,
+    )?;
+    let initrd = fs::read(demo.join("initrd-6.1.cpio.gz"))?;
+    fs::write(
+        guests.join("short.cpio.gz"),
+        initrd.get(..initrd.len() / 2).unwrap_or_default(),
+    )?;
+    // File, its text, and what the answer must show.
+    let cases: &[(&str, String, &str)] = &[
+        (
+            "unclosed",
+            format!("name = \"x\n{hello}"),
+            "unclosed.cfg.*1",
+        ),
+        (
+            "no-equals",
+            format!("name \"x\"\n{hello}"),
+            "no-equals.cfg.*1",
+        ),
+        (
+            "bad-list",
+            format!("name = \"x\"\n{hello}disk = [ \"format=raw\"\n"),
+            r"bad-list.cfg.*\d",
+        ),
+        (
+            "bad-number",
+            "name = \"x\"\nkernel = \"/guests/hello.bin\"\nmemory = \"lots\"\n".into(),
+            "bad-number.cfg.*3",
+        ),
+        (
+            "bad-vcpus",
+            format!("name = \"x\"\n{hello}vcpus = 0\n"),
+            "bad-vcpus.cfg.*4",
+        ),
+        (
+            "bad-action",
+            format!("name = \"x\"\n{hello}on_crash = \"explode\"\n"),
+            "bad-action.cfg.*4",
+        ),
+        (
+            "bad-disk",
+            format!(
+                "name = \"x\"\n{hello}disk = [ \"format=raw,vdev=sillyname,target=/guests/linux-disk.img\" ]\n"
+            ),
+            "bad-disk.cfg.*4",
+        ),
+        (
+            "no-kernel",
+            "name = \"x\"\nmemory = 8\n".into(),
+            "(?i)kernel",
+        ),
+        ("no-name", hello.to_owned(), "(?i)name"),
+        (
+            "missing-kernel",
+            "name = \"x\"\nkernel = \"/guests/nowhere.bin\"\nmemory = 8\n".into(),
+            "nowhere.bin",
+        ),
+        (
+            "missing-disk",
+            format!(
+                "name = \"x\"\n{hello}disk = [ \"format=raw,vdev=xvda,target=/guests/nowhere.img\" ]\n"
+            ),
+            "nowhere.img",
+        ),
+        (
+            "no-image",
+            "name = \"x\"\nkernel = \"/guests/no-image.bin\"\nmemory = 64\n".into(),
+            "(?i)image",
+        ),
+        (
+            "empty",
+            "name = \"x\"\nkernel = \"/guests/empty.bin\"\nmemory = 64\n".into(),
+            "(?i)image|empty",
+        ),
+        (
+            "short",
+            "name = \"x\"\nkernel = \"/guests/short.bin\"\nmemory = 128\n".into(),
+            "(?i)truncated|short|image",
+        ),
+        (
+            "too-much",
+            "name = \"x\"\nkernel = \"/guests/hello.bin\"\nmemory = 100000\n".into(),
+            "(?i)memory",
+        ),
+        (
+            "too-small",
+            "name = \"x\"\nkernel = \"/guests/vmlinuz-6.1\"\nmemory = 16\n".into(),
+            "(?i)memory|fit",
+        ),
+    ];
+    for (name, text, _) in cases {
+        fs::write(guests.join(format!("{name}.cfg")), text)?;
+    }
+    let config = fs::read_to_string(demo.join("linux.cfg"))?;
+    fs::write(
+        guests.join("short-ramdisk.cfg"),
+        config.replace("initrd-6.1.cpio.gz", "short.cpio.gz"),
+    )?;
+    stage.play_on(&machine(3, 2), |session| {
+        session.vane("create /guests/hello.cfg")?;
+        session.vane("destroy hello")?;
+        let before = resources(session)?;
+        for (name, _, shows) in cases {
+            session.vane_shows(&format!("create /guests/{name}.cfg"), shows)?;
+            let list = session.vane("list")?;
+            ensure!(
+                list.lines().filter(|line| !line.is_empty()).count() == 2,
+                "after {name}.cfg there is:\n{list}"
+            );
+        }
+        session.vane_shows("create /guests/none.cfg", "none.cfg")?;
+        unchanged(session, &before)?;
+        // Only the kernel can find out that its ramdisk is truncated: it panics, and the domain ends as its config says.
+        session.vane("create /guests/short-ramdisk.cfg extra=\"panic=1\"")?;
+        wait_until(session, LINUX, |session| {
+            Ok(!session.vane("list")?.contains("linux"))
+        })?;
+        session.vane("create /guests/hello.cfg")?;
+        session.vane_shows(
+            "create /guests/hello.cfg",
+            "(?i)hello.*(exists|in use|already)",
+        )?;
+        session.vane("destroy hello")?;
+        unchanged(session, &before)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::COMMAND;
+
+    #[test]
+    fn names_are_distinct_and_waits_are_within_bounds() {
+        let all = all();
+        let mut names: Vec<_> = all.iter().map(|scenario| &scenario.name).collect();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), all.len());
+        assert!(all.iter().all(|scenario| scenario.bound > COMMAND));
+    }
+}
