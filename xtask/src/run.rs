@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
@@ -202,6 +202,13 @@ fn exit_code(status: ExitStatus, timed_out: bool, good: bool) -> ExitCode {
 /// The process id of the machine that runs, for the signal handler; zero when there is none.
 static RUNNING: AtomicI32 = AtomicI32::new(0);
 
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Whether this process was asked to end (SIGINT, SIGTERM) while a machine ran.
+pub fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::SeqCst)
+}
+
 /// A QEMU process, never left behind: it is ended with its owner.
 pub struct Running {
     pid: Pid,
@@ -224,9 +231,12 @@ impl Running {
         thread::spawn(move || sender.send(child.wait()));
         RUNNING.store(pid.as_raw_nonzero().get(), Ordering::SeqCst);
         // Set once for all machines of this process: setting it again fails.
-        let _ = ctrlc::set_handler(|| match Pid::from_raw(RUNNING.load(Ordering::SeqCst)) {
-            Some(pid) => drop(kill_process(pid, Signal::TERM)),
-            None => std::process::exit(130),
+        let _ = ctrlc::set_handler(|| {
+            INTERRUPTED.store(true, Ordering::SeqCst);
+            match Pid::from_raw(RUNNING.load(Ordering::SeqCst)) {
+                Some(pid) => drop(kill_process(pid, Signal::TERM)),
+                None => std::process::exit(130),
+            }
         });
         Ok(Self {
             pid,

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::thread;
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use regex::Regex;
 
 use crate::build;
@@ -177,6 +177,9 @@ fn qemu(project: &Project, chosen: &[Scenario], counts: &mut Counts) -> Result<(
             begin: Instant::now(),
         };
         let result = run(&stage);
+        if crate::run::interrupted() {
+            bail!("interrupted in {name}");
+        }
         let seconds = stage.begin.elapsed().as_secs_f32();
         match result {
             Ok(()) => {
