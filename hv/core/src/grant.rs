@@ -3,7 +3,7 @@
 //! its own through entries of a table that it shares with the hypervisor.
 //!
 //! Each domain's table has two sides. As *granter* it has shared frames, which the guest writes,
-//! and one [`Active`] entry per shared entry, which only the hypervisor writes: what has been
+//! and one active entry per shared entry, which only the hypervisor writes: what has been
 //! resolved and how often it is pinned. As *mapper* it has the maptrack: one entry per mapping it
 //! holds; the index is the handle that it gets.
 //!
@@ -20,6 +20,10 @@
 
 use alloc::vec::Vec;
 
+use guest_abi::grant_table::{cache, gntcopy, gntmap, gtf};
+
+pub use guest_abi::grant_table::GrantStatus;
+
 use crate::machine::{Cache, CacheOp, PhysMem};
 use crate::types::{Access, DomId, Errno, Gfn, GrantRef, MAX_DOMAINS, Mfn, PAGE_SIZE, Pa, Slot};
 
@@ -28,7 +32,7 @@ pub const MAX_GRANT_FRAMES: u32 = 64;
 /// Maptrack frames (of [`MAPTRACK_PER_FRAME`] entries) that a domain may have at most.
 pub const MAX_MAPTRACK_FRAMES: u32 = 1024;
 /// Entries of version 1 in a shared frame: 8 bytes each.
-pub const ENTRIES_PER_FRAME: u32 = 512;
+pub const ENTRIES_PER_FRAME: u32 = guest_abi::grant_table::V1_ENTRIES_PER_FRAME;
 /// Entries that count as one maptrack frame.
 pub const MAPTRACK_PER_FRAME: u32 = 256;
 /// Entries that one call of [`Grants::cache_flush`] looks at.
@@ -42,60 +46,13 @@ const MAX_PINS: u8 = 128;
 const RETRIES: u32 = 5;
 const NIL: u32 = u32::MAX;
 
-const GTF_PERMIT_ACCESS: u32 = 1;
-const GTF_TYPE_MASK: u32 = 3;
-const GTF_READONLY: u32 = 1 << 2;
-const GTF_READING: u32 = 1 << 3;
-const GTF_WRITING: u32 = 1 << 4;
-const GTF_SUB_PAGE: u32 = 1 << 8;
-
-const GNTMAP_DEVICE_MAP: u32 = 1 << 0;
-const GNTMAP_HOST_MAP: u32 = 1 << 1;
-const GNTMAP_READONLY: u32 = 1 << 2;
-const GNTMAP_APPLICATION_MAP: u32 = 1 << 3;
-const GNTMAP_CONTAINS_PTE: u32 = 1 << 4;
-
-const GNTCOPY_SOURCE_GREF: u16 = 1 << 0;
-const GNTCOPY_DEST_GREF: u16 = 1 << 1;
-
-const GNTTAB_CACHE_CLEAN: u32 = 1 << 0;
-const GNTTAB_CACHE_INVAL: u32 = 1 << 1;
-
-/// The status of one element of a grant operation (`GNTST_*`), as its `status` field holds it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(i16)]
-pub enum GntStatus {
-    /// Done.
-    Okay = 0,
-    /// Anything else, "general undefined error".
-    GeneralError = -1,
-    /// No such domain.
-    BadDomain = -2,
-    /// The reference is not in the table, or the flags ask for no mapping.
-    BadGntref = -3,
-    /// No such mapping.
-    BadHandle = -4,
-    /// A list that cannot be written (`setup_table`).
-    BadVirtAddr = -5,
-    /// Not allowed.
-    PermissionDenied = -8,
-    /// The granted frame is no page of the granter.
-    BadPage = -9,
-    /// A copy that crosses a page's end.
-    BadCopyArg = -10,
-    /// In use now, try again.
-    Eagain = -12,
-    /// No handle left.
-    NoSpace = -13,
-}
-
-impl GntStatus {
-    /// The number of the ABI.
-    #[must_use]
-    pub const fn number(self) -> i16 {
-        self as i16
-    }
-}
+// A shared entry's first word: the flags, and above them who may use it.
+const GTF_PERMIT_ACCESS: u32 = gtf::PERMIT_ACCESS as u32;
+const GTF_TYPE_MASK: u32 = gtf::TYPE_MASK as u32;
+const GTF_READONLY: u32 = gtf::READONLY as u32;
+const GTF_READING: u32 = gtf::READING as u32;
+const GTF_WRITING: u32 = gtf::WRITING as u32;
+const GTF_SUB_PAGE: u32 = gtf::SUB_PAGE as u32;
 
 /// Pages, p2m and TLB of all domains, as grants need them.
 pub trait PageHost {
@@ -425,17 +382,17 @@ fn set_status<M: PhysMem>(
     access: Access,
     by: DomId,
     type_mask: u32,
-) -> Result<(), GntStatus> {
+) -> Result<(), GrantStatus> {
     let want = GTF_PERMIT_ACCESS | (u32::from(by.0) << 16);
     let mut seen = mem.load32(entry);
     for _ in 0..RETRIES {
         if !pinned && seen & (type_mask | 0xffff_0000) != want {
-            return Err(GntStatus::GeneralError);
+            return Err(GrantStatus::GeneralError);
         }
         let mut new = seen | GTF_READING;
         if access == Access::Write {
             if seen & GTF_READONLY != 0 {
-                return Err(GntStatus::GeneralError);
+                return Err(GrantStatus::GeneralError);
             }
             new |= GTF_WRITING;
         }
@@ -444,7 +401,7 @@ fn set_status<M: PhysMem>(
             Err(found) => seen = found,
         }
     }
-    Err(GntStatus::GeneralError)
+    Err(GrantStatus::GeneralError)
 }
 
 #[inline]
@@ -464,10 +421,10 @@ fn acquire<H: PageHost>(
     access: Access,
     by: DomId,
     type_mask: u32,
-) -> Result<(Mfn, u32), GntStatus> {
+) -> Result<(Mfn, u32), GrantStatus> {
     let pinned = act.pinned();
     if pinned && act.by != by {
-        return Err(GntStatus::GeneralError);
+        return Err(GrantStatus::GeneralError);
     }
     if act.covers(access) {
         return Ok((act.mfn, act.gfn));
@@ -481,9 +438,9 @@ fn acquire<H: PageHost>(
         host.mem().load32(entry.add(4))
     };
     let found = match host.resolve(granter, Gfn(u64::from(gfn)), access) {
-        Ok(mfn) if pinned && mfn != act.mfn => Err(GntStatus::GeneralError),
+        Ok(mfn) if pinned && mfn != act.mfn => Err(GrantStatus::GeneralError),
         Ok(mfn) => return Ok((mfn, gfn)),
-        Err(_) => Err(GntStatus::BadPage),
+        Err(_) => Err(GrantStatus::BadPage),
     };
     clear_status(host.mem(), entry, act.surplus(access));
     found
@@ -553,11 +510,11 @@ impl Grants {
 
     /// A domain that may still grant.
     #[inline]
-    fn granter(&mut self, slot: Option<Slot>) -> Result<(Slot, &mut Table), GntStatus> {
-        let slot = slot.ok_or(GntStatus::BadDomain)?;
+    fn granter(&mut self, slot: Option<Slot>) -> Result<(Slot, &mut Table), GrantStatus> {
+        let slot = slot.ok_or(GrantStatus::BadDomain)?;
         match self.table_mut(slot) {
             Some(t) if !t.dying => Ok((slot, t)),
-            _ => Err(GntStatus::BadDomain),
+            _ => Err(GrantStatus::BadDomain),
         }
     }
 
@@ -780,15 +737,15 @@ impl Grants {
         caller: Slot,
         op: &MapOp,
         lookup: impl Fn(DomId) -> Option<Slot>,
-    ) -> Result<Mapped, GntStatus> {
+    ) -> Result<Mapped, GrantStatus> {
         let flags = op.flags;
-        if flags & (GNTMAP_DEVICE_MAP | GNTMAP_HOST_MAP) == 0 {
-            return Err(GntStatus::BadGntref);
+        if flags & (gntmap::DEVICE_MAP | gntmap::HOST_MAP) == 0 {
+            return Err(GrantStatus::BadGntref);
         }
-        if flags & (GNTMAP_DEVICE_MAP | GNTMAP_APPLICATION_MAP | GNTMAP_CONTAINS_PTE) != 0 {
-            return Err(GntStatus::GeneralError);
+        if flags & (gntmap::DEVICE_MAP | gntmap::APPLICATION_MAP | gntmap::CONTAINS_PTE) != 0 {
+            return Err(GrantStatus::GeneralError);
         }
-        let access = if flags & GNTMAP_READONLY == 0 {
+        let access = if flags & gntmap::READONLY == 0 {
             Access::Write
         } else {
             Access::Read
@@ -797,24 +754,24 @@ impl Grants {
         let me = self
             .table_mut(caller)
             .filter(|t| !t.dying)
-            .ok_or(GntStatus::BadDomain)?;
+            .ok_or(GrantStatus::BadDomain)?;
         let by = me.domid;
-        let handle = me.free_handle().ok_or(GntStatus::NoSpace)?;
+        let handle = me.free_handle().ok_or(GrantStatus::NoSpace)?;
 
         let (_, t) = self.granter(Some(granter))?;
-        let (entry, act) = t.entry(op.gref.0).ok_or(GntStatus::BadGntref)?;
+        let (entry, act) = t.entry(op.gref.0).ok_or(GrantStatus::BadGntref)?;
         let full = match access {
             Access::Read => act.ro,
             Access::Write => act.rw,
         } >= MAX_PINS;
         if act.pinned() && (act.by != by || full) {
-            return Err(GntStatus::GeneralError);
+            return Err(GrantStatus::GeneralError);
         }
         let mask = GTF_TYPE_MASK | GTF_SUB_PAGE;
         let (mfn, gfn) = acquire(host, granter, entry, act, access, by, mask)?;
         let at = Gfn::of(op.host_addr);
         let installed = host.get_page(mfn).and_then(|()| {
-            let made = if flags & !GNTMAP_READONLY == GNTMAP_HOST_MAP {
+            let made = if flags & !gntmap::READONLY == gntmap::HOST_MAP {
                 host.map_granted(caller, at, mfn, access)
             } else {
                 Err(Errno::EINVAL)
@@ -823,7 +780,7 @@ impl Grants {
         });
         if installed.is_err() {
             clear_status(host.mem(), entry, act.surplus(access));
-            return Err(GntStatus::GeneralError);
+            return Err(GrantStatus::GeneralError);
         }
 
         let first = !act.pinned();
@@ -865,43 +822,43 @@ impl Grants {
     }
 
     /// `GNTTABOP_unmap_grant_ref`, one element. See [`Grants::take_reapable`].
-    pub fn unmap<H: PageHost>(&mut self, host: &mut H, caller: Slot, op: &UnmapOp) -> GntStatus {
+    pub fn unmap<H: PageHost>(&mut self, host: &mut H, caller: Slot, op: &UnmapOp) -> GrantStatus {
         let Some(e) = self
             .table_mut(caller)
             .and_then(|t| t.track_mut(op.handle))
             .copied()
         else {
-            return GntStatus::BadHandle;
+            return GrantStatus::BadHandle;
         };
         let Some(access) = e.held.access() else {
-            return GntStatus::BadHandle;
+            return GrantStatus::BadHandle;
         };
         if op.host_addr == 0 {
-            return GntStatus::Okay;
+            return GrantStatus::Okay;
         }
         let Some(mfn) = self.pinned_page(e.granter, e.gref) else {
-            return GntStatus::BadHandle;
+            return GrantStatus::BadHandle;
         };
         if Gfn::of(op.host_addr) != e.gfn || host.unmap_granted(caller, e.gfn, mfn).is_err() {
-            return GntStatus::GeneralError;
+            return GrantStatus::GeneralError;
         }
         if let Some(me) = self.table_mut(caller) {
             me.put_handle(op.handle);
         }
         self.unpin(host, e.granter, e.gref, access);
-        GntStatus::Okay
+        GrantStatus::Okay
     }
 
     /// `GNTTABOP_unmap_and_replace`, which no Arm guest can use: the status of every element.
     #[must_use]
-    pub const fn unmap_and_replace() -> GntStatus {
-        GntStatus::GeneralError
+    pub const fn unmap_and_replace() -> GrantStatus {
+        GrantStatus::GeneralError
     }
 
     /// `GNTTABOP_transfer`, which is not offered: the status of every element.
     #[must_use]
-    pub const fn transfer() -> GntStatus {
-        GntStatus::GeneralError
+    pub const fn transfer() -> GrantStatus {
+        GrantStatus::GeneralError
     }
 
     #[inline]
@@ -913,20 +870,20 @@ impl Grants {
         ptr: &CopyPtr,
         is_ref: bool,
         access: Access,
-    ) -> Result<End, GntStatus> {
+    ) -> Result<End, GrantStatus> {
         if !is_ref {
             let mfn = host
                 .resolve(caller, Gfn(ptr.frame), access)
-                .map_err(|_| GntStatus::BadPage)?;
+                .map_err(|_| GrantStatus::BadPage)?;
             return Ok(End {
                 mfn,
                 entry: Pa(0),
                 clear: 0,
             });
         }
-        let by = self.table(caller).ok_or(GntStatus::BadDomain)?.domid;
+        let by = self.table(caller).ok_or(GrantStatus::BadDomain)?.domid;
         let (_, t) = self.granter(Some(granter))?;
-        let (entry, act) = t.entry(ptr.frame as u32).ok_or(GntStatus::BadGntref)?;
+        let (entry, act) = t.entry(ptr.frame as u32).ok_or(GrantStatus::BadGntref)?;
         let (mfn, _) = acquire(host, granter, entry, act, access, by, GTF_TYPE_MASK)?;
         Ok(End {
             mfn,
@@ -943,19 +900,19 @@ impl Grants {
         caller: Slot,
         op: &CopyOp,
         lookup: impl Fn(DomId) -> Option<Slot>,
-    ) -> GntStatus {
+    ) -> GrantStatus {
         let who = |ptr: &CopyPtr, is_ref: bool| {
             if ptr.domid == DomId::SELF {
                 Ok(caller)
             } else if is_ref {
-                lookup(ptr.domid).ok_or(GntStatus::BadDomain)
+                lookup(ptr.domid).ok_or(GrantStatus::BadDomain)
             } else {
-                Err(GntStatus::PermissionDenied)
+                Err(GrantStatus::PermissionDenied)
             }
         };
         let (src_ref, dst_ref) = (
-            op.flags & GNTCOPY_SOURCE_GREF != 0,
-            op.flags & GNTCOPY_DEST_GREF != 0,
+            op.flags & gntcopy::SOURCE_GREF != 0,
+            op.flags & gntcopy::DEST_GREF != 0,
         );
         let from = match who(&op.source, src_ref) {
             Ok(slot) => slot,
@@ -975,7 +932,7 @@ impl Grants {
                 let (s, d) = (u64::from(op.source.offset), u64::from(op.dest.offset));
                 let len = u64::from(op.len);
                 let status = if s.max(d) + len > PAGE_SIZE {
-                    GntStatus::BadCopyArg
+                    GrantStatus::BadCopyArg
                 } else {
                     copy_bytes(
                         host.mem(),
@@ -983,7 +940,7 @@ impl Grants {
                         Pa(src.mfn.addr() + s),
                         len,
                     );
-                    GntStatus::Okay
+                    GrantStatus::Okay
                 };
                 clear_status(host.mem(), dst.entry, dst.clear);
                 status
@@ -1000,11 +957,11 @@ impl Grants {
         host: &mut H,
         slot: Slot,
         nr_frames: u32,
-    ) -> GntStatus {
+    ) -> GrantStatus {
         match self.grow(host, slot, nr_frames) {
-            Ok(()) => GntStatus::Okay,
-            Err(Errno::ESRCH) => GntStatus::BadDomain,
-            Err(_) => GntStatus::GeneralError,
+            Ok(()) => GrantStatus::Okay,
+            Err(Errno::ESRCH) => GrantStatus::BadDomain,
+            Err(_) => GrantStatus::GeneralError,
         }
     }
 
@@ -1012,8 +969,8 @@ impl Grants {
     ///
     /// # Errors
     /// `BadDomain` without a table.
-    pub fn query_size(&self, slot: Slot) -> Result<(u32, u32), GntStatus> {
-        let t = self.table(slot).ok_or(GntStatus::BadDomain)?;
+    pub fn query_size(&self, slot: Slot) -> Result<(u32, u32), GrantStatus> {
+        let t = self.table(slot).ok_or(GrantStatus::BadDomain)?;
         Ok((t.shared.len() as u32, t.max_frames))
     }
 
@@ -1037,11 +994,11 @@ impl Grants {
 
     /// `GNTTABOP_get_status_frames`: version 1 has none.
     #[must_use]
-    pub const fn get_status_frames(nr_frames: u32) -> GntStatus {
+    pub const fn get_status_frames(nr_frames: u32) -> GrantStatus {
         if nr_frames == 0 {
-            GntStatus::Okay
+            GrantStatus::Okay
         } else {
-            GntStatus::GeneralError
+            GrantStatus::GeneralError
         }
     }
 
@@ -1052,25 +1009,25 @@ impl Grants {
         caller: Slot,
         a: GrantRef,
         b: GrantRef,
-    ) -> GntStatus {
+    ) -> GrantStatus {
         let mut place = |gref: GrantRef| {
             let (entry, act) = self.table_mut(caller)?.entry(gref.0)?;
             Some((entry, act.pinned()))
         };
         let (Some((pa, a_pinned)), Some((pb, b_pinned))) = (place(a), place(b)) else {
-            return GntStatus::BadGntref;
+            return GrantStatus::BadGntref;
         };
         if a == b {
-            return GntStatus::Okay;
+            return GrantStatus::Okay;
         }
         if a_pinned || b_pinned {
-            return GntStatus::Eagain;
+            return GrantStatus::Eagain;
         }
         let mem = host.mem();
         let (va, vb) = (mem.load64(pa), mem.load64(pb));
         mem.store64(pa, vb);
         mem.store64(pb, va);
-        GntStatus::Okay
+        GrantStatus::Okay
     }
 
     /// `GNTTABOP_cache_flush`, one element: maintains the cache over a page that is the caller's
@@ -1091,7 +1048,7 @@ impl Grants {
         if offset >= PAGE_SIZE
             || length > PAGE_SIZE
             || offset + length > PAGE_SIZE
-            || op.op & !(GNTTAB_CACHE_CLEAN | GNTTAB_CACHE_INVAL) != 0
+            || op.op & !(cache::CLEAN | cache::INVAL) != 0
         {
             return Err(Errno::EINVAL);
         }
@@ -1103,7 +1060,7 @@ impl Grants {
         if owner != caller && !self.pinned_by(owner, caller, mfn, cursor)? {
             return Ok(false);
         }
-        let how = if op.op & GNTTAB_CACHE_INVAL != 0 {
+        let how = if op.op & cache::INVAL != 0 {
             CacheOp::Invalidate
         } else {
             CacheOp::Clean

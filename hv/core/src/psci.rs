@@ -3,70 +3,18 @@
 //! (Arm DEN 0028), by `hvc #0` or `smc #0`. Pure decoding: the caller acts and writes the reply.
 //!
 //! Identifiers and replies are those a Xen guest meets, so a function that Xen does not know
-//! (TRNG, say) is answered with [`NOT_SUPPORTED`], never with an undefined instruction.
+//! (TRNG, say) is answered with [`Code::NotSupported`], never with an undefined instruction.
+
+pub use guest_abi::psci::{AFFINITY_OFF, AFFINITY_ON, Code};
+use guest_abi::psci::{
+    Function, MIGRATE_NOT_REQUIRED, PSCI_VERSION_1_1, REVISION_MAJOR, REVISION_MINOR,
+    SMCCC_VERSION_1_2, SSSC_UID, XEN_UID, uid_words,
+};
 
 use crate::types::{MAX_VCPUS, VcpuId};
 
-/// Done.
-pub const SUCCESS: i64 = 0;
-/// Unknown function, or unknown feature.
-pub const NOT_SUPPORTED: i64 = -1;
-/// No such CPU, or a bad affinity level.
-pub const INVALID_PARAMETERS: i64 = -2;
-/// Refused.
-pub const DENIED: i64 = -3;
-/// CPU_ON of a CPU that is on.
-pub const ALREADY_ON: i64 = -4;
-/// What SYSTEM_OFF and SYSTEM_RESET would return if they returned.
-pub const INTERNAL_FAILURE: i64 = -6;
-/// CPU_ON with an entry point that is none (not aligned to an instruction).
-pub const INVALID_ADDRESS: i64 = -9;
-/// AFFINITY_INFO: at least one CPU is on.
-pub const AFFINITY_ON: i64 = 0;
-/// AFFINITY_INFO: all are off.
-pub const AFFINITY_OFF: i64 = 1;
-
-/// PSCI 1.1.
-const PSCI_VERSION: i64 = 1 << 16 | 1;
-/// SMCCC 1.2.
-const SMCCC_VERSION: i64 = 1 << 16 | 2;
-/// MIGRATE_INFO_TYPE: no trusted OS, or one that needs no migration.
-const TOS_NOT_PRESENT: i64 = 2;
-
-const FN_SMCCC_VERSION: u32 = 0x8000_0000;
-const FN_ARCH_FEATURES: u32 = 0x8000_0001;
-const FN_ARCH_WORKAROUND_1: u32 = 0x8000_8000;
-const FN_ARCH_WORKAROUND_2: u32 = 0x8000_7fff;
-const FN_ARCH_WORKAROUND_3: u32 = 0x8000_3fff;
-const FN_VERSION: u32 = 0x8400_0000;
-const FN_CPU_SUSPEND: u32 = 0x8400_0001;
-const FN_CPU_OFF: u32 = 0x8400_0002;
-const FN_CPU_ON: u32 = 0x8400_0003;
-const FN_AFFINITY_INFO: u32 = 0x8400_0004;
-const FN_MIGRATE_INFO_TYPE: u32 = 0x8400_0006;
-const FN_SYSTEM_OFF: u32 = 0x8400_0008;
-const FN_SYSTEM_RESET: u32 = 0x8400_0009;
-const FN_FEATURES: u32 = 0x8400_000a;
-/// In an identifier: 64-bit arguments.
-const SMC64: u32 = 1 << 30;
-const FN_CPU_SUSPEND64: u32 = FN_CPU_SUSPEND | SMC64;
-const FN_CPU_ON64: u32 = FN_CPU_ON | SMC64;
-const FN_AFFINITY_INFO64: u32 = FN_AFFINITY_INFO | SMC64;
-/// PSCI 0.1, as the generated device tree's `cpu_off` and `cpu_on` name them.
-const FN_CPU_OFF_0_1: u32 = 1;
-const FN_CPU_ON_0_1: u32 = 2;
-const FN_STANDARD_COUNT: u32 = 0x8400_ff00;
-const FN_STANDARD_UID: u32 = 0x8400_ff01;
-const FN_STANDARD_REVISION: u32 = 0x8400_ff03;
-const FN_HYPERVISOR_COUNT: u32 = 0x8600_ff00;
-const FN_HYPERVISOR_UID: u32 = 0x8600_ff01;
-const FN_HYPERVISOR_REVISION: u32 = 0x8600_ff03;
-
-/// a71812dc-c698-4369-9acf-79d18ddee667, the UID of Xen's hypervisor service
-/// (`public/arch-arm/smccc.h`), first byte lowest.
-const HYPERVISOR_UID: [u32; 4] = [0xdc12_18a7, 0x6943_98c6, 0xd179_cf9a, 0x67e6_de8d];
-/// f863386f-4b39-4cbd-9220-ce1641e59f6f, the UID of its standard service.
-const STANDARD_UID: [u32; 4] = [0x6f38_63f8, 0xbd4c_394b, 0x16ce_2092, 0x6f9f_e541];
+/// SMCCC's answer that a workaround is not required on the CPUs of this machine.
+const UNAFFECTED: i64 = 1;
 
 /// What ARCH_FEATURES says of a speculation workaround.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,8 +29,8 @@ pub enum Workaround {
 impl Workaround {
     const fn reply(self) -> i64 {
         match self {
-            Self::Unknown => NOT_SUPPORTED,
-            Self::NotRequired => 1,
+            Self::Unknown => number(Code::NotSupported),
+            Self::NotRequired => UNAFFECTED,
         }
     }
 }
@@ -125,17 +73,17 @@ pub enum Call {
     Reply4([u32; 4]),
     /// Answer nothing, change no register.
     Nop,
-    /// Wait for an interrupt as WFI does, then answer [`SUCCESS`]: every power state is treated as
+    /// Wait for an interrupt as WFI does, then answer [`Code::Success`]: every power state is treated as
     /// standby.
     CpuSuspend,
-    /// Take the calling vcpu down. Answers [`SUCCESS`], which nobody sees.
+    /// Take the calling vcpu down. Answers [`Code::Success`], which nobody sees.
     CpuOff,
     /// Start a vcpu at `entry` (EL1h, MMU off, interrupts masked) with x0 = `context`.
-    /// [`INVALID_PARAMETERS`] when `target` names none, [`ALREADY_ON`] (for PSCI 0.1
-    /// `INVALID_PARAMETERS`) when it is up, [`DENIED`] when it cannot be started.
+    /// [`Code::InvalidParameters`] when `target` names none, [`Code::AlreadyOn`] (for PSCI 0.1
+    /// `InvalidParameters`) when it is up, [`Code::Denied`] when it cannot be started.
     CpuOn {
-        /// Which; `None` is no vcpu that could exist.
-        target: Option<VcpuId>,
+        /// Which; the domain may have no such vcpu.
+        target: VcpuId,
         /// Guest physical address.
         entry: u64,
         /// For the new vcpu's x0.
@@ -205,81 +153,119 @@ pub const fn vcpu_at(affinity: u64) -> Option<VcpuId> {
     }
 }
 
-const fn features(function: u32) -> i64 {
-    match function {
-        FN_VERSION | FN_CPU_SUSPEND | FN_CPU_SUSPEND64 | FN_CPU_OFF | FN_CPU_ON | FN_CPU_ON64
-        | FN_AFFINITY_INFO | FN_AFFINITY_INFO64 | FN_MIGRATE_INFO_TYPE | FN_SYSTEM_OFF
-        | FN_SYSTEM_RESET | FN_FEATURES | FN_SMCCC_VERSION => SUCCESS,
-        _ => NOT_SUPPORTED,
+/// A code as x0 holds it: sign-extended.
+#[must_use]
+pub const fn number(code: Code) -> i64 {
+    code.number() as i64
+}
+
+const fn features(function: u32) -> Code {
+    use Function as F;
+    match F::from_number(function) {
+        Some(
+            F::Version
+            | F::CpuSuspend32
+            | F::CpuSuspend64
+            | F::CpuOff
+            | F::CpuOn32
+            | F::CpuOn64
+            | F::AffinityInfo32
+            | F::AffinityInfo64
+            | F::MigrateInfoType
+            | F::SystemOff
+            | F::SystemReset
+            | F::Features
+            | F::SmcccVersion,
+        ) => Code::Success,
+        _ => Code::NotSupported,
     }
 }
 
 const fn arch_features(function: u32, w: &Workarounds) -> i64 {
-    match function {
-        FN_SMCCC_VERSION | FN_ARCH_FEATURES => SUCCESS,
-        FN_ARCH_WORKAROUND_1 => w.branch_predictor.reply(),
-        FN_ARCH_WORKAROUND_2 => w.store_bypass.reply(),
-        FN_ARCH_WORKAROUND_3 => w.branch_history.reply(),
-        _ => NOT_SUPPORTED,
+    match Function::from_number(function) {
+        Some(Function::SmcccVersion | Function::SmcccArchFeatures) => number(Code::Success),
+        Some(Function::ArchWorkaround1) => w.branch_predictor.reply(),
+        Some(Function::ArchWorkaround2) => w.store_bypass.reply(),
+        Some(Function::ArchWorkaround3) => w.branch_history.reply(),
+        _ => number(Code::NotSupported),
     }
 }
 
 /// Decodes a call from x0 to x3. The identifier is the lower half of x0; calls of the 32-bit
 /// convention have arguments in the lower halves only, whatever the upper ones hold.
 #[must_use]
+#[inline]
 pub fn decode(x: [u64; 4], workarounds: &Workarounds) -> Call {
+    use Function as F;
     let [x0, x1, x2, x3] = x;
-    let id = x0 as u32;
-    // The call's own width; PSCI 0.1 has no such bit, and its arguments are registers.
-    let arg = |v: u64| {
-        if id & SMC64 != 0 || id == FN_CPU_ON_0_1 {
-            v
-        } else {
-            v & 0xffff_ffff
-        }
+    let low = |v: u64| v & 0xffff_ffff;
+    let code = |code| Call::Reply(number(code));
+    let Some(function) = F::from_number(x0 as u32) else {
+        return code(Code::NotSupported);
     };
-    match id {
-        FN_VERSION => Call::Reply(PSCI_VERSION),
-        FN_CPU_SUSPEND | FN_CPU_SUSPEND64 => Call::CpuSuspend,
-        FN_CPU_OFF | FN_CPU_OFF_0_1 => Call::CpuOff,
-        FN_CPU_ON | FN_CPU_ON64 | FN_CPU_ON_0_1 => {
-            let v0_1 = id == FN_CPU_ON_0_1;
-            let (entry, context) = (arg(x2), if v0_1 { 0 } else { arg(x3) });
-            if entry & 3 != 0 {
-                return Call::Reply(if v0_1 {
-                    INVALID_PARAMETERS
-                } else {
-                    INVALID_ADDRESS
-                });
-            }
-            // A 0.1 CPU number is 32 bits wide.
-            let target = if v0_1 { x1 & 0xffff_ffff } else { arg(x1) };
-            Call::CpuOn {
-                target: vcpu_at(target),
-                entry,
-                context,
-                v0_1,
-            }
-        }
-        FN_AFFINITY_INFO | FN_AFFINITY_INFO64 => match Affinity::new(arg(x1), x2 & 0xffff_ffff) {
-            Some(set) => Call::AffinityInfo(set),
-            None => Call::Reply(INVALID_PARAMETERS),
-        },
-        FN_MIGRATE_INFO_TYPE => Call::Reply(TOS_NOT_PRESENT),
-        FN_SYSTEM_OFF => Call::SystemOff,
-        FN_SYSTEM_RESET => Call::SystemReset,
-        FN_FEATURES => Call::Reply(features(x1 as u32)),
-        FN_SMCCC_VERSION => Call::Reply(SMCCC_VERSION),
-        FN_ARCH_FEATURES => Call::Reply(arch_features(x1 as u32, workarounds)),
+    match function {
+        F::Version => Call::Reply(PSCI_VERSION_1_1.into()),
+        F::CpuSuspend32 | F::CpuSuspend64 => Call::CpuSuspend,
+        F::CpuOff | F::Xen01CpuOff => Call::CpuOff,
+        F::CpuOn32 => cpu_on(low(x1), low(x2), low(x3)),
+        F::CpuOn64 => cpu_on(x1, x2, x3),
+        F::Xen01CpuOn => cpu_on_0_1(low(x1), x2),
+        F::AffinityInfo32 => affinity_info(low(x1), low(x2)),
+        F::AffinityInfo64 => affinity_info(x1, low(x2)),
+        F::MigrateInfoType => Call::Reply(MIGRATE_NOT_REQUIRED.into()),
+        F::SystemOff => Call::SystemOff,
+        F::SystemReset => Call::SystemReset,
+        F::Features => code(features(x1 as u32)),
+        F::SmcccVersion => Call::Reply(SMCCC_VERSION_1_2.into()),
+        F::SmcccArchFeatures => Call::Reply(arch_features(x1 as u32, workarounds)),
         // Offered to nobody; but who calls all the same is not told an error, as these return
         // nothing.
-        FN_ARCH_WORKAROUND_1 | FN_ARCH_WORKAROUND_2 | FN_ARCH_WORKAROUND_3 => Call::Nop,
-        FN_HYPERVISOR_COUNT => Call::Reply(3),
-        FN_HYPERVISOR_UID => Call::Reply4(HYPERVISOR_UID),
-        FN_STANDARD_COUNT => Call::Reply(15),
-        FN_STANDARD_UID => Call::Reply4(STANDARD_UID),
-        FN_HYPERVISOR_REVISION | FN_STANDARD_REVISION => Call::Reply2(0, 1),
-        _ => Call::Reply(NOT_SUPPORTED),
+        F::ArchWorkaround1 | F::ArchWorkaround2 | F::ArchWorkaround3 => Call::Nop,
+        F::HypCallCount => Call::Reply(3),
+        F::HypCallUid => Call::Reply4(uid_words(XEN_UID)),
+        F::StdCallCount => Call::Reply(15),
+        F::StdCallUid => Call::Reply4(uid_words(SSSC_UID)),
+        F::HypRevision | F::StdRevision => Call::Reply2(REVISION_MAJOR, REVISION_MINOR),
+    }
+}
+
+fn cpu_on(target: u64, entry: u64, context: u64) -> Call {
+    let Some(target) = vcpu_at(target) else {
+        return Call::Reply(number(Code::InvalidParameters));
+    };
+    if entry & 3 != 0 {
+        return Call::Reply(number(Code::InvalidAddress));
+    }
+    Call::CpuOn {
+        target,
+        entry,
+        context,
+        v0_1: false,
+    }
+}
+
+/// PSCI 0.1 has no context, and one code for all that may be wrong.
+fn cpu_on_0_1(target: u64, entry: u64) -> Call {
+    match cpu_on(target, entry, 0) {
+        Call::CpuOn {
+            target,
+            entry,
+            context,
+            ..
+        } => Call::CpuOn {
+            target,
+            entry,
+            context,
+            v0_1: true,
+        },
+        _ => Call::Reply(number(Code::InvalidParameters)),
+    }
+}
+
+fn affinity_info(target: u64, level: u64) -> Call {
+    match Affinity::new(target, level) {
+        Some(set) => Call::AffinityInfo(set),
+        None => Call::Reply(number(Code::InvalidParameters)),
     }
 }
 
@@ -305,7 +291,10 @@ mod tests {
         );
         assert_eq!(call(0x8000_0000, 0, 0, 0), Call::Reply(0x1_0002));
         assert_eq!(call(0x8400_0050, 0, 0, 0), Call::Reply(-1), "TRNG");
-        assert!(matches!(call(0x8600_ff01, 0, 0, 0), Call::Reply4(_)));
+        assert_eq!(
+            call(0x8600_ff01, 0, 0, 0),
+            Call::Reply4([0xdc12_18a7, 0x6943_98c6, 0xd179_cf9a, 0x67e6_de8d])
+        );
         // None of the answers has Linux call the workarounds: only 0 (success) would.
         for w in [Workarounds::NOT_REQUIRED, Workarounds::UNKNOWN] {
             for f in [0x8000_8000, 0x8000_7fff, 0x8000_3fff, 0x8000_0002] {
@@ -324,7 +313,7 @@ mod tests {
         let junk = 0xdead_beef_0000_0000;
         assert_eq!(call(junk | 0x8400_0000, 0, 0, 0), Call::Reply(0x1_0001));
         let on = |entry, context| Call::CpuOn {
-            target: Some(VcpuId(1)),
+            target: VcpuId(1),
             entry,
             context,
             v0_1: false,
@@ -340,29 +329,25 @@ mod tests {
         assert_eq!(
             call(2, junk | 1, 0x2_0000_8000, 9),
             Call::CpuOn {
-                target: Some(VcpuId(1)),
+                target: VcpuId(1),
                 entry: 0x2_0000_8000,
                 context: 0,
                 v0_1: true
             }
         );
-        assert!(
-            matches!(
-                call(0xc400_0003, junk | 1, 0x8000, 5),
-                Call::CpuOn { target: None, .. }
-            ),
+        assert_eq!(
+            call(0xc400_0003, junk | 1, 0x8000, 5),
+            Call::Reply(-2),
             "a 64-bit affinity has all its bits"
         );
     }
 
     #[test]
     fn refused_arguments() {
-        assert_eq!(
-            call(0xc400_0003, 1, 0x8001, 0),
-            Call::Reply(INVALID_ADDRESS)
-        );
-        assert_eq!(call(2, 1, 0x8002, 0), Call::Reply(INVALID_PARAMETERS));
-        assert_eq!(call(0xc400_0004, 0, 4, 0), Call::Reply(INVALID_PARAMETERS));
+        assert_eq!(call(0xc400_0003, 1, 0x8001, 0), Call::Reply(-9));
+        assert_eq!(call(0xc400_0003, 16, 0x8001, 0), Call::Reply(-2));
+        assert_eq!(call(2, 1, 0x8002, 0), Call::Reply(-2));
+        assert_eq!(call(0xc400_0004, 0, 4, 0), Call::Reply(-2));
         assert_eq!(call(0x8400_0004, 0, 1 << 32, 0), call(0x8400_0004, 0, 0, 0));
     }
 
@@ -401,7 +386,7 @@ mod tests {
             0x8400_0004, 0xc400_0004, 0x8400_000a, 0x8400_ff03, 0x8600_ff03, 0xc200_0000])) {
             let _ = decode(x, &Workarounds::UNKNOWN);
             let known = decode([u64::from(id), x[1], x[2], x[3]], &Workarounds::UNKNOWN);
-            if let Call::CpuOn { target: Some(v), entry, .. } = known {
+            if let Call::CpuOn { target: v, entry, .. } = known {
                 prop_assert!(v.idx() < MAX_VCPUS && entry & 3 == 0);
             }
         }

@@ -2,7 +2,7 @@
 //! Trapped accesses to system registers (`MRS`, `MSR` and `DC` by set and way; exception class
 //! 0x18), and what a guest is told of the CPU.
 //!
-//! One table, [`rule`], says what each register does; what it does not list is an undefined
+//! One table, `rule`, says what each register does; what it does not list is an undefined
 //! instruction to the guest. Pure decoding: the caller acts, and steps over the instruction.
 
 /// A register of the physical EL1 timer.

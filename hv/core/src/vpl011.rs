@@ -154,9 +154,11 @@ impl Vpl011 {
             IMSC => self.imsc,
             RIS => self.ris,
             MIS => self.ris & self.imsc,
-            ILPR..=IFLS if off % 4 == 0 => (*self.config.get((off - ILPR) as usize / 4)?).into(),
+            ILPR..=IFLS if off.is_multiple_of(4) => {
+                (*self.config.get((off - ILPR) as usize / 4)?).into()
+            }
             // PeriphID0..3, PCellID0..3 of an r1p5.
-            PERIPH_ID..0x1000 if off % 4 == 0 => {
+            PERIPH_ID..0x1000 if off.is_multiple_of(4) => {
                 let ids = [0x11, 0x10, 0x34, 0x00, 0x0d, 0xf0, 0x05, 0xb1];
                 *ids.get((off - PERIPH_ID) as usize / 4)?
             }
@@ -184,7 +186,7 @@ impl Vpl011 {
             RSR | FR | RIS | MIS | DMACR => {}
             IMSC => self.imsc = (self.imsc & !mask | value) & ALL_INTERRUPTS,
             ICR => self.ris &= !value,
-            ILPR..=IFLS if off % 4 == 0 => {
+            ILPR..=IFLS if off.is_multiple_of(4) => {
                 let r = self.config.get_mut((off - ILPR) as usize / 4)?;
                 *r = *r & !(mask as u16) | value as u16;
             }

@@ -204,8 +204,8 @@ impl PageHost for Host {
     }
 }
 
-const RO: u32 = GNTMAP_HOST_MAP | GNTMAP_READONLY;
-const RW: u32 = GNTMAP_HOST_MAP;
+const RO: u32 = gntmap::HOST_MAP | gntmap::READONLY;
+const RW: u32 = gntmap::HOST_MAP;
 const D: [Slot; 3] = [Slot(0), Slot(1), Slot(2)];
 
 fn domid(slot: Slot) -> DomId {
@@ -264,7 +264,7 @@ impl World {
         gref: u32,
         gfn: u64,
         flags: u32,
-    ) -> Result<Mapped, GntStatus> {
+    ) -> Result<Mapped, GrantStatus> {
         let l = self.lookup();
         let op = MapOp {
             host_addr: gfn << 12,
@@ -274,7 +274,7 @@ impl World {
         };
         self.g.map(&mut self.h, by, &op, l)
     }
-    fn unmap(&mut self, by: Slot, handle: u32, gfn: u64) -> GntStatus {
+    fn unmap(&mut self, by: Slot, handle: u32, gfn: u64) -> GrantStatus {
         self.g.unmap(
             &mut self.h,
             by,
@@ -284,7 +284,7 @@ impl World {
             },
         )
     }
-    fn copy(&mut self, by: Slot, op: CopyOp) -> GntStatus {
+    fn copy(&mut self, by: Slot, op: CopyOp) -> GrantStatus {
         let l = self.lookup();
         self.g.copy(&mut self.h, by, &op, l)
     }
@@ -331,9 +331,9 @@ fn map_and_unmap_count_everything() {
     assert_eq!(w.refs(page), 3);
     assert_eq!(w.g.usage(D[1]).pinned_refs, 1);
     assert_eq!(w.g.usage(D[0]).mappings, 2);
-    assert_eq!(w.unmap(D[0], m.handle, 0x900), GntStatus::Okay);
+    assert_eq!(w.unmap(D[0], m.handle, 0x900), GrantStatus::Okay);
     assert_eq!(w.flags(D[1], 8), 1 | 8, "still read");
-    assert_eq!(w.unmap(D[0], again.handle, 0x901), GntStatus::Okay);
+    assert_eq!(w.unmap(D[0], again.handle, 0x901), GrantStatus::Okay);
     assert_eq!(w.flags(D[1], 8), 1);
     assert_eq!(w.refs(page), 1);
     assert_eq!(
@@ -352,13 +352,13 @@ fn refusals_have_the_status_of_the_abi() {
     w.grant(D[1], 11, 1, domid(D[2]), OWN_GFN);
     w.grant(D[1], 12, 3, me, OWN_GFN);
     w.grant(D[1], 13, 1 | 0x100, me, OWN_GFN);
-    use GntStatus::*;
+    use GrantStatus::*;
     for (gref, flags, gfn, want) in [
         (8, 0, 0x900, BadGntref),
-        (8, GNTMAP_READONLY, 0x900, BadGntref),
-        (8, RW | GNTMAP_DEVICE_MAP, 0x900, GeneralError),
-        (8, GNTMAP_DEVICE_MAP, 0x900, GeneralError),
-        (8, RW | GNTMAP_CONTAINS_PTE, 0x900, GeneralError),
+        (8, gntmap::READONLY, 0x900, BadGntref),
+        (8, RW | gntmap::DEVICE_MAP, 0x900, GeneralError),
+        (8, gntmap::DEVICE_MAP, 0x900, GeneralError),
+        (8, RW | gntmap::CONTAINS_PTE, 0x900, GeneralError),
         (8, RW | 1 << 5, 0x900, GeneralError),
         (8, RW | 1 << 16, 0x900, GeneralError),
         (8, RW, OWN_GFN, GeneralError),
@@ -414,7 +414,7 @@ fn only_the_domain_that_pinned_an_entry_uses_it_further() {
     w.grant(D[1], 8, 1, domid(D[2]), OWN_GFN + 1);
     assert_eq!(
         w.map(D[2], D[1], 8, 0x900, RO),
-        Err(GntStatus::GeneralError)
+        Err(GrantStatus::GeneralError)
     );
     let op = CopyOp {
         source: gref(8, D[1], 0),
@@ -422,7 +422,7 @@ fn only_the_domain_that_pinned_an_entry_uses_it_further() {
         len: 4,
         flags: 1,
     };
-    assert_eq!(w.copy(D[2], op), GntStatus::GeneralError);
+    assert_eq!(w.copy(D[2], op), GrantStatus::GeneralError);
     // The first one goes on with the page that it has.
     let m = w.map(D[0], D[1], 8, 0x901, RW).unwrap();
     assert_eq!(m.dev_bus_addr, w.h.own(D[1], 0).addr());
@@ -434,13 +434,13 @@ fn a_read_pin_does_not_open_a_page_for_writing() {
     w.grant(D[1], 8, 1, domid(D[0]), OWN_GFN);
     w.h.readonly = Some((D[1], OWN_GFN));
     w.map(D[0], D[1], 8, 0x900, RO).unwrap();
-    assert_eq!(w.map(D[0], D[1], 8, 0x901, RW), Err(GntStatus::BadPage));
+    assert_eq!(w.map(D[0], D[1], 8, 0x901, RW), Err(GrantStatus::BadPage));
     assert_eq!(w.flags(D[1], 8), 1 | 8);
     w.h.readonly = None;
     w.grant(D[1], 8, 1 | 4 | 8, domid(D[0]), OWN_GFN);
     assert_eq!(
         w.map(D[0], D[1], 8, 0x901, RW),
-        Err(GntStatus::GeneralError)
+        Err(GrantStatus::GeneralError)
     );
     // A write pin is refused, too, when the frame is another page by now.
     w.grant(D[1], 8, 1 | 8, domid(D[0]), OWN_GFN);
@@ -449,7 +449,7 @@ fn a_read_pin_does_not_open_a_page_for_writing() {
     w.h.p2m.insert((D[1], OWN_GFN + 1), Entry::Ram(a));
     assert_eq!(
         w.map(D[0], D[1], 8, 0x901, RW),
-        Err(GntStatus::GeneralError)
+        Err(GrantStatus::GeneralError)
     );
     assert_eq!(w.flags(D[1], 8), 1 | 8);
 }
@@ -462,23 +462,23 @@ fn forged_stale_and_misused_handles() {
     let a = w.map(D[0], D[1], 8, 0x900, RW).unwrap().handle;
     let b = w.map(D[0], D[1], 9, 0x901, RW).unwrap().handle;
     for forged in [a.max(b) + 1, 255, 256, u32::MAX] {
-        assert_eq!(w.unmap(D[0], forged, 0x900), GntStatus::BadHandle);
+        assert_eq!(w.unmap(D[0], forged, 0x900), GrantStatus::BadHandle);
     }
-    assert_eq!(w.unmap(D[2], a, 0x900), GntStatus::BadHandle);
+    assert_eq!(w.unmap(D[2], a, 0x900), GrantStatus::BadHandle);
     assert_eq!(
         w.unmap(D[0], a, 0x901),
-        GntStatus::GeneralError,
+        GrantStatus::GeneralError,
         "another mapping's address"
     );
-    assert_eq!(w.unmap(D[0], a, 0), GntStatus::Okay);
+    assert_eq!(w.unmap(D[0], a, 0), GrantStatus::Okay);
     assert_eq!(
         w.g.usage(D[0]).mappings,
         2,
         "without an address nothing is done"
     );
-    assert_eq!(w.unmap(D[0], a, 0x900), GntStatus::Okay);
-    assert_eq!(w.unmap(D[0], a, 0x900), GntStatus::BadHandle);
-    assert_eq!(w.unmap(D[0], b, 0x901), GntStatus::Okay);
+    assert_eq!(w.unmap(D[0], a, 0x900), GrantStatus::Okay);
+    assert_eq!(w.unmap(D[0], a, 0x900), GrantStatus::BadHandle);
+    assert_eq!(w.unmap(D[0], b, 0x901), GrantStatus::Okay);
 }
 
 #[test]
@@ -498,16 +498,16 @@ fn handles_run_out_at_the_limit_and_come_back() {
     }
     assert_eq!(
         w.map(D[0], D[1], 8, 0x900 + 512, RO),
-        Err(GntStatus::NoSpace)
+        Err(GrantStatus::NoSpace)
     );
     let mut sorted = handles.clone();
     sorted.sort_unstable();
     sorted.dedup();
     assert_eq!(sorted, (0..512).collect::<Vec<_>>());
-    assert_eq!(w.unmap(D[0], handles[77], 0x900 + 77), GntStatus::Okay);
+    assert_eq!(w.unmap(D[0], handles[77], 0x900 + 77), GrantStatus::Okay);
     assert_eq!(
         w.map(D[0], D[1], 9, 0x900 + 77, RO),
-        Err(GntStatus::GeneralError),
+        Err(GrantStatus::GeneralError),
         "128 pins"
     );
     assert_eq!(
@@ -530,7 +530,7 @@ fn xsa_230_two_read_only_mappings_keep_the_reading_bit() {
         len: 4,
         flags: 1,
     };
-    assert_eq!(w.copy(D[0], op), GntStatus::Okay);
+    assert_eq!(w.copy(D[0], op), GrantStatus::Okay);
     assert_eq!(w.flags(D[1], 8), 1 | 8);
 }
 
@@ -542,7 +542,7 @@ fn xsa_224_a_failed_map_leaves_no_reference() {
     for flags in [RO, RW] {
         assert_eq!(
             w.map(D[0], D[1], 8, 0x900, flags),
-            Err(GntStatus::GeneralError)
+            Err(GrantStatus::GeneralError)
         );
         assert_eq!((w.flags(D[1], 8), w.refs(w.h.own(D[1], 0))), (1, 1));
     }
@@ -563,7 +563,7 @@ fn xsa_226_transitive_grants_are_refused() {
         len: 4,
         flags: 1,
     };
-    assert_eq!(w.copy(D[0], op), GntStatus::GeneralError);
+    assert_eq!(w.copy(D[0], op), GrantStatus::GeneralError);
     assert_eq!(w.flags(D[1], 8), 3);
 }
 
@@ -580,7 +580,7 @@ fn xsa_295_a_guest_that_hammers_the_entry_cannot_hold_the_hypervisor() {
     w.h.mem.hostile.set(u32::MAX);
     assert_eq!(
         w.map(D[0], D[1], 9, 0x901, RW),
-        Err(GntStatus::GeneralError)
+        Err(GrantStatus::GeneralError)
     );
     let tries = u32::MAX - w.h.mem.hostile.get();
     assert_eq!(tries, RETRIES);
@@ -601,7 +601,7 @@ fn xsa_486_the_frame_is_not_read_again_for_a_pinned_entry() {
         len: 6,
         flags: 1,
     };
-    assert_eq!(w.copy(D[0], op), GntStatus::Okay);
+    assert_eq!(w.copy(D[0], op), GrantStatus::Okay);
     let mut got = [0; 6];
     w.h.mem.read(Pa(w.h.own(D[0], 0).addr()), &mut got);
     assert_eq!(&got, b"pinned");
@@ -617,7 +617,7 @@ fn xsa_448_copies_of_no_bytes_and_at_the_edges() {
         len,
         flags: 1,
     };
-    use GntStatus::*;
+    use GrantStatus::*;
     for (s, d, len, want) in [
         (0, 0, 0, Okay),
         (4096, 4096, 0, Okay),
@@ -649,13 +649,13 @@ fn copies_between_all_kinds_of_ends() {
         len: 27,
         flags: 3,
     };
-    assert_eq!(w.copy(D[0], op), GntStatus::Okay);
+    assert_eq!(w.copy(D[0], op), GrantStatus::Okay);
     let mut got = [0; 27];
     w.h.mem.read(Pa(dst.addr() + 7), &mut got);
     assert_eq!(&got, b"from one guest to the other");
     assert_eq!((w.flags(D[1], 8), w.flags(D[2], 9)), (5, 1));
 
-    use GntStatus::*;
+    use GrantStatus::*;
     let bad = [
         (
             CopyOp {
@@ -738,7 +738,7 @@ fn copies_between_all_kinds_of_ends() {
             len: 200,
             flags: 0,
         };
-        assert_eq!(w.copy(D[0], op), GntStatus::Okay);
+        assert_eq!(w.copy(D[0], op), GrantStatus::Okay);
         let mut got = [0; 200];
         w.h.mem.read(page.add(d.into()), &mut got);
         assert_eq!(&got[..], &bytes[..], "{s} to {d}");
@@ -757,9 +757,12 @@ fn tables_grow_from_any_index_up_to_the_limit() {
         w.g.shared_frame(&mut w.h, D[0], u64::MAX),
         Err(Errno::EINVAL)
     );
-    assert_eq!(w.g.setup_table(&mut w.h, D[0], 5), GntStatus::GeneralError);
-    assert_eq!(w.g.setup_table(&mut w.h, D[0], 4), GntStatus::Okay);
-    assert_eq!(w.g.setup_table(&mut w.h, D[0], 0), GntStatus::Okay);
+    assert_eq!(
+        w.g.setup_table(&mut w.h, D[0], 5),
+        GrantStatus::GeneralError
+    );
+    assert_eq!(w.g.setup_table(&mut w.h, D[0], 4), GrantStatus::Okay);
+    assert_eq!(w.g.setup_table(&mut w.h, D[0], 0), GrantStatus::Okay);
     assert_eq!(w.g.query_size(D[0]), Ok((4, 4)));
     // XSA-101: nothing stale in the list.
     assert_eq!(w.g.shared_gfn(D[0], 2), INVALID_GFN);
@@ -792,8 +795,8 @@ fn versions() {
     );
     assert_eq!(Grants::set_version(0), Err(Errno::EINVAL));
     assert_eq!(Grants::set_version(3), Err(Errno::EINVAL));
-    assert_eq!(Grants::get_status_frames(0), GntStatus::Okay);
-    assert_eq!(Grants::get_status_frames(1), GntStatus::GeneralError);
+    assert_eq!(Grants::get_status_frames(0), GrantStatus::Okay);
+    assert_eq!(Grants::get_status_frames(1), GrantStatus::GeneralError);
 }
 
 #[test]
@@ -806,14 +809,14 @@ fn swapped_entries() {
         w.h.mem.load64(w.entry_pa(D[1], 9)),
     );
     let swap = |w: &mut World, x, y| w.g.swap_grant_ref(&mut w.h, D[1], GrantRef(x), GrantRef(y));
-    assert_eq!(swap(&mut w, 8, 9), GntStatus::Okay);
+    assert_eq!(swap(&mut w, 8, 9), GrantStatus::Okay);
     assert_eq!(w.h.mem.load64(w.entry_pa(D[1], 8)), b);
     assert_eq!(w.h.mem.load64(w.entry_pa(D[1], 9)), a);
-    assert_eq!(swap(&mut w, 8, 512), GntStatus::BadGntref);
-    assert_eq!(swap(&mut w, u32::MAX, 8), GntStatus::BadGntref);
+    assert_eq!(swap(&mut w, 8, 512), GrantStatus::BadGntref);
+    assert_eq!(swap(&mut w, u32::MAX, 8), GrantStatus::BadGntref);
     w.map(D[0], D[1], 9, 0x900, RO).unwrap();
-    assert_eq!(swap(&mut w, 8, 9), GntStatus::Eagain);
-    assert_eq!(swap(&mut w, 9, 9), GntStatus::Okay);
+    assert_eq!(swap(&mut w, 8, 9), GrantStatus::Eagain);
+    assert_eq!(swap(&mut w, 9, 9), GrantStatus::Okay);
 }
 
 #[test]
@@ -908,16 +911,16 @@ fn xsa_147_a_dead_granters_pages_live_until_they_are_unmapped() {
     assert_eq!(w.destroy_all(D[1]), Destroyed::Pinned);
     assert_eq!(w.refs(page), 1);
     // Still found by number, but dying.
-    assert_eq!(w.map(D[0], D[1], 9, 0x901, RO), Err(GntStatus::BadDomain));
+    assert_eq!(w.map(D[0], D[1], 9, 0x901, RO), Err(GrantStatus::BadDomain));
     let op = CopyOp {
         source: gref(8, D[1], 0),
         dest: own(0, 0),
         len: 4,
         flags: 1,
     };
-    assert_eq!(w.copy(D[0], op), GntStatus::BadDomain);
+    assert_eq!(w.copy(D[0], op), GrantStatus::BadDomain);
     assert_eq!(w.g.take_reapable(), None);
-    assert_eq!(w.unmap(D[0], m.handle, 0x900), GntStatus::Okay);
+    assert_eq!(w.unmap(D[0], m.handle, 0x900), GrantStatus::Okay);
     assert_eq!(w.refs(page), 0);
     assert_eq!(w.g.take_reapable(), Some(D[1]));
     assert_eq!(w.g.take_reapable(), None);
@@ -1158,12 +1161,15 @@ fn apply(w: &mut World, m: &mut Model, op: Op) {
             if let Some(handle) = forge {
                 let known = m.held.iter().any(|h| h.by == x.by && h.handle == handle);
                 if !known {
-                    assert_eq!(w.unmap(x.by, handle, x.gfn), GntStatus::BadHandle);
+                    assert_eq!(w.unmap(x.by, handle, x.gfn), GrantStatus::BadHandle);
                 }
             } else if wrong_addr {
-                assert_eq!(w.unmap(x.by, x.handle, x.gfn + 1), GntStatus::GeneralError);
+                assert_eq!(
+                    w.unmap(x.by, x.handle, x.gfn + 1),
+                    GrantStatus::GeneralError
+                );
             } else {
-                assert_eq!(w.unmap(x.by, x.handle, x.gfn), GntStatus::Okay);
+                assert_eq!(w.unmap(x.by, x.handle, x.gfn), GrantStatus::Okay);
                 m.held.swap_remove(pick);
             }
         }
@@ -1194,7 +1200,7 @@ fn apply(w: &mut World, m: &mut Model, op: Op) {
                     flags,
                 },
             );
-            if status == GntStatus::Okay {
+            if status == GrantStatus::Okay {
                 assert!(u32::from(off) + u32::from(len) <= 4096);
                 if let Some((d, r)) = dst {
                     let (_, _, f) = writable.iter().find(|x| x.0 == D[d] && x.1 == r).unwrap();
@@ -1208,7 +1214,7 @@ fn apply(w: &mut World, m: &mut Model, op: Op) {
                 let s = D[s];
                 let status = w.g.swap_grant_ref(&mut w.h, s, GrantRef(a), GrantRef(b));
                 let busy = a != b && (pinned(m, s, a) || pinned(m, s, b));
-                assert_eq!(status == GntStatus::Eagain, busy);
+                assert_eq!(status == GrantStatus::Eagain, busy);
                 if !busy {
                     let old = m.scribbled.get(&(s, a)).copied().unwrap_or(false);
                     let new = m.scribbled.insert((s, b), old).unwrap_or(false);
