@@ -7,11 +7,14 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use guest_abi::DomId;
+use guest_abi::io::xs_wire::{MsgType, XsdSockmsg};
+use zerocopy::{FromBytes, IntoBytes};
 
 use crate::perm::Who;
 use crate::quota::Quota;
 use crate::tree::Overlay;
-use crate::wire::{HEADER_LEN, Header, Op};
+/// Bytes of a message's head.
+pub(crate) const HEAD: usize = size_of::<XsdSockmsg>();
 
 /// Which client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,9 +60,9 @@ pub(crate) struct Connection {
     /// The message that is on its way, and how much of it has gone.
     sending: Vec<u8>,
     sent: usize,
-    /// The request that is arriving, header included.
+    /// The request that is arriving, head included.
     pub(crate) input: Vec<u8>,
-    /// Why the store does not serve the ring any more: a `wire::ring::ERROR_*`.
+    /// Why the store does not serve the ring any more: a `xs_wire::ERROR_*`.
     pub(crate) failed: Option<u32>,
     /// The ring's feature word has been set.
     pub(crate) advertised: bool,
@@ -99,9 +102,22 @@ impl Connection {
         self.failed.is_none() && waiting < quota.outstanding.max(1)
     }
 
-    pub(crate) fn reply(&mut self, header: Header, payload: &[u8]) {
-        let mut bytes = Vec::with_capacity(HEADER_LEN + payload.len());
-        bytes.extend_from_slice(&header.encode());
+    /// The head of the request that is arriving, once it is there.
+    pub(crate) fn head(&self) -> Option<XsdSockmsg> {
+        XsdSockmsg::read_from_prefix(&self.input)
+            .ok()
+            .map(|(head, _)| head)
+    }
+
+    /// Bytes that are missing of its head, or else of its payload.
+    pub(crate) fn missing(&self) -> usize {
+        let all = HEAD + self.head().map_or(0, |h| h.len as usize);
+        all.saturating_sub(self.input.len())
+    }
+
+    pub(crate) fn reply(&mut self, head: XsdSockmsg, payload: &[u8]) {
+        let mut bytes = Vec::with_capacity(HEAD + payload.len());
+        bytes.extend_from_slice(head.as_bytes());
         bytes.extend_from_slice(payload);
         self.queue.push_back(Message::Reply(bytes));
         self.replies += 1;
@@ -212,14 +228,14 @@ impl Connection {
 /// An event as it goes over the wire.
 fn encode(event: &Event) -> Vec<u8> {
     let len = event.wire_len();
-    let header = Header {
-        kind: Op::WatchEvent as u32,
+    let head = XsdSockmsg {
+        kind: MsgType::WatchEvent.number(),
         req_id: 0,
         tx_id: 0,
         len: len as u32,
     };
-    let mut bytes = Vec::with_capacity(HEADER_LEN + len);
-    bytes.extend_from_slice(&header.encode());
+    let mut bytes = Vec::with_capacity(HEAD + len);
+    bytes.extend_from_slice(head.as_bytes());
     for text in [event.path.as_str(), &event.token] {
         bytes.extend_from_slice(text.as_bytes());
         bytes.push(0);

@@ -54,11 +54,10 @@ mod ring;
 mod store;
 mod tree;
 mod watch;
-pub mod wire;
 
 pub use conn::{ConnId, Event};
 pub use perm::{Access, Perm};
 pub use quota::Quota;
-pub use ring::{PumpResult, RingMem};
+pub use ring::PumpResult;
 pub use store::{DomainStats, Effect, Stats, Store, Transaction};
 pub use tree::{Entry, Walk};

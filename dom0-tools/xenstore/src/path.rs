@@ -5,9 +5,8 @@ use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 
+use guest_abi::io::xs_wire::{ABS_PATH_MAX, REL_PATH_MAX};
 use guest_abi::{DomId, Errno};
-
-use crate::wire::{ABS_PATH_MAX, REL_PATH_MAX};
 
 /// The special path whose watches fire when a domain is introduced.
 pub(crate) const INTRODUCE: &str = "@introduceDomain";

@@ -6,14 +6,14 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use guest_abi::io::xs_wire::{self, MsgType as Op, PAYLOAD_MAX, XsdSockmsg};
 use guest_abi::{DomId, Errno, Gfn, Port};
 
-use crate::conn::ConnId;
+use crate::conn::{ConnId, HEAD};
 use crate::path;
 use crate::perm::{Perm, Who, parse_domid};
 use crate::store::{Effect, Store};
 use crate::tree::Node;
-use crate::wire::{HEADER_LEN, Header, Op, PAYLOAD_MAX, ring};
 
 /// The whole payload: one string with its NUL.
 fn one(payload: &[u8]) -> Result<&[u8], Errno> {
@@ -89,6 +89,19 @@ fn directory_part(node: &Node, offset: usize) -> Vec<u8> {
 }
 
 impl Store {
+    /// How many bytes the domain has to send for the head or the payload of its present request to be
+    /// complete; 0 if its requests are not read at present.
+    pub(crate) fn wanted(&self, domid: DomId) -> usize {
+        let Some(conn) = self.clients.conns.get(&ConnId::Domain(domid)) else {
+            return 0;
+        };
+        if conn.accepts(&self.quota) {
+            conn.missing()
+        } else {
+            0
+        }
+    }
+
     /// Takes bytes that a domain sent and carries out the requests that they complete. Returns how many
     /// it took: fewer than there are while too many replies wait for the domain to fetch them
     /// ([`Store::output`]). [`Store::pump`] does this for a ring.
@@ -104,29 +117,26 @@ impl Store {
             if conn.failed.is_some() {
                 return Err(Errno::EINVAL);
             }
-            if !conn.accepts(&self.quota) {
-                return Ok(used);
-            }
-            let header = Header::decode(&conn.input);
-            let len = header.map_or(0, |h| h.len as usize);
-            if len > PAYLOAD_MAX {
-                self.fail(id, ring::ERROR_PROTO);
-                return Err(Errno::EINVAL);
-            }
-            let missing = (HEADER_LEN + len).saturating_sub(conn.input.len());
-            if let (Some(header), 0) = (header, missing) {
-                let message = core::mem::take(&mut conn.input);
-                self.request(id, header, message.get(HEADER_LEN..).unwrap_or_default());
-                continue;
-            }
             let rest = bytes.get(used..).unwrap_or_default();
+            let missing = conn.missing();
             let take = rest.get(..missing.min(rest.len())).unwrap_or_default();
-            if take.is_empty() {
+            if take.is_empty() || !conn.accepts(&self.quota) {
                 return Ok(used);
             }
+            used += take.len();
             conn.input.reserve_exact(missing);
             conn.input.extend_from_slice(take);
-            used += take.len();
+            match conn.head() {
+                Some(head) if head.len as usize > PAYLOAD_MAX => {
+                    self.fail(id, xs_wire::ERROR_PROTO);
+                    return Err(Errno::EINVAL);
+                }
+                Some(head) if conn.missing() == 0 => {
+                    let message = core::mem::take(&mut conn.input);
+                    self.request(id, head, message.get(HEAD..).unwrap_or_default());
+                }
+                _ => {}
+            }
         }
     }
 
@@ -157,20 +167,20 @@ impl Store {
     }
 
     /// Carries out one request and queues its reply.
-    fn request(&mut self, id: ConnId, header: Header, payload: &[u8]) {
+    fn request(&mut self, id: ConnId, head: XsdSockmsg, payload: &[u8]) {
         let mut fired = None;
-        let result = self.dispatch(id, header, payload, &mut fired);
+        let result = self.dispatch(id, head, payload, &mut fired);
         let (kind, payload) = match result {
-            Ok(payload) if payload.len() <= PAYLOAD_MAX => (header.kind, payload),
-            Ok(_) => (Op::Error as u32, text(Errno::E2BIG.name())),
-            Err(e) => (Op::Error as u32, text(e.name())),
+            Ok(payload) if payload.len() <= PAYLOAD_MAX => (head.kind, payload),
+            Ok(_) => (Op::Error.number(), text(Errno::E2BIG.name())),
+            Err(e) => (Op::Error.number(), text(e.name())),
         };
         if let Some(conn) = self.clients.conns.get_mut(&id) {
             conn.reply(
-                Header {
+                XsdSockmsg {
                     kind,
                     len: payload.len() as u32,
-                    ..header
+                    ..head
                 },
                 &payload,
             );
@@ -186,12 +196,12 @@ impl Store {
     fn dispatch(
         &mut self,
         id: ConnId,
-        header: Header,
+        head: XsdSockmsg,
         payload: &[u8],
         fired: &mut Option<(Arc<str>, Arc<str>)>,
     ) -> Result<Vec<u8>, Errno> {
-        let op = Op::from_number(header.kind).ok_or(Errno::ENOSYS)?;
-        let tx = header.tx_id;
+        let op = Op::from_number(head.kind).ok_or(Errno::ENOSYS)?;
+        let tx = head.tx_id;
         let conn = self.clients.conns.get(&id).ok_or(Errno::EINVAL)?;
         let who = conn.who;
         if tx != 0 && !conn.transactions.contains_key(&tx) {

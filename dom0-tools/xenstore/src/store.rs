@@ -6,6 +6,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use guest_abi::io::xs_wire::PAYLOAD_MAX;
 use guest_abi::{DomId, Errno, Gfn, Port};
 
 use crate::conn::{ConnId, Connection, Event};
@@ -14,7 +15,6 @@ use crate::perm::{Perm, Who};
 use crate::quota::Quota;
 use crate::tree::{self, Fire, Overlay, Session, Tree, Walk};
 use crate::watch::{Clients, Watches};
-use crate::wire::PAYLOAD_MAX;
 
 /// Most entries of a node's permissions, so that they fit a reply.
 const PERMS_MAX: usize = 512;
@@ -624,7 +624,6 @@ impl Store {
     fn forget(&mut self, domid: DomId) {
         for conn in self.clients.conns.values_mut() {
             conn.transactions.values_mut().for_each(|t| t.forget(domid));
-            conn.who.target = conn.who.target.filter(|t| *t != domid);
         }
         self.introduce_perms = tree::without(&self.introduce_perms, domid);
         self.release_perms = tree::without(&self.release_perms, domid);
@@ -654,6 +653,10 @@ impl Store {
             }
             Ok(())
         });
+        // Last, so that a domain that acted for it is told like the others.
+        for conn in self.clients.conns.values_mut() {
+            conn.who.target = conn.who.target.filter(|t| *t != domid);
+        }
     }
 }
 

@@ -7,13 +7,13 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use guest_abi::Errno;
+use guest_abi::io::xs_wire::PAYLOAD_MAX;
 
 use crate::conn::{ConnId, Connection, Event};
 use crate::path;
 use crate::perm::Perm;
 use crate::quota::Quota;
 use crate::tree::Fire;
-use crate::wire::PAYLOAD_MAX;
 
 /// What a watch is charged for beside its path and token.
 const WATCH_OVERHEAD: usize = 128;
