@@ -6,11 +6,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::apt::Apt;
 use crate::process::{output, which};
 use crate::project::{Project, TARGET, write_atomic};
+
+/// The least minor version of Rust 1 that builds the project.
+const MINOR: u32 = 91;
 
 /// Where the libraries for [`TARGET`] come from.
 pub enum Toolchain {
@@ -23,12 +26,14 @@ pub enum Toolchain {
 /// Finds the toolchain, or `None` when it has to be set up.
 pub fn find(project: &Project) -> Option<Toolchain> {
     let libraries =
-        output(Command::new("rustc").args(["--print", "target-libdir", "--target", TARGET]))
-            .ok()?;
-    let has_core = fs::read_dir(libraries.trim()).is_ok_and(|dir| {
-        dir.flatten()
-            .any(|entry| entry.file_name().to_string_lossy().starts_with("libcore-"))
-    });
+        output(Command::new("rustc").args(["--print", "target-libdir", "--target", TARGET]));
+    let has_core = libraries
+        .ok()
+        .and_then(|dir| fs::read_dir(dir.trim()).ok())
+        .is_some_and(|dir| {
+            dir.flatten()
+                .any(|entry| entry.file_name().to_string_lossy().starts_with("libcore-"))
+        });
     if has_core {
         return Some(Toolchain::Target);
     }
@@ -110,6 +115,21 @@ fn install_debian(project: &Project, apt: &Apt) -> Result<()> {
     let tree = dir.join("tree");
     let _ = fs::remove_dir_all(&tree);
     apt.know(&["rustc-web", "rust-web-src"])?;
+    // Older ones are too old for the project (`rust-version` in Cargo.toml); Debian's security updates have newer.
+    let version = apt
+        .versions("rustc-web")
+        .first()
+        .map(|v| v.version.clone())
+        .unwrap_or_default();
+    let minor = version
+        .split('.')
+        .nth(1)
+        .and_then(|minor| minor.parse::<u32>().ok())
+        .unwrap_or(0);
+    ensure!(
+        version.starts_with("1.") && minor >= MINOR,
+        "apt has rustc-web {version}, older than Rust 1.{MINOR}: is Debian's security source (bookworm-security) missing?"
+    );
     // The compiler's library package carries its version in its name, and names the LLVM that it needs.
     let library = apt.dependency("libstd-rust-web-dev", "libstd-rust-web-")?;
     let llvm = apt.dependency(&library, "libllvm")?;
