@@ -125,7 +125,7 @@ pub const fn needs_notify(old: u32, new: u32, event: u32) -> bool {
 /// What both ends have: the entries' number and places.
 struct Entries<Q, S> {
     size: u32,
-    types: PhantomData<fn(Q, S) -> (Q, S)>,
+    types: PhantomData<(Q, S)>,
 }
 
 impl<Q, S> Entries<Q, S> {
