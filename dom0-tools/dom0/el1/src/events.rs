@@ -44,14 +44,17 @@ pub fn take(mut f: impl FnMut(u32)) {
     if let Some(upcall) = info.atomic32(UPCALL_PENDING) {
         upcall.store(0, Ordering::SeqCst);
     }
-    let Some(sel) = info.atomic64(PENDING_SEL) else { return };
+    let Some(sel) = info.atomic64(PENDING_SEL) else {
+        return;
+    };
     let mut words = sel.swap(0, Ordering::SeqCst);
     while words != 0 {
         let word = words.trailing_zeros() as usize;
         words &= words - 1;
-        let (Some(pending), Some(mask)) =
-            (info.atomic64(PENDING + word * 8), info.atomic64(MASK + word * 8))
-        else {
+        let (Some(pending), Some(mask)) = (
+            info.atomic64(PENDING + word * 8),
+            info.atomic64(MASK + word * 8),
+        ) else {
             return;
         };
         let mut bits = pending.load(Ordering::SeqCst) & !mask.load(Ordering::SeqCst);

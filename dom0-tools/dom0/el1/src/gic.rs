@@ -101,7 +101,14 @@ pub fn enable(intid: u32, trigger: Trigger) {
         let config = frame + ICFGR + u64::from(intid / 16) * 4;
         let edge = 2 << (intid % 16 * 2);
         let old = read(config);
-        write(config, if trigger == Trigger::Edge { old | edge } else { old & !edge });
+        write(
+            config,
+            if trigger == Trigger::Edge {
+                old | edge
+            } else {
+                old & !edge
+            },
+        );
         match gic {
             Gic::V2 { .. } => {
                 let target = gicd + ITARGETSR + u64::from(intid & !3);
@@ -128,7 +135,10 @@ pub fn disable(intid: u32) {
         Gic::V3 { gicr, .. } if intid < 32 => gicr + 0x1_0000,
         Gic::V3 { gicd, .. } => gicd,
     };
-    write(frame + ICENABLER + u64::from(intid / 32) * 4, 1 << (intid % 32));
+    write(
+        frame + ICENABLER + u64::from(intid / 32) * 4,
+        1 << (intid % 32),
+    );
 }
 
 /// Takes one pending interrupt, has `handle` deal with its cause, and ends it. False if there was
@@ -147,7 +157,11 @@ pub fn poll(handle: impl FnOnce(u32)) -> bool {
             v as u32
         }
     };
-    let intid = if matches!(gic, Gic::V2 { .. }) { iar & 0x3ff } else { iar & 0xff_ffff };
+    let intid = if matches!(gic, Gic::V2 { .. }) {
+        iar & 0x3ff
+    } else {
+        iar & 0xff_ffff
+    };
     if (1020..1024).contains(&intid) {
         return false;
     }

@@ -40,7 +40,9 @@ pub fn shutdown(reason: u32) {
 /// PSCI `SYSTEM_OFF`, for a machine without a hypervisor. Returns only if refused.
 pub fn psci_off() {
     // SAFETY: asks the firmware to power off.
-    unsafe { asm!("hvc #0", inout("x0") 0x8400_0008u64 => _, out("x1") _, out("x2") _, out("x3") _, options(nostack)) }
+    unsafe {
+        asm!("hvc #0", inout("x0") 0x8400_0008u64 => _, out("x1") _, out("x2") _, out("x3") _, options(nostack))
+    }
 }
 
 /// `XENMEM_add_to_physmap` of the shared information page over a frame of this program's own,

@@ -21,6 +21,7 @@ mod global;
 pub mod heap;
 pub mod hvc;
 pub mod machine;
+pub mod mem;
 
 mod mmio;
 mod mmu;
@@ -61,6 +62,9 @@ extern "C" fn el1_start(dtb: usize, counter: u64) -> ! {
     heap::init(&tree, dtb);
     let machine = machine::read(&tree, counter);
     shared::init(&machine.memory);
+    if let Some(h) = &machine.hypervisor {
+        mem::init(&h.extended, &machine.memory);
+    }
     gic::init(&machine.gic);
     el1_main(machine)
 }

@@ -117,11 +117,11 @@ fn reg(tree: &Fdt<'_>, node: &FdtNode<'_>, mut f: impl FnMut(u64, u64)) {
     if a > 2 || s > 2 {
         return;
     }
-    let Some(p) = node.property("reg") else { return };
+    let Some(p) = node.property("reg") else {
+        return;
+    };
     let mut at = 0;
-    while let (Some(start), Some(len)) =
-        (cells(p.value(), at, a), cells(p.value(), at + a, s))
-    {
+    while let (Some(start), Some(len)) = (cells(p.value(), at, a), cells(p.value(), at + a, s)) {
         f(start, len);
         at += a + s;
         if a + s == 0 {
@@ -227,21 +227,33 @@ pub(crate) fn read(tree: &Fdt<'_>, entry_ticks: u64) -> Machine {
             if let [gicd, gicr, ..] = regs[..] {
                 gic = Some(Gic::V3 { gicd, gicr });
             }
-        } else if compatible(&node, &["arm,cortex-a15-gic", "arm,gic-400", "arm,cortex-a9-gic"]) {
+        } else if compatible(
+            &node,
+            &["arm,cortex-a15-gic", "arm,gic-400", "arm,cortex-a9-gic"],
+        ) {
             reg(tree, &node, |start, _| regs.push(start));
             if let [gicd, gicc, ..] = regs[..] {
                 gic = Some(Gic::V2 { gicd, gicc });
             }
         } else if compatible(&node, &["virtio,mmio"]) {
-            let Some(intid) = intid(&node, 0) else { continue };
-            reg(tree, &node, |base, size| m.virtio.push(VirtioMmio { base, size, intid }));
+            let Some(intid) = intid(&node, 0) else {
+                continue;
+            };
+            reg(tree, &node, |base, size| {
+                m.virtio.push(VirtioMmio { base, size, intid })
+            });
         }
     }
-    let Some(gic) = gic else { panic!("no interrupt controller in the device tree") };
+    let Some(gic) = gic else {
+        panic!("no interrupt controller in the device tree")
+    };
     m.gic = gic;
     m.virtio.sort_by_key(|v| v.base);
     if let Some(cpus) = tree.find_node("/cpus") {
-        m.cpus = cpus.children().filter(|c| c.name().starts_with("cpu@")).count() as u32;
+        m.cpus = cpus
+            .children()
+            .filter(|c| c.name().starts_with("cpu@"))
+            .count() as u32;
     }
     if let Some(chosen) = tree.find_node("/chosen") {
         if let Some(p) = chosen.property("bootargs") {

@@ -44,7 +44,9 @@ pub(crate) fn init(tree: &Fdt<'_>) {
         let end = start.saturating_add(len).min(LIMIT);
         let mut at = start & !(MIB2 - 1);
         while at < end {
-            let Some(entry) = top.0.get_mut((at / GIB) as usize) else { return };
+            let Some(entry) = top.0.get_mut((at / GIB) as usize) else {
+                return;
+            };
             let gib = at & !(GIB - 1);
             if *entry & 3 == 1 && *entry & 0x1c == 0 {
                 // All normal already.

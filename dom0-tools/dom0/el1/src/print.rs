@@ -60,7 +60,9 @@ pub fn write(bytes: &[u8]) {
 /// A byte from the UART, if that is the console and one is there.
 #[must_use]
 pub fn uart_byte() -> Option<u8> {
-    let Sink::Uart(base) = *SINK.lock() else { return None };
+    let Sink::Uart(base) = *SINK.lock() else {
+        return None;
+    };
     // SAFETY: a PL011's flag and data registers, per the device tree.
     unsafe { (mmio::read32(base + 0x18) & 1 << 4 == 0).then(|| mmio::read32(base) as u8) }
 }

@@ -34,7 +34,10 @@ impl Shared {
 
     /// A page of this program's own that is given away for ever (leaked).
     pub(crate) fn own(page: core::ptr::NonNull<u8>) -> Self {
-        Self { base: page.as_ptr() as u64, len: 4096 }
+        Self {
+            base: page.as_ptr() as u64,
+            len: 4096,
+        }
     }
 
     /// Its address, which is guest physical and virtual alike.
@@ -60,20 +63,23 @@ impl Shared {
     #[must_use]
     pub fn atomic32(&self, offset: usize) -> Option<&AtomicU32> {
         // SAFETY: in range, aligned, mapped normal memory that Rust knows of by this type alone.
-        self.place(offset).map(|p| unsafe { AtomicU32::from_ptr(p) })
+        self.place(offset)
+            .map(|p| unsafe { AtomicU32::from_ptr(p) })
     }
 
     /// A double word as an atomic.
     #[must_use]
     pub fn atomic64(&self, offset: usize) -> Option<&AtomicU64> {
         // SAFETY: as `atomic32`.
-        self.place(offset).map(|p| unsafe { AtomicU64::from_ptr(p) })
+        self.place(offset)
+            .map(|p| unsafe { AtomicU64::from_ptr(p) })
     }
 
     /// A word.
     #[must_use]
     pub fn read32(&self, offset: usize) -> u32 {
-        self.atomic32(offset).map_or(0, |a| a.load(Ordering::Acquire))
+        self.atomic32(offset)
+            .map_or(0, |a| a.load(Ordering::Acquire))
     }
 
     /// Sets a word, after all that was written before.
@@ -95,7 +101,13 @@ impl Shared {
         // SAFETY: in range of mapped memory; `out` is the caller's own. Whoever writes at the
         // same time makes the bytes arbitrary, which `u8` allows; the compiler knows nothing of
         // this memory and cannot see more than one access.
-        unsafe { copy((self.base as usize + offset) as *const u8, out.as_mut_ptr(), n) }
+        unsafe {
+            copy(
+                (self.base as usize + offset) as *const u8,
+                out.as_mut_ptr(),
+                n,
+            )
+        }
     }
 
     /// Copies bytes in.
@@ -116,7 +128,10 @@ impl Shared {
     #[must_use]
     pub fn part(&self, offset: usize, len: usize) -> Self {
         let offset = offset.min(self.len);
-        Self { base: self.base + offset as u64, len: self.clip(offset, len) }
+        Self {
+            base: self.base + offset as u64,
+            len: self.clip(offset, len),
+        }
     }
 }
 

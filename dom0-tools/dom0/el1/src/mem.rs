@@ -1,0 +1,332 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The window: address space without memory behind it, in which other domains' pages appear.
+
+use crate::hvc::hypercall;
+use crate::shared::Shared;
+use crate::{Global, mmu};
+use alloc::collections::BTreeMap;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::ops::Deref;
+use guest_abi::grant_table::{
+    GnttabMapGrantRef, GnttabUnmapGrantRef, GrantOp, GrantStatus, gntmap,
+};
+use guest_abi::memory::{
+    AddToPhysmapBatch, MapSpace, MemAcquireResource, MemoryOp, RemoveFromPhysmap,
+};
+use guest_abi::{DomId, Errno, Gfn, GrantRef, HypercallNr};
+
+/// Pages of the window at most.
+const PAGES: u64 = 1 << 18;
+
+struct Window {
+    /// Its first page.
+    first: u64,
+    /// Free runs of pages: start and length.
+    free: BTreeMap<u64, u64>,
+    /// The machine frame behind each page; 0 where it is not known. As long as the window has
+    /// been used so far.
+    machine: Vec<u64>,
+    /// Pages in use.
+    used: u64,
+}
+
+static WINDOW: Global<Option<Window>> = Global::new(None);
+
+/// Takes the largest of the hypervisor's extended regions, out of what is mapped, as the window.
+pub(crate) fn init(regions: &[(u64, u64)], memory: &[(u64, u64)]) {
+    let best = regions
+        .iter()
+        .map(|&(start, len)| {
+            let start = start.next_multiple_of(4096);
+            (
+                start,
+                start
+                    .saturating_add(len)
+                    .min(mmu::LIMIT)
+                    .saturating_sub(start),
+            )
+        })
+        .filter(|&(start, len)| {
+            !memory
+                .iter()
+                .any(|&(s, n)| start < s + n && start + len > s)
+        })
+        .max_by_key(|&(_, len)| len);
+    if let Some((start, len)) = best
+        && len >= 4096
+    {
+        let first = start / 4096;
+        *WINDOW.lock() = Some(Window {
+            first,
+            free: BTreeMap::from([(first, (len / 4096).min(PAGES))]),
+            machine: Vec::new(),
+            used: 0,
+        });
+    }
+}
+
+impl Window {
+    fn take(&mut self, pages: u64) -> Option<u64> {
+        let (&start, &len) = self.free.iter().find(|&(_, &len)| len >= pages)?;
+        self.free.remove(&start);
+        if len > pages {
+            self.free.insert(start + pages, len - pages);
+        }
+        let end = (start - self.first + pages) as usize;
+        if self.machine.len() < end {
+            self.machine.resize(end, 0);
+        }
+        self.used += pages;
+        Some(start)
+    }
+
+    fn give(&mut self, mut start: u64, mut pages: u64) {
+        self.used -= pages;
+        let from = (start - self.first) as usize;
+        self.machine[from..from + pages as usize].fill(0);
+        if let Some((&s, &n)) = self.free.range(..start).next_back()
+            && s + n == start
+        {
+            self.free.remove(&s);
+            (start, pages) = (s, n + pages);
+        }
+        if let Some(n) = self.free.remove(&(start + pages)) {
+            pages += n;
+        }
+        self.free.insert(start, pages);
+    }
+}
+
+/// Pages of the window that are in use.
+#[must_use]
+pub fn window_used() -> u64 {
+    WINDOW.lock().as_ref().map_or(0, |w| w.used)
+}
+
+/// The machine address of what lies at a guest physical address: its own in memory, which is
+/// mapped one to one; another domain's page's in the window.
+pub(crate) fn machine_address(addr: u64) -> u64 {
+    if let Some(w) = WINDOW.lock().as_ref()
+        && let Some(page) = (addr / 4096).checked_sub(w.first)
+        && let Some(&frame) = w.machine.get(page as usize)
+    {
+        return frame * 4096 + addr % 4096;
+    }
+    addr
+}
+
+enum How {
+    /// By `add_to_physmap` and the like.
+    Frames,
+    /// By grants, with their handles.
+    Grants(Vec<u32>),
+}
+
+/// Pages of another domain's, mapped until this is dropped. Nobody may use a copy of its
+/// [`Shared`] afterwards.
+pub struct Mapping {
+    pages: Shared,
+    how: How,
+}
+
+impl Deref for Mapping {
+    type Target = Shared;
+    fn deref(&self) -> &Shared {
+        &self.pages
+    }
+}
+
+fn take(pages: usize) -> Result<(u64, Shared), Errno> {
+    if pages == 0 {
+        return Err(Errno::EINVAL);
+    }
+    let first = WINDOW
+        .lock()
+        .as_mut()
+        .and_then(|w| w.take(pages as u64))
+        .ok_or(Errno::ENOMEM)?;
+    Shared::at(first, pages)
+        .map(|s| (first, s))
+        .ok_or(Errno::ENOMEM)
+}
+
+fn give(first: u64, pages: usize) {
+    if let Some(w) = WINDOW.lock().as_mut() {
+        w.give(first, pages as u64);
+    }
+}
+
+fn remove(gfn: u64) {
+    let arg = RemoveFromPhysmap {
+        domid: DomId::SELF,
+        gpfn: Gfn(gfn),
+        ..Default::default()
+    };
+    // SAFETY: a page of the window, which holds nothing of Rust's.
+    unsafe { memory_op(MemoryOp::RemoveFromPhysmap, &raw const arg as u64) };
+}
+
+/// # Safety
+/// As [`hypercall`].
+unsafe fn memory_op(op: MemoryOp, arg: u64) -> i64 {
+    // SAFETY: the caller's promise.
+    unsafe { hypercall(HypercallNr::MemoryOp.number(), [op.number(), arg, 0, 0, 0]) }
+}
+
+/// Maps frames of another domain's. All or none.
+pub fn map_foreign(dom: DomId, gfns: &[Gfn]) -> Result<Mapping, Errno> {
+    let (first, pages) = take(gfns.len())?;
+    let mut errors = vec![0i32; gfns.len()];
+    let own: Vec<u64> = (first..).take(gfns.len()).collect();
+    let mut failed = Ok(());
+    // The hypervisor takes at most 65535 at a time.
+    let mut at = 0;
+    for part in gfns.chunks(512) {
+        let mut arg = AddToPhysmapBatch {
+            domid: DomId::SELF,
+            space: MapSpace::GmfnForeign.number() as u16,
+            size: part.len() as u16,
+            foreign_domid: dom,
+            idxs: part.as_ptr() as u64,
+            gpfns: own[at..].as_ptr() as u64,
+            errs: errors[at..].as_mut_ptr() as u64,
+        };
+        // SAFETY: pages of the window; the lists hold as many entries as said.
+        let rc = unsafe { memory_op(MemoryOp::AddToPhysmapBatch, &raw mut arg as u64) };
+        if rc < 0 && failed.is_ok() {
+            failed = Err(Errno::from_number((-rc) as i32).unwrap_or(Errno::EIO));
+            errors[at..].fill(-1);
+            break;
+        }
+        at += part.len();
+    }
+    if let Some(&e) = errors.iter().find(|&&e| e != 0)
+        && failed.is_ok()
+    {
+        failed = Err(Errno::from_number(-e).unwrap_or(Errno::EIO));
+    }
+    if let Err(e) = failed {
+        for (gfn, error) in own.iter().zip(&errors) {
+            if *error == 0 {
+                remove(*gfn);
+            }
+        }
+        give(first, gfns.len());
+        return Err(e);
+    }
+    Ok(Mapping {
+        pages,
+        how: How::Frames,
+    })
+}
+
+/// Maps frames of a resource of another domain's (`XENMEM_acquire_resource`), such as its grant
+/// table.
+pub fn map_resource(
+    dom: DomId,
+    kind: u16,
+    id: u32,
+    frame: u64,
+    n: usize,
+) -> Result<Mapping, Errno> {
+    let (first, pages) = take(n)?;
+    let own: Vec<u64> = (first..).take(n).collect();
+    let mut arg = MemAcquireResource {
+        domid: dom,
+        kind,
+        id,
+        nr_frames: n as u32,
+        frame,
+        frame_list: own.as_ptr() as u64,
+        ..Default::default()
+    };
+    // SAFETY: pages of the window; the list holds as many entries as said.
+    let rc = unsafe { memory_op(MemoryOp::AcquireResource, &raw mut arg as u64) };
+    if rc < 0 {
+        give(first, n);
+        return Err(Errno::from_number((-rc) as i32).unwrap_or(Errno::EIO));
+    }
+    Ok(Mapping {
+        pages,
+        how: How::Frames,
+    })
+}
+
+/// Maps granted pages. All or none; the error is the first one's.
+pub fn map_grants(dom: DomId, refs: &[GrantRef], write: bool) -> Result<Mapping, GrantStatus> {
+    let (first, pages) = take(refs.len()).map_err(|_| GrantStatus::NoSpace)?;
+    let flags = gntmap::HOST_MAP | if write { 0 } else { gntmap::READONLY };
+    let mut ops: Vec<GnttabMapGrantRef> = refs
+        .iter()
+        .zip(first..)
+        .map(|(&gref, gfn)| GnttabMapGrantRef {
+            host_addr: gfn * 4096,
+            flags,
+            gref,
+            dom,
+            status: GrantStatus::GeneralError.number(),
+            ..Default::default()
+        })
+        .collect();
+    // SAFETY: pages of the window; the list holds as many entries as said.
+    unsafe { grant_op(GrantOp::MapGrantRef, ops.as_mut_ptr() as u64, ops.len()) };
+    let mapped = || ops.iter().filter(|o| o.status == 0);
+    let handles: Vec<u32> = mapped().map(|o| o.handle).collect();
+    if let Some(bad) = ops.iter().find(|o| o.status != 0) {
+        let at: Vec<u64> = mapped().map(|o| o.host_addr).collect();
+        unmap_grants(at.into_iter().zip(handles));
+        give(first, refs.len());
+        return Err(GrantStatus::from_number(bad.status).unwrap_or(GrantStatus::GeneralError));
+    }
+    if let Some(w) = WINDOW.lock().as_mut() {
+        for (op, gfn) in ops.iter().zip(first..) {
+            w.machine[(gfn - w.first) as usize] = op.dev_bus_addr / 4096;
+        }
+    }
+    Ok(Mapping {
+        pages,
+        how: How::Grants(handles),
+    })
+}
+
+fn unmap_grants(list: impl Iterator<Item = (u64, u32)>) {
+    let mut ops: Vec<GnttabUnmapGrantRef> = list
+        .map(|(host_addr, handle)| GnttabUnmapGrantRef {
+            host_addr,
+            handle,
+            ..Default::default()
+        })
+        .collect();
+    // SAFETY: pages of the window; the list holds as many entries as said.
+    unsafe { grant_op(GrantOp::UnmapGrantRef, ops.as_mut_ptr() as u64, ops.len()) };
+}
+
+/// # Safety
+/// As [`hypercall`], for an array of `n` operations at `ops`.
+unsafe fn grant_op(op: GrantOp, ops: u64, n: usize) -> i64 {
+    if n == 0 {
+        return 0;
+    }
+    // SAFETY: the caller's promise.
+    unsafe {
+        hypercall(
+            HypercallNr::GrantTableOp.number(),
+            [op.number(), ops, n as u64, 0, 0],
+        )
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        let first = self.pages.addr() / 4096;
+        let n = self.pages.len() / 4096;
+        match &self.how {
+            How::Frames => (first..).take(n).for_each(remove),
+            How::Grants(handles) => {
+                unmap_grants((first..).map(|gfn| gfn * 4096).zip(handles.iter().copied()));
+            }
+        }
+        give(first, n);
+    }
+}

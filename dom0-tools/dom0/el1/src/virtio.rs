@@ -1,0 +1,425 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Disks: virtio-blk over virtio-mmio, several requests at a time (Virtio 1.2, section 5.2).
+//!
+//! Data goes straight between the device and a [`Buffer`] of this program's own or pages that are
+//! mapped from other domains ([`Shared`]).
+
+use crate::machine::VirtioMmio;
+use crate::shared::Shared;
+use crate::{Global, gic, heap, mem};
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::ops::{Deref, DerefMut};
+use core::ptr::NonNull;
+use guest_abi::Errno;
+use virtio_drivers::queue::VirtQueue;
+use virtio_drivers::transport::mmio::MmioTransport;
+use virtio_drivers::transport::{DeviceType, Transport};
+use virtio_drivers::{BufferDirection, Hal, PhysAddr};
+
+/// Requests in flight, and parts of one.
+const QUEUE: usize = 128;
+/// The most pages of one request, which has a header and a status too.
+pub const MAX_SEGMENTS: usize = QUEUE - 2;
+
+/// Feature bits.
+const RO: u64 = 1 << 5;
+const FLUSH: u64 = 1 << 9;
+const DISCARD: u64 = 1 << 13;
+const INDIRECT: u64 = 1 << 28;
+const VERSION_1: u64 = 1 << 32;
+
+struct El1;
+
+// SAFETY: memory is mapped at its own address, so that what the heap gives is what the device
+// sees; pages are zeroed, aligned and in one piece.
+unsafe impl Hal for El1 {
+    fn dma_alloc(pages: usize, _direction: BufferDirection) -> (PhysAddr, NonNull<u8>) {
+        match heap::alloc_pages(pages) {
+            Some(p) => (p.as_ptr() as u64, p),
+            None => (0, NonNull::dangling()),
+        }
+    }
+    unsafe fn dma_dealloc(_paddr: PhysAddr, vaddr: NonNull<u8>, pages: usize) -> i32 {
+        // SAFETY: the caller's promise: it is from `dma_alloc`.
+        unsafe { heap::free_pages(vaddr, pages) };
+        0
+    }
+    unsafe fn mmio_phys_to_virt(paddr: PhysAddr, _size: usize) -> NonNull<u8> {
+        NonNull::new(paddr as *mut u8).unwrap_or(NonNull::dangling())
+    }
+    unsafe fn share(buffer: NonNull<[u8]>, _direction: BufferDirection) -> PhysAddr {
+        mem::machine_address(buffer.cast::<u8>().as_ptr() as u64)
+    }
+    unsafe fn unshare(_paddr: PhysAddr, _buffer: NonNull<[u8]>, _direction: BufferDirection) {}
+}
+
+/// Whole pages of this program's own.
+pub struct Buffer {
+    start: NonNull<u8>,
+    pages: usize,
+    len: usize,
+}
+
+impl Buffer {
+    /// Zeroed bytes, at a page's start. `None`: out of memory.
+    #[must_use]
+    pub fn new(len: usize) -> Option<Self> {
+        let pages = len.div_ceil(4096).max(1);
+        Some(Self {
+            start: heap::alloc_pages(pages)?,
+            pages,
+            len,
+        })
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        // SAFETY: `len` initialised bytes, owned; a device writes only while `Disk` owns it.
+        unsafe { core::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as `deref`.
+        unsafe { core::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // SAFETY: from `alloc_pages` with as many pages, and gone after this.
+        unsafe { heap::free_pages(self.start, self.pages) }
+    }
+}
+
+/// What a request does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Reads sectors.
+    Read,
+    /// Writes sectors.
+    Write,
+    /// Has all that was written before on stable storage.
+    Flush,
+    /// Says that this many sectors are of no use any more.
+    Discard(u32),
+}
+
+/// A request's data.
+pub enum Data {
+    /// None, for flush and discard.
+    None,
+    /// This program's own.
+    Own(Buffer),
+    /// Other domains' pages, which stay mapped until the request is complete.
+    Shared(Vec<Shared>),
+}
+
+impl Data {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Own(b) => b.len(),
+            Self::Shared(list) => list.iter().map(Shared::len).sum(),
+        }
+    }
+}
+
+/// A request that has ended.
+pub struct Done {
+    /// As it was submitted with.
+    pub tag: u64,
+    /// As it was submitted with.
+    pub data: Data,
+    /// How it ended.
+    pub result: Result<(), Errno>,
+}
+
+#[repr(C)]
+struct Header {
+    kind: u32,
+    reserved: u32,
+    sector: u64,
+    /// Discard's own part: sector, count, flags.
+    discard: (u64, u32, u32),
+}
+
+struct InFlight {
+    tag: u64,
+    data: Data,
+    op: Op,
+    header: Box<Header>,
+    status: Box<[u8; 1]>,
+}
+
+impl InFlight {
+    /// Calls `f` with the lists of what the device reads and what it writes.
+    fn with_parts<R>(
+        &mut self,
+        f: impl for<'a> FnOnce(&'a [&'a [u8]], &'a mut [&'a mut [u8]]) -> R,
+    ) -> R {
+        let base = core::ptr::from_ref(&*self.header).cast::<u8>();
+        let mut ranges: [(*mut u8, usize); MAX_SEGMENTS] =
+            [(core::ptr::null_mut(), 0); MAX_SEGMENTS];
+        let mut n = 0;
+        let mut add = |p: *mut u8, len: usize| {
+            if let Some(r) = ranges.get_mut(n) {
+                *r = (p, len);
+                n += 1;
+            }
+        };
+        match &mut self.data {
+            Data::None => {}
+            Data::Own(b) => add(b.start.as_ptr(), b.len),
+            Data::Shared(list) => each_page(list, |at, len| add(at as *mut u8, len)),
+        }
+        // SAFETY: the header is 32 bytes in a box of its own. Pages of other domains are never
+        // looked at through these slices: they only carry addresses to `El1::share`.
+        unsafe {
+            let head = core::slice::from_raw_parts(base, 16);
+            let discard = core::slice::from_raw_parts(base.add(16), 16);
+            let status = core::slice::from_raw_parts_mut(self.status.as_mut_ptr(), 1);
+            match self.op {
+                Op::Flush => f(&[head], &mut [status]),
+                Op::Discard(_) => f(&[head, discard], &mut [status]),
+                Op::Write => {
+                    let mut parts: [&[u8]; QUEUE] = [&[]; QUEUE];
+                    parts[0] = head;
+                    for (part, &(p, len)) in parts[1..].iter_mut().zip(&ranges[..n]) {
+                        *part = core::slice::from_raw_parts(p, len);
+                    }
+                    f(&parts[..=n], &mut [status])
+                }
+                Op::Read => {
+                    let mut parts: [&mut [u8]; QUEUE] =
+                        core::array::from_fn(|_| Default::default());
+                    for (part, &(p, len)) in parts.iter_mut().zip(&ranges[..n]) {
+                        *part = core::slice::from_raw_parts_mut(p, len);
+                    }
+                    parts[n] = status;
+                    f(&[head], &mut parts[..=n])
+                }
+            }
+        }
+    }
+}
+
+/// Splits ranges at page borders, where machine addresses may jump.
+fn each_page(list: &[Shared], mut f: impl FnMut(u64, usize)) {
+    for range in list {
+        let (mut at, mut left) = (range.addr(), range.len());
+        while left > 0 {
+            let n = left.min(4096 - (at % 4096) as usize);
+            f(at, n);
+            at += n as u64;
+            left -= n;
+        }
+    }
+}
+
+static TAKEN: Global<Vec<u64>> = Global::new(Vec::new());
+
+/// A virtio-blk device.
+pub struct Disk {
+    transport: MmioTransport<'static>,
+    queue: VirtQueue<El1, QUEUE>,
+    slots: Vec<Option<InFlight>>,
+    features: u64,
+    sectors: u64,
+    max_discard: u32,
+    serial: String,
+    intid: u32,
+}
+
+impl Disk {
+    /// The disk behind a transport, or `None` if there is none or it is in use.
+    pub fn open(at: &VirtioMmio) -> Option<Self> {
+        if TAKEN.lock().contains(&at.base) {
+            return None;
+        }
+        let header = NonNull::new(at.base as *mut _)?;
+        // SAFETY: registers that the device tree names as a virtio-mmio transport, mapped for
+        // ever; `TAKEN` has each of them used once.
+        let mut transport = unsafe { MmioTransport::new(header, at.size as usize).ok()? };
+        if transport.device_type() != DeviceType::Block {
+            return None;
+        }
+        TAKEN.lock().push(at.base);
+        let features = transport
+            .begin_init(Features::from_bits_retain(
+                RO | FLUSH | DISCARD | INDIRECT | VERSION_1,
+            ))
+            .bits();
+        let low: u32 = transport.read_config_space(0).ok()?;
+        let high: u32 = transport.read_config_space(4).ok()?;
+        let max_discard = if features & DISCARD != 0 {
+            transport.read_config_space::<u32>(36).unwrap_or(0)
+        } else {
+            0
+        };
+        let queue = VirtQueue::new(&mut transport, 0, features & INDIRECT != 0, false).ok()?;
+        transport.finish_init();
+        let mut disk = Self {
+            transport,
+            queue,
+            slots: (0..QUEUE).map(|_| None).collect(),
+            features,
+            sectors: u64::from(low) | u64::from(high) << 32,
+            max_discard,
+            serial: String::new(),
+            intid: at.intid,
+        };
+        disk.serial = disk.read_serial().unwrap_or_default();
+        gic::enable(at.intid, gic::Trigger::Edge);
+        Some(disk)
+    }
+
+    /// `VIRTIO_BLK_T_GET_ID`, before interrupts: waits for it.
+    fn read_serial(&mut self) -> Option<String> {
+        let head = [8u32, 0, 0, 0];
+        let head: [u8; 16] = core::array::from_fn(|i| head[i / 4].to_le_bytes()[i % 4]);
+        let (mut id, mut status) = ([0u8; 20], [0xffu8]);
+        self.queue
+            .add_notify_wait_pop(&[&head], &mut [&mut id, &mut status], &mut self.transport)
+            .ok()?;
+        self.transport.ack_interrupt();
+        let text = id.split(|&b| b == 0).next()?;
+        (status[0] == 0).then(|| String::from_utf8_lossy(text).into_owned())
+    }
+
+    /// Its serial, which tells which disk it is.
+    #[must_use]
+    pub fn serial(&self) -> &str {
+        &self.serial
+    }
+    /// Its interrupt.
+    #[must_use]
+    pub fn intid(&self) -> u32 {
+        self.intid
+    }
+    /// Its size in sectors of 512 bytes.
+    #[must_use]
+    pub fn sectors(&self) -> u64 {
+        self.sectors
+    }
+    /// It cannot be written.
+    #[must_use]
+    pub fn read_only(&self) -> bool {
+        self.features & RO != 0
+    }
+    /// The most sectors of one discard request; 0: it cannot.
+    #[must_use]
+    pub fn max_discard(&self) -> u32 {
+        self.max_discard
+    }
+    /// How many more requests it takes just now.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        if self.features & INDIRECT != 0 {
+            self.slots.iter().filter(|s| s.is_none()).count()
+        } else {
+            self.queue.available_desc() / QUEUE
+        }
+    }
+
+    /// Starts a request. [`Errno::EAGAIN`] with the data back: too many are in flight.
+    pub fn submit(
+        &mut self,
+        op: Op,
+        sector: u64,
+        data: Data,
+        tag: u64,
+    ) -> Result<(), (Errno, Data)> {
+        let bytes = data.bytes();
+        let (kind, sectors) = match op {
+            Op::Read => (0, bytes as u64 / 512),
+            Op::Write => (1, bytes as u64 / 512),
+            Op::Flush if self.features & FLUSH == 0 => return Err((Errno::EOPNOTSUPP, data)),
+            Op::Flush => (4, 0),
+            Op::Discard(n) if n > self.max_discard => return Err((Errno::EOPNOTSUPP, data)),
+            Op::Discard(n) => (11, u64::from(n)),
+        };
+        let transfer = matches!(op, Op::Read | Op::Write);
+        let mut parts = usize::from(matches!(data, Data::Own(_)));
+        if let Data::Shared(list) = &data {
+            each_page(list, |_, _| parts += 1);
+        }
+        if transfer != (bytes > 0)
+            || !bytes.is_multiple_of(512)
+            || parts > MAX_SEGMENTS
+            || sector
+                .checked_add(sectors)
+                .is_none_or(|end| end > self.sectors)
+        {
+            return Err((Errno::EINVAL, data));
+        }
+        if op != Op::Read && self.read_only() {
+            return Err((Errno::EROFS, data));
+        }
+        let mut request = InFlight {
+            tag,
+            data,
+            op,
+            header: Box::new(Header {
+                kind,
+                reserved: 0,
+                sector: if transfer { sector } else { 0 },
+                discard: (sector, sectors as u32, 0),
+            }),
+            status: Box::new([0xff]),
+        };
+        let queue = &mut self.queue;
+        // SAFETY: the request, with all its buffers, stays in `slots` until `pop_used`.
+        let token = request.with_parts(|inputs, outputs| unsafe { queue.add(inputs, outputs) });
+        match token {
+            Ok(token) => {
+                if let Some(slot) = self.slots.get_mut(usize::from(token)) {
+                    *slot = Some(request);
+                }
+                if self.queue.should_notify() {
+                    self.transport.notify(0);
+                }
+                Ok(())
+            }
+            Err(_) => Err((Errno::EAGAIN, request.data)),
+        }
+    }
+
+    /// To be called when its interrupt came up, before [`Self::complete`].
+    pub fn acknowledge(&mut self) {
+        self.transport.ack_interrupt();
+    }
+
+    /// The next request that has ended.
+    pub fn complete(&mut self) -> Option<Done> {
+        let token = self.queue.peek_used()?;
+        let mut request = self.slots.get_mut(usize::from(token))?.take()?;
+        let queue = &mut self.queue;
+        // SAFETY: the same buffers as at `add`: the request was kept unchanged.
+        let popped =
+            request.with_parts(|inputs, outputs| unsafe { queue.pop_used(token, inputs, outputs) });
+        let result = match (popped, request.status[0]) {
+            (Ok(_), 0) => Ok(()),
+            (Ok(_), 2) => Err(Errno::EOPNOTSUPP),
+            _ => Err(Errno::EIO),
+        };
+        Some(Done {
+            tag: request.tag,
+            data: request.data,
+            result,
+        })
+    }
+}
+
+bitflags::bitflags! {
+    /// Feature bits as `Transport` takes them.
+    #[derive(Clone, Copy, Debug)]
+    struct Features: u64 {
+        const ALL = !0;
+    }
+}

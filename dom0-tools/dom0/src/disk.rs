@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Disks for tasks, and files as places on them.
+
+use crate::exec::Notify;
+use crate::fat::{Placement, SECTOR, Sectors};
+use crate::rt::Rt;
+use alloc::collections::BTreeMap;
+use alloc::rc::Rc;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::cell::{Cell, RefCell};
+use core::task::{Poll, Waker};
+use el1::cpu;
+use el1::machine::VirtioMmio;
+use el1::virtio::{self, Buffer, Data, Done, Op};
+use guest_abi::Errno;
+
+/// Bytes that are read at a time.
+pub const TRANSFER: usize = 512 << 10;
+
+#[derive(Default)]
+struct Slot {
+    waker: Option<Waker>,
+    done: Option<Done>,
+}
+
+/// A disk that tasks share.
+pub struct Disk {
+    device: RefCell<virtio::Disk>,
+    requests: RefCell<BTreeMap<u64, Slot>>,
+    next: Cell<u64>,
+    ended: Notify,
+}
+
+impl Disk {
+    /// The disk behind a transport, if there is one.
+    pub fn open(rt: &Rt, at: &VirtioMmio) -> Option<Rc<Self>> {
+        let disk = Rc::new(Self {
+            device: RefCell::new(virtio::Disk::open(at)?),
+            requests: RefCell::default(),
+            next: Cell::new(1),
+            ended: Notify::default(),
+        });
+        let handle = disk.clone();
+        rt.on_interrupt(at.intid, move || {
+            handle.device.borrow_mut().acknowledge();
+            handle.collect();
+        });
+        Some(disk)
+    }
+
+    /// What tells which disk it is.
+    #[must_use]
+    pub fn serial(&self) -> String {
+        self.device.borrow().serial().into()
+    }
+    /// Its size in sectors of 512 bytes.
+    #[must_use]
+    pub fn sectors(&self) -> u64 {
+        self.device.borrow().sectors()
+    }
+    /// It cannot be written.
+    #[must_use]
+    pub fn read_only(&self) -> bool {
+        self.device.borrow().read_only()
+    }
+    /// The most sectors of one discard; 0: it cannot.
+    #[must_use]
+    pub fn max_discard(&self) -> u32 {
+        self.device.borrow().max_discard()
+    }
+
+    /// Takes what has ended.
+    fn collect(&self) {
+        let mut any = false;
+        loop {
+            let done = self.device.borrow_mut().complete();
+            let Some(done) = done else { break };
+            any = true;
+            // Nobody waits any more if the task was dropped; the data go now, not earlier.
+            if let Some(slot) = self.requests.borrow_mut().get_mut(&done.tag) {
+                if let Some(waker) = slot.waker.take() {
+                    waker.wake();
+                }
+                slot.done = Some(done);
+            }
+        }
+        if any {
+            self.ended.notify();
+        }
+    }
+
+    /// Makes a request and waits for its end. The data come back however it ended.
+    pub async fn request(&self, op: Op, sector: u64, mut data: Data) -> (Data, Result<(), Errno>) {
+        let tag = self.next.get();
+        self.next.set(tag + 1);
+        loop {
+            let mut seen = self.ended.seen();
+            self.requests.borrow_mut().insert(tag, Slot::default());
+            let submitted = self.device.borrow_mut().submit(op, sector, data, tag);
+            match submitted {
+                Ok(()) => break,
+                Err((e, back)) => {
+                    self.requests.borrow_mut().remove(&tag);
+                    if e != Errno::EAGAIN {
+                        return (back, Err(e));
+                    }
+                    data = back;
+                    self.ended.changed(&mut seen).await;
+                }
+            }
+        }
+        let _forget = Forget { disk: self, tag };
+        core::future::poll_fn(|cx| {
+            let mut requests = self.requests.borrow_mut();
+            let Some(slot) = requests.get_mut(&tag) else {
+                return Poll::Ready((Data::None, Err(Errno::EIO)));
+            };
+            if let Some(done) = slot.done.take() {
+                return Poll::Ready((done.data, done.result));
+            }
+            slot.waker = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Has all that was written on stable storage. A disk without a cache has nothing to do.
+    pub async fn flush(&self) -> Result<(), Errno> {
+        match self.request(Op::Flush, 0, Data::None).await.1 {
+            Err(Errno::EOPNOTSUPP | Errno::EROFS) => Ok(()),
+            r => r,
+        }
+    }
+}
+
+struct Forget<'a> {
+    disk: &'a Disk,
+    tag: u64,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.disk.requests.borrow_mut().remove(&self.tag);
+    }
+}
+
+/// For folders and the FAT: the program waits, asleep.
+impl Sectors for Rc<Disk> {
+    fn read(&self, sector: u64, out: &mut [u8]) -> Result<(), Errno> {
+        let buffer = Buffer::new(out.len()).ok_or(Errno::ENOMEM)?;
+        let tag = self.next.get();
+        self.next.set(tag + 1);
+        let mut data = Data::Own(buffer);
+        self.requests.borrow_mut().insert(tag, Slot::default());
+        let _forget = Forget { disk: self, tag };
+        loop {
+            let submitted = self.device.borrow_mut().submit(Op::Read, sector, data, tag);
+            match submitted {
+                Ok(()) => break,
+                Err((Errno::EAGAIN, back)) => {
+                    data = back;
+                    cpu::idle();
+                    self.collect();
+                }
+                Err((e, _)) => return Err(e),
+            }
+        }
+        loop {
+            self.collect();
+            let done = self
+                .requests
+                .borrow_mut()
+                .get_mut(&tag)
+                .and_then(|s| s.done.take());
+            if let Some(done) = done {
+                done.result?;
+                let Data::Own(buffer) = done.data else {
+                    return Err(Errno::EIO);
+                };
+                out.copy_from_slice(&buffer);
+                return Ok(());
+            }
+            // The disk's interrupt ends it, and stays for the loop under the tasks.
+            cpu::idle();
+        }
+    }
+    fn count(&self) -> u64 {
+        self.sectors()
+    }
+}
+
+/// A file, or a whole disk.
+#[derive(Clone)]
+pub struct File {
+    /// The disk that it is on.
+    pub disk: Rc<Disk>,
+    /// Where it is there.
+    pub place: Rc<Placement>,
+}
+
+impl File {
+    /// Its size in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.place.size
+    }
+
+    /// Splits a run of the file's sectors into runs on the disk.
+    pub fn runs(&self, mut sector: u64, mut count: u64) -> Result<Vec<(u64, u64)>, Errno> {
+        let mut runs = Vec::new();
+        while count > 0 {
+            let (disk, n) = self.place.find(sector).ok_or(Errno::EIO)?;
+            let n = n.min(count);
+            runs.push((disk, n));
+            sector += n;
+            count -= n;
+        }
+        Ok(runs)
+    }
+
+    /// Reads whole sectors into a fresh buffer, at most [`TRANSFER`] bytes.
+    pub async fn read_sectors(&self, sector: u64, count: u64) -> Result<Buffer, Errno> {
+        let mut all = Buffer::new(count as usize * SECTOR).ok_or(Errno::ENOMEM)?;
+        let runs = self.runs(sector, count)?;
+        if let [(disk, _)] = runs[..] {
+            return match self.disk.request(Op::Read, disk, Data::Own(all)).await {
+                (Data::Own(all), Ok(())) => Ok(all),
+                (_, Err(e)) => Err(e),
+                _ => Err(Errno::EIO),
+            };
+        }
+        let mut at = 0;
+        for (disk, n) in runs {
+            let part = Buffer::new(n as usize * SECTOR).ok_or(Errno::ENOMEM)?;
+            let (data, result) = self.disk.request(Op::Read, disk, Data::Own(part)).await;
+            result?;
+            let Data::Own(part) = data else {
+                return Err(Errno::EIO);
+            };
+            all[at..at + part.len()].copy_from_slice(&part);
+            at += part.len();
+        }
+        Ok(all)
+    }
+
+    /// Reads up to `out.len()` bytes from a byte offset on; fewer at the end of the file.
+    pub async fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<usize, Errno> {
+        let len = (out.len() as u64).min(self.size().saturating_sub(offset)) as usize;
+        let mut done = 0;
+        while done < len {
+            let at = offset + done as u64;
+            let skip = (at % SECTOR as u64) as usize;
+            let n = (len - done).min(TRANSFER - skip);
+            let sectors = (skip + n).div_ceil(SECTOR) as u64;
+            let buffer = self.read_sectors(at / SECTOR as u64, sectors).await?;
+            out[done..done + n].copy_from_slice(&buffer[skip..skip + n]);
+            done += n;
+        }
+        Ok(len)
+    }
+}

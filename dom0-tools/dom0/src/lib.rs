@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The built-in control domain. `el1` has what touches the machine; everything here is safe Rust:
+//! async tasks on one executor, asleep when there is nothing to do.
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod base64;
+pub mod exec;
+pub mod fat;
+
+#[cfg(target_os = "none")]
+mod boot;
+#[cfg(target_os = "none")]
+mod disk;
+#[cfg(target_os = "none")]
+mod rt;
+#[cfg(target_os = "none")]
+mod terminal;
+
+#[cfg(target_os = "none")]
+pub use boot::main;

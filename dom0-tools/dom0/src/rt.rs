@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The loop under all tasks: runs what is ready, takes interrupts, and sleeps.
+
+use crate::exec::{Executor, Notify, Timers};
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::rc::Rc;
+use core::cell::RefCell;
+use core::future::Future;
+use el1::{cpu, events, gic, time};
+use guest_abi::Port;
+
+/// How many tasks run between two looks for interrupts.
+const BURST: usize = 16;
+
+/// The machine that all tasks share.
+#[derive(Default)]
+pub struct Rt {
+    exec: Executor,
+    timers: Timers,
+    ports: RefCell<BTreeMap<u32, Rc<Notify>>>,
+    lines: RefCell<BTreeMap<u32, Rc<dyn Fn()>>>,
+}
+
+impl Rt {
+    /// One for the program's whole life.
+    #[must_use]
+    pub fn new() -> &'static Self {
+        gic::enable(time::INTID, gic::Trigger::Level);
+        Box::leak(Box::default())
+    }
+
+    /// Adds a task.
+    pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.exec.spawn(task);
+    }
+
+    /// Waits.
+    pub async fn sleep_ms(&self, ms: u64) {
+        let until = time::now_ns().saturating_add(ms.saturating_mul(1_000_000));
+        self.timers.until(until).await;
+    }
+
+    /// Has `handle` called when an interrupt comes up, which is to be let through by the caller.
+    pub fn on_interrupt(&self, intid: u32, handle: impl Fn() + 'static) {
+        self.lines.borrow_mut().insert(intid, Rc::new(handle));
+    }
+
+    /// Takes event-channel interrupts.
+    pub fn serve_events(&'static self, intid: u32) {
+        self.on_interrupt(intid, || events::take(|port| self.event(port)));
+    }
+
+    fn event(&self, port: u32) {
+        if let Some(notify) = self.ports.borrow().get(&port) {
+            notify.notify();
+        }
+    }
+
+    /// Listens on a port of one's own.
+    pub fn listen(&'static self, port: Port) -> Listener {
+        let notify: Rc<Notify> = Rc::default();
+        self.ports.borrow_mut().insert(port.0, notify.clone());
+        events::unmask(port.0);
+        Listener {
+            rt: self,
+            port,
+            seen: notify.seen(),
+            notify,
+        }
+    }
+
+    /// Runs for ever.
+    pub fn run(&self) -> ! {
+        loop {
+            for _ in 0..BURST {
+                if !self.exec.run_one() {
+                    break;
+                }
+            }
+            while gic::poll(|intid| {
+                if intid == time::INTID {
+                    time::set_alarm(None);
+                    return;
+                }
+                let handle = self.lines.borrow().get(&intid).cloned();
+                match handle {
+                    Some(handle) => handle(),
+                    None => gic::disable(intid),
+                }
+            }) {}
+            let next = self.timers.fire(time::now_ns());
+            if !self.exec.is_ready() {
+                time::set_alarm(next);
+                cpu::idle();
+            }
+        }
+    }
+}
+
+/// A port that is listened on, until this is dropped.
+pub struct Listener {
+    rt: &'static Rt,
+    port: Port,
+    notify: Rc<Notify>,
+    seen: u64,
+}
+
+impl Listener {
+    /// The port.
+    #[must_use]
+    pub fn port(&self) -> Port {
+        self.port
+    }
+    /// Waits for an event since the last wait.
+    pub async fn wait(&mut self) {
+        self.notify.changed(&mut self.seen).await;
+    }
+    /// Has the next wait end at once, for others who know of something to do.
+    #[must_use]
+    pub fn waker(&self) -> Rc<Notify> {
+        self.notify.clone()
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        events::mask(self.port.0);
+        self.rt.ports.borrow_mut().remove(&self.port.0);
+    }
+}

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The person's terminal: the hypervisor's console, or a UART when there is no hypervisor.
+
+use crate::exec::Notify;
+use crate::rt::Rt;
+use alloc::collections::VecDeque;
+use alloc::rc::Rc;
+use core::cell::RefCell;
+use el1::{gic, print};
+
+/// Ctrl-C.
+const INTERRUPT: u8 = 3;
+/// Typed bytes that are kept for whoever reads them next.
+const TYPED: usize = 64 << 10;
+
+/// The terminal.
+#[derive(Default)]
+pub struct Terminal {
+    typed: RefCell<VecDeque<u8>>,
+    arrived: Notify,
+}
+
+impl Terminal {
+    /// The UART of a machine without a hypervisor, by its interrupt on QEMU's `virt`.
+    pub fn uart(rt: &Rt) -> Rc<Self> {
+        let terminal = Rc::new(Self::default());
+        let this = terminal.clone();
+        rt.on_interrupt(33, move || {
+            while let Some(b) = print::uart_byte() {
+                this.type_byte(b);
+            }
+        });
+        gic::enable(33, gic::Trigger::Level);
+        print::uart_interrupts();
+        terminal
+    }
+
+    fn type_byte(&self, byte: u8) {
+        let mut typed = self.typed.borrow_mut();
+        if typed.len() < TYPED {
+            typed.push_back(byte);
+        }
+        drop(typed);
+        self.arrived.notify();
+    }
+
+    /// Adds what was typed.
+    pub fn type_bytes(&self, bytes: &[u8]) {
+        for &b in bytes {
+            self.type_byte(b);
+        }
+    }
+
+    /// The next byte that was typed.
+    pub async fn read(&self) -> u8 {
+        loop {
+            let mut seen = self.arrived.seen();
+            if let Some(b) = self.try_read() {
+                return b;
+            }
+            self.arrived.changed(&mut seen).await;
+        }
+    }
+
+    /// The next byte, if one was typed.
+    pub fn try_read(&self) -> Option<u8> {
+        self.typed.borrow_mut().pop_front()
+    }
+
+    /// Waits for Ctrl-C, which takes itself and what was typed before away. What is typed
+    /// otherwise stays for the next reader.
+    pub async fn interrupted(&self) {
+        loop {
+            let mut seen = self.arrived.seen();
+            {
+                let mut typed = self.typed.borrow_mut();
+                if let Some(at) = typed.iter().position(|&b| b == INTERRUPT) {
+                    typed.drain(..=at);
+                    return;
+                }
+            }
+            self.arrived.changed(&mut seen).await;
+        }
+    }
+
+    /// Writes bytes as they are.
+    pub fn write_raw(&self, bytes: &[u8]) {
+        print::write(bytes);
+    }
+
+    /// Writes text; a line's end becomes a carriage return and a line feed.
+    pub fn write(&self, text: &str) {
+        for (i, line) in text.split('\n').enumerate() {
+            if i > 0 {
+                print::write(b"\r\n");
+            }
+            if !line.is_empty() {
+                print::write(line.as_bytes());
+            }
+        }
+    }
+}
