@@ -513,7 +513,7 @@ impl Vgics {
         let Some(v) = d.vcpus.get(vcpu.idx()) else {
             return false;
         };
-        if bits(v.used).any(|n| v.lr.get(n as usize).is_some_and(|l| l.state & PENDING != 0)) {
+        if bits(v.used).any(|n| v.lr.get(n as usize).is_some_and(|l| l.state == PENDING)) {
             return true;
         }
         d.on && (v.private.deliverable() != 0
@@ -997,6 +997,11 @@ impl Vgic {
         for n in bits(v.used) {
             wait |= Self::adjust(v, spis, n as usize, on, v3);
         }
+        // What left a register leaves it before it may enter another.
+        for n in bits(v.dirty & !v.used) {
+            lrs.write(n as usize, 0);
+        }
+        v.dirty &= v.used;
         let nr = lrs.count().min(MAX_LRS);
         let mut overflow = false;
         while let Some((irq, key)) = Self::best(v, spis, me, on) {
@@ -1013,6 +1018,7 @@ impl Vgic {
                 };
                 n = w as usize;
                 Self::withdraw(v, spis, n, v3);
+                lrs.write(n, 0);
             }
             Self::insert(v, spis, n, irq, me, v3);
             if key == 0 {
@@ -1020,11 +1026,9 @@ impl Vgic {
             }
         }
         for n in bits(v.dirty) {
-            let raw = match v.lr.get(n as usize) {
-                Some(lr) if v.used >> n & 1 != 0 => lr::encode(lr, v3),
-                _ => 0,
-            };
-            lrs.write(n as usize, raw);
+            if let Some(lr) = v.lr.get(n as usize) {
+                lrs.write(n as usize, lr::encode(lr, v3));
+            }
         }
         v.dirty = 0;
         if v.underflow != overflow {
