@@ -22,7 +22,9 @@ const LINUX: Duration = Duration::from_secs(180);
 /// From `create` to the Rust guest's line.
 const HELLO: Duration = Duration::from_secs(15);
 /// What the Rust guest says when it runs.
-const HELLO_LINE: &str = "hello";
+const HELLO_LINE: &str = "Hello from a Rust guest!";
+/// Its prompt.
+const HELLO_PROMPT: &str = "hello> ";
 const POWER_OFF: Duration = Duration::from_secs(30);
 
 /// What a scenario does; it fails by an error.
@@ -336,8 +338,7 @@ fn run_piped(stage: &Stage) -> Result<()> {
 /// An idle machine leaves the host's CPU alone.
 fn idle(stage: &Stage) -> Result<()> {
     stage.play(&machine(3, 4), |session| {
-        session.line("create /guests/hello.cfg")?;
-        session.prompt(HELLO)?;
+        session.vane("create /guests/hello.cfg")?;
         std::thread::sleep(Duration::from_secs(2));
         let (before, from) = (session.cpu_time()?, Instant::now());
         std::thread::sleep(Duration::from_secs(8));
@@ -351,7 +352,7 @@ fn idle(stage: &Stage) -> Result<()> {
     })
 }
 
-/// The Rust guest prints, and is seen and gone as it should be.
+/// The Rust guest prints, answers, and ends as it should in each of the ways to end.
 fn hello(stage: &Stage) -> Result<()> {
     for gic in [2, 3] {
         stage.play(&machine(gic, 2), |session| {
@@ -359,9 +360,36 @@ fn hello(stage: &Stage) -> Result<()> {
             session.vane_shows("list", "^hello +1 ")?;
             session.attach("hello")?;
             session.expect(HELLO_LINE, HELLO)?;
+            session.expect(&format!("^{HELLO_PROMPT}$"), HELLO)?;
+            session.line("what is typed")?;
+            session.expect("^you said: what is typed$", HELLO)?;
             session.detach()?;
             session.vane("destroy hello")?;
-            gone(session, "hello")
+            gone(session, "hello")?;
+
+            session.vane("create /guests/hello.cfg")?;
+            session.vane_shows("domid hello", "^2$")?;
+            for (word, next) in [("reboot", Some(3)), ("exit", None)] {
+                session.attach("hello")?;
+                session.expect(&format!("^{HELLO_PROMPT}$"), HELLO)?;
+                session.line(word)?;
+                session.prompt(HELLO)?;
+                match next {
+                    Some(id) => drop(session.vane_shows("domid hello", &format!("^{id}$"))?),
+                    None => gone(session, "hello")?,
+                }
+            }
+
+            // A guest's fault is that guest's end, with a report, and nobody else's.
+            session.vane("create /guests/hello.cfg")?;
+            session.attach("hello")?;
+            session.expect(&format!("^{HELLO_PROMPT}$"), HELLO)?;
+            session.line("crash")?;
+            session.prompt(HELLO)?;
+            gone(session, "hello")?;
+            session
+                .vane_shows("dmesg", "(?i)d4.*(abort|fault|crash)")
+                .map(drop)
         })?;
     }
     Ok(())
@@ -603,7 +631,8 @@ fn four_guests(stage: &Stage) -> Result<()> {
             }
             for guest in ["hello", "hello2"] {
                 session.attach(guest)?;
-                session.expect(HELLO_LINE, HELLO)?;
+                session.line("")?;
+                session.expect(&format!("^{HELLO_PROMPT}$"), HELLO)?;
                 session.detach()?;
             }
         }
