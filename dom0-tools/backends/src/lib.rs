@@ -1,3 +1,26 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
+//! Back-ends without I/O: what dom0 does with a guest's console ring and block rings.
+//!
+//! Each engine works on pages that the guest shares ([`RingMem`](guest_abi::io::ring::RingMem)),
+//! takes their contents for hostile, and says what is to be done; hypercalls, disks and terminals
+//! are the caller's.
+//!
+//! * [`console`]: one domain's console, its log and what is typed to it.
 #![cfg_attr(not(test), no_std)]
-#![doc = "To be written."]
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing
+    )
+)]
+
+extern crate alloc;
+
+pub mod console;
+#[cfg(test)]
+mod testmem;
