@@ -710,7 +710,7 @@ impl Transaction<'_> {
             return Err(Errno::E2BIG);
         }
         self.session
-            .write(&*path::canonical(DomId(0), path.as_bytes())?, value)
+            .write(&path::canonical(DomId(0), path.as_bytes())?, value)
     }
 
     /// See [`Store::mkdir`].
@@ -719,7 +719,7 @@ impl Transaction<'_> {
     /// See there.
     pub fn mkdir(&mut self, path: &str) -> Result<(), Errno> {
         self.session
-            .mkdir(&*path::canonical(DomId(0), path.as_bytes())?)
+            .mkdir(&path::canonical(DomId(0), path.as_bytes())?)
     }
 
     /// See [`Store::rm`].
@@ -728,7 +728,7 @@ impl Transaction<'_> {
     /// See there.
     pub fn rm(&mut self, path: &str) -> Result<(), Errno> {
         self.session
-            .rm(&*path::canonical(DomId(0), path.as_bytes())?)
+            .rm(&path::canonical(DomId(0), path.as_bytes())?)
     }
 
     /// See [`Store::set_perms`]; nodes only.
@@ -740,6 +740,6 @@ impl Transaction<'_> {
             return Err(Errno::E2BIG);
         }
         self.session
-            .set_perms(&*path::canonical(DomId(0), path.as_bytes())?, perms)
+            .set_perms(&path::canonical(DomId(0), path.as_bytes())?, perms)
     }
 }

@@ -153,7 +153,7 @@ impl Tree {
         Walk {
             tree: self,
             base: start.map_or(0, |(p, _)| path::depth(p)),
-            stack: start.map(|(p, n)| (p, n)).into_iter().collect(),
+            stack: start.into_iter().collect(),
         }
     }
 }

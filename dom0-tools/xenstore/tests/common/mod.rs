@@ -28,7 +28,7 @@ pub fn message(kind: u32, req_id: u32, tx_id: u32, payload: &[u8]) -> Vec<u8> {
         tx_id,
         len: payload.len() as u32,
     };
-    [&header.as_bytes()[..], payload].concat()
+    [header.as_bytes(), payload].concat()
 }
 
 impl Guest {
