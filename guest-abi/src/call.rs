@@ -11,7 +11,7 @@ use crate::HypercallNr;
 /// they point to name by address.
 ///
 /// The real call needs only the addresses; a fake reads and writes what was lent, by address, as the
-/// hypervisor would ([`read`], [`write`]).
+/// hypervisor would ([`read`](read()), [`write`](write())).
 #[derive(Debug)]
 pub enum Lent<'a> {
     /// It is only read.

@@ -9,6 +9,7 @@
 //! [`FrontRing`] and [`BackRing`] hold requests and responses in the same entries, [`ByteRing`] is
 //! the kind of the console and the xenstore.
 
+use core::cell::Cell;
 use core::fmt;
 use core::marker::PhantomData;
 use core::sync::atomic::{Ordering, fence};
@@ -57,6 +58,32 @@ impl<M: RingMem + ?Sized> RingMem for &M {
     }
     fn write(&self, offset: usize, from: &[u8]) {
         (**self).write(offset, from);
+    }
+}
+
+/// Memory of one thread, for tests: both ends of a ring without a hypervisor. Panics on what
+/// [`RingMem`] excludes, an offset outside or a word that is not aligned.
+impl RingMem for [Cell<u8>] {
+    fn load32(&self, offset: usize) -> u32 {
+        assert!(offset.is_multiple_of(4));
+        let mut b = [0; 4];
+        self.read(offset, &mut b);
+        u32::from_le_bytes(b)
+    }
+    fn store32(&self, offset: usize, value: u32) {
+        assert!(offset.is_multiple_of(4));
+        self.write(offset, &value.to_le_bytes());
+    }
+    fn read(&self, offset: usize, to: &mut [u8]) {
+        let n = to.len();
+        for (to, from) in to.iter_mut().zip(&self[offset..][..n]) {
+            *to = from.get();
+        }
+    }
+    fn write(&self, offset: usize, from: &[u8]) {
+        for (to, from) in self[offset..][..from.len()].iter().zip(from) {
+            to.set(*from);
+        }
     }
 }
 
@@ -450,3 +477,6 @@ impl ByteRing {
         n.min((self.size - (index & (self.size - 1))) as usize)
     }
 }
+
+#[cfg(test)]
+mod tests;
