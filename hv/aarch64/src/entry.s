@@ -42,7 +42,7 @@ _start:
     b       3b
 4:  adrp    x0, BOOT_STACK
     add     x0, x0, :lo12:BOOT_STACK
-    add     x0, x0, #0x8000
+    add     x0, x0, #0x40000
     mov     sp, x0
     mov     x29, xzr
     mov     x30, xzr
@@ -210,4 +210,4 @@ hv_enter_on:
     .balign 4096
     .global BOOT_STACK
 BOOT_STACK:
-    .skip 0x8000
+    .skip 0x40000

@@ -27,11 +27,11 @@ pub const TCR: u64 = 25 | (1 << 8) | (1 << 10) | (3 << 12) | (2 << 16) | (1 << 2
 pub const SCTLR: u64 = 0x30c5_0830 | 1 | (1 << 2) | (1 << 3) | (1 << 12) | (1 << 19);
 
 #[repr(C, align(4096))]
-struct Pool(UnsafeCell<[[u64; 512]; TABLES]>);
+struct Pool(UnsafeCell<[[[u64; 512]; TABLES]; 2]>);
 // SAFETY: only `Builder` touches the pool, on the boot CPU before any other CPU runs; afterwards
 // the tables are read by the MMU alone.
 unsafe impl Sync for Pool {}
-static POOL: Pool = Pool(UnsafeCell::new([[0; 512]; TABLES]));
+static POOL: Pool = Pool(UnsafeCell::new([[[0; 512]; TABLES]; 2]));
 
 /// A half-open range of addresses.
 #[derive(Clone, Copy, Debug, Default)]
@@ -61,15 +61,16 @@ pub struct Image {
     pub rodata: Range,
 }
 
-/// Makes the table for `ram` and `image`; gives its root. Anything below 512 GiB that is not RAM
-/// becomes Device memory.
+/// Makes a table for `ram` and `image`; gives its root. Anything below 512 GiB that is not RAM
+/// becomes Device memory. There are two: the `first` knows only the image and the device tree,
+/// so that the device tree can be read; the second knows all RAM.
 ///
 /// # Safety
-/// Call once, on the boot CPU, with the MMU off, before any other CPU runs.
-pub unsafe fn build(ram: &[Range], image: &Image) -> u64 {
+/// Call once for each value of `first`, on the boot CPU, before any other CPU runs.
+pub unsafe fn build(first: bool, ram: &[Range], image: &Image) -> u64 {
     // SAFETY: sole user at this time, by this function's contract.
-    let pool = unsafe { &mut *POOL.0.get() };
-    let base = POOL.0.get() as u64;
+    let pool = unsafe { &mut (*POOL.0.get())[usize::from(first)] };
+    let base = core::ptr::from_mut(pool) as u64;
     let mut used = 1usize;
     let touches = |a: u64, b: u64, r: &Range| a < r.end && r.start < b;
     let attr = |at: u64| {

@@ -36,6 +36,10 @@ pub struct VcpuFile {
     pub cntv_ctl: u64,
     /// Virtual timer compare value.
     pub cntv_cval: u64,
+    /// The CPU that it is on, or was last.
+    pub cpu: u8,
+    /// The virtual interrupt interface.
+    pub vif: platform::gic::VgicCpuIf,
     /// q0..q31.
     pub fp: [u128; 32],
     /// FPCR, FPSR.
@@ -114,6 +118,8 @@ pub fn create(v: VcpuRef) -> Result<(), Errno> {
         hcr: 0,
         cntv_ctl: 0,
         cntv_cval: 0,
+        cpu: 0,
+        vif: platform::gic::VgicCpuIf::new(),
         fp: [0; 32],
         fpcr: 0,
         fpsr: 0,
@@ -202,7 +208,7 @@ pub fn leave(f: &mut VcpuFile) {
     // SAFETY: floating-point and timer registers belong to the guest; EL2 code is soft-float.
     unsafe {
         fp!("stp", f.fp.as_mut_ptr());
-        asm!("mrs {}, fpcr", "mrs {}, fpsr", out(reg) f.fpcr, out(reg) f.fpsr, options(nomem, nostack));
+        asm!("mrs {}, s3_3_c4_c4_0", "mrs {}, s3_3_c4_c4_1", out(reg) f.fpcr, out(reg) f.fpsr, options(nomem, nostack));
         asm!("mrs {}, cntv_ctl_el0", "mrs {}, cntv_cval_el0", "msr cntv_ctl_el0, xzr", "isb",
             out(reg) f.cntv_ctl, out(reg) f.cntv_cval, options(nomem, nostack));
     }
@@ -214,20 +220,11 @@ pub fn enter(f: &VcpuFile) {
     // SAFETY: as in `leave`; the stage-2 root is the domain's own.
     unsafe {
         fp!("ldp", f.fp.as_ptr());
-        asm!("msr fpcr, {}", "msr fpsr, {}", in(reg) f.fpcr, in(reg) f.fpsr, options(nomem, nostack));
+        asm!("msr s3_3_c4_c4_0, {}", "msr s3_3_c4_c4_1, {}", in(reg) f.fpcr, in(reg) f.fpsr, options(nomem, nostack));
         asm!("msr cntvoff_el2, {}", "msr cntv_cval_el0, {}", "msr cntv_ctl_el0, {}",
             in(reg) f.cntvoff, in(reg) f.cntv_cval, in(reg) f.cntv_ctl, options(nomem, nostack));
         asm!("msr vttbr_el2, {}", "msr vmpidr_el2, {}", "msr hcr_el2, {}", "isb",
             in(reg) f.vttbr, in(reg) f.vmpidr, in(reg) f.hcr, options(nostack));
-    }
-}
-
-/// Masks the guest's virtual timer, which has fired (CNTV_CTL_EL0.IMASK).
-pub fn mask_vtimer() {
-    // SAFETY: the guest's timer; IMASK only silences it, the guest sets it anew.
-    unsafe {
-        asm!("mrs {t}, cntv_ctl_el0", "orr {t}, {t}, #2", "msr cntv_ctl_el0, {t}", "isb",
-            t = out(reg) _, options(nomem, nostack));
     }
 }
 

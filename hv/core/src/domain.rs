@@ -2,7 +2,7 @@
 //! Domains: what one consists of besides the tables that the subsystems keep for it.
 
 use crate::p2m::P2m;
-use crate::types::{DomId, Errno, Gfn, MAX_DOMAINS, Mfn, Slot, VcpuId, VcpuRef};
+use crate::types::{CpuId, DomId, Errno, Gfn, MAX_DOMAINS, Mfn, Slot, VcpuId, VcpuRef};
 use alloc::vec::Vec;
 
 /// Parameters that HVMOP_set_param and get_param know (`HVM_NR_PARAMS`, `hvm/params.h`).
@@ -10,7 +10,7 @@ pub const HVM_PARAMS: usize = 39;
 
 /// Where a vcpu's runstate is reported: a guest virtual address, and the guest's page tables may
 /// change under it, so it is looked up at each use.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Vcpu {
     /// Guest virtual address of `vcpu_runstate_info`, 0 for none.
     pub runstate_area: u64,
@@ -20,6 +20,22 @@ pub struct Vcpu {
     pub polling: bool,
     /// When SCHEDOP_poll gives up, in ns; `u64::MAX` for never.
     pub poll_until: u64,
+    /// While it sleeps: when its timers want attention, in ticks; `u64::MAX` for never.
+    pub deadline: u64,
+    /// The CPU that watches for that: the one that it was on last.
+    pub watcher: CpuId,
+}
+
+impl Vcpu {
+    /// A vcpu that never ran.
+    pub const NEW: Self = Self {
+        runstate_area: 0,
+        initialised: false,
+        polling: false,
+        poll_until: u64::MAX,
+        deadline: u64::MAX,
+        watcher: CpuId(0),
+    };
 }
 
 /// How far a dying domain's tear-down is. Each step is made in bounded slices.

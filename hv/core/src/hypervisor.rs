@@ -10,6 +10,8 @@ use crate::grant::{Destroyed, Grants, PageHost};
 use crate::machine::{Machine, StartState};
 use crate::p2m::{Ctx, Kind, P2m};
 use crate::sched::Scheduler;
+use crate::vgic::{Version, Vgics};
+use crate::vtimer::{PPI_PHYSICAL, PPI_VIRTUAL, VTimers};
 use crate::types::{Access, CpuId, DomId, Errno, Gfn, Mfn, Pa, Slot, VcpuId, VcpuRef};
 use alloc::vec::Vec;
 
@@ -49,6 +51,8 @@ pub struct MachineInfo {
     pub khz: u32,
     /// Interrupt controller: 2 or 3.
     pub gic_version: u8,
+    /// GICv2: where the virtual CPU interface is, which guests get as their CPU interface.
+    pub gicv: Mfn,
     /// Seconds since 1970 when the hypervisor started.
     pub wall_sec: u64,
 }
@@ -86,6 +90,10 @@ pub struct Hypervisor {
     pub grants: Grants,
     /// Who runs where.
     pub sched: Scheduler,
+    /// Emulated interrupt controllers.
+    pub vgics: Vgics,
+    /// Emulated timers.
+    pub vtimers: VTimers,
     /// The console's log and input.
     pub console: Console,
     /// What is to be done when the lock is dropped.
@@ -162,6 +170,8 @@ impl Hypervisor {
             events: Events::new(),
             grants: Grants::new(),
             sched: Scheduler::new(info.cpus as usize),
+            vgics: Vgics::new(),
+            vtimers: VTimers::new(),
             console: Console::new(),
             effects: Effects::default(),
             info,
@@ -238,7 +248,7 @@ impl Hypervisor {
         let domid = if new.privileged { DomId(0) } else { self.domains.free_domid()? };
         let mut vcpus: Vec<Vcpu> = Vec::new();
         vcpus.try_reserve_exact(n).map_err(|_| Errno::ENOMEM)?;
-        vcpus.resize(n, Vcpu { poll_until: u64::MAX, ..Vcpu::default() });
+        vcpus.resize(n, Vcpu::NEW);
         let p2m = P2m::new(&mut Ctx { m, frames: &mut self.frames }, slot, 64)?;
         let mut d = Domain {
             domid,
@@ -288,6 +298,17 @@ impl Hypervisor {
             new.max_grant_frames,
             new.max_maptrack_frames,
         )?;
+        if d.gic_version == 2 && !new.privileged {
+            let gicc = guest_abi::arch::GUEST_GICC_BASE >> 12;
+            let gicv = self.info.gicv.0;
+            for k in 0..guest_abi::arch::GUEST_GICC_SIZE >> 12 {
+                let mut c = Ctx { m, frames: &mut self.frames };
+                d.p2m.map(&mut c, Gfn(gicc + k), Mfn(gicv + k), 0, Kind::Mmio)?;
+            }
+        }
+        let version = if d.gic_version == 2 { Version::V2 } else { Version::V3 };
+        self.vgics.create_domain(slot, version, d.vcpus.len(), u32::from(d.nr_spis))?;
+        self.vtimers.create_domain(slot, d.vcpus.len(), d.cntvoff)?;
         let now = m.now();
         for v in d.vcpu_refs() {
             m.create_vcpu(v)?;
@@ -304,6 +325,8 @@ impl Hypervisor {
         for v in d.vcpu_refs() {
             m.destroy_vcpu(v);
         }
+        self.vgics.destroy_domain(slot, |_| {});
+        self.vtimers.destroy_domain(slot);
         let (grants, mut host) = self.grants_and_host(m);
         while grants.destroy(&mut host, slot, SLICE) == Destroyed::More {}
         let frames = &mut self.frames;
@@ -476,6 +499,8 @@ impl Hypervisor {
             if let Some(mut d) = self.domains.remove(slot) {
                 self.zombies -= 1;
                 let _ = self.sched.remove_domain(slot);
+                self.vgics.destroy_domain(slot, |_| {});
+                self.vtimers.destroy_domain(slot);
                 for v in d.vcpu_refs() {
                     m.destroy_vcpu(v);
                 }
@@ -486,6 +511,134 @@ impl Hypervisor {
                 while !d.p2m.free_tables(&mut c, SLICE) {}
                 self.dom0_virq(m, VIRQ_DOM_EXC);
             }
+        }
+    }
+
+    /// A vcpu left its CPU: what its timers need while it sleeps. `ctl` and `cval` are its saved
+    /// virtual timer. `cpu` is the CPU that will watch for it.
+    pub fn vcpu_left(&mut self, v: VcpuRef, cpu: CpuId, ctl: u64, cval: u64, now_ticks: u64) {
+        self.vtimers.save_virtual(v.slot, v.vcpu, ctl, cval);
+        let asleep = self.sched.is_blocked(v);
+        let quiet = self.vgics.hw_active(v.slot, v.vcpu, PPI_VIRTUAL);
+        let at = self.vtimers.deadline(v.slot, v.vcpu, asleep, quiet);
+        let _ = now_ticks;
+        if let Some(x) = self.domains.get_mut(v.slot).and_then(|d| d.vcpus.get_mut(v.vcpu.idx())) {
+            x.deadline = if asleep { at.unwrap_or(u64::MAX) } else { u64::MAX };
+            x.watcher = cpu;
+        }
+    }
+
+    /// When `cpu` must look at timers next: those of vcpus that sleep and are watched by it, and
+    /// the emulated one of `running`. In ticks, with SCHEDOP_poll's time-outs by `ticks`.
+    #[must_use]
+    pub fn next_timer(&self, cpu: CpuId, running: Option<VcpuRef>, ticks: impl Fn(u64) -> u64) -> u64 {
+        let mut first = u64::MAX;
+        for d in self.domains.iter() {
+            for v in &d.vcpus {
+                if v.watcher == cpu {
+                    first = first.min(v.deadline);
+                    if v.polling && v.poll_until != u64::MAX {
+                        first = first.min(ticks(v.poll_until));
+                    }
+                }
+            }
+            for &w in d.watchdogs.iter().filter(|&&w| w != 0 && cpu.0 == 0) {
+                first = first.min(ticks(w));
+            }
+        }
+        if let Some(v) = running
+            && let Some(at) = self.vtimers.deadline(v.slot, v.vcpu, false, false)
+        {
+            first = first.min(at);
+        }
+        first
+    }
+
+    /// The timer of `cpu` rang: wakes those whose time has come, and ends domains whose watchdog
+    /// was not renewed.
+    pub fn timer_rang<M: Machine>(&mut self, m: &M, cpu: CpuId, running: Option<VcpuRef>, now_ticks: u64) {
+        let now = m.now();
+        for slot in (0..crate::types::MAX_DOMAINS as u8).map(Slot) {
+            let Some(d) = self.domains.get(slot) else { continue };
+            let dead_watch = cpu.0 == 0 && d.watchdogs.iter().any(|&w| w != 0 && w <= now);
+            let refs = d.vcpu_refs();
+            if dead_watch {
+                if let Some(d) = self.domains.get_mut(slot) {
+                    d.watchdogs = [0; 2];
+                }
+                self.shutdown_domain(m, slot, 4);
+                continue;
+            }
+            for v in refs {
+                let Some(x) = self.domains.get_mut(slot).and_then(|d| d.vcpus.get_mut(v.vcpu.idx())) else {
+                    continue;
+                };
+                if running != Some(v) && x.watcher != cpu {
+                    continue;
+                }
+                let poll_over = x.polling && x.poll_until <= now;
+                let due = x.deadline <= now_ticks;
+                if due {
+                    x.deadline = u64::MAX;
+                }
+                if poll_over {
+                    self.end_poll(v);
+                    self.wake(v, now);
+                }
+                if due || running == Some(v) {
+                    self.expire_vcpu(v, running != Some(v), now_ticks, now);
+                }
+            }
+        }
+    }
+
+    fn expire_vcpu(&mut self, v: VcpuRef, asleep: bool, now_ticks: u64, now: u64) {
+        let quiet = self.vgics.hw_active(v.slot, v.vcpu, PPI_VIRTUAL);
+        let fired = self.vtimers.expire(v.slot, v.vcpu, now_ticks, asleep, quiet);
+        if fired.physical {
+            let e = self.vgics.set_level(v.slot, v.vcpu, PPI_PHYSICAL, true);
+            self.kick_vcpus(v.slot, e.kick, now);
+        }
+        if fired.virt {
+            let _ = self.vgics.inject_hw(v.slot, v.vcpu, PPI_VIRTUAL);
+            self.wake(v, now);
+        }
+    }
+
+    /// Wakes vcpus of a domain, or makes them look at their interrupts.
+    pub fn kick_vcpus(&mut self, slot: Slot, mut set: u64, now: u64) {
+        while set != 0 {
+            let vcpu = VcpuId(set.trailing_zeros() as u8);
+            set &= set - 1;
+            self.wake(VcpuRef { slot, vcpu }, now);
+        }
+    }
+
+    /// Tells a vcpu how it spent its time, where it asked for that. Its EL1 registers must be in
+    /// the CPU, as the address is one of its own virtual ones; an address that does not work is
+    /// the guest's loss.
+    pub fn write_runstate<M: Machine>(&mut self, m: &M, v: VcpuRef, now: u64) {
+        let Some(d) = self.domains.get(v.slot) else { return };
+        let Some(area) = d.vcpus.get(v.vcpu.idx()).map(|x| x.runstate_area).filter(|&a| a != 0) else { return };
+        let Some(r) = self.sched.runstate_at(v, now) else { return };
+        let guest = crate::guest::Guest { m, frames: &self.frames };
+        let mut info = guest_abi::vcpu::VcpuRunstateInfo {
+            state: r.state as u32,
+            _pad: 0,
+            state_entry_time: r.entry_time,
+            time: r.time,
+        };
+        let flagged = d.assist & (1 << guest_abi::xen::VmAssist::RUNSTATE_UPDATE_FLAG) != 0;
+        if flagged {
+            let marked = r.entry_time | guest_abi::vcpu::RUNSTATE_UPDATE;
+            if guest.put(area.wrapping_add(8), &marked).is_err() {
+                return;
+            }
+            info.state_entry_time = marked;
+        }
+        let ok = guest.put(area, &info);
+        if flagged && ok.is_ok() {
+            let _ = guest.put(area.wrapping_add(8), &r.entry_time);
         }
     }
 }

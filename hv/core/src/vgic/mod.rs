@@ -269,6 +269,14 @@ impl Vcpu {
             lr: [Lr::EMPTY; MAX_LRS],
         }
     }
+    /// An interrupt left its list register: if it is an SPI, it may be pending for somebody.
+    #[inline]
+    fn left(&mut self, irq: u32) {
+        if let Some(i) = (irq / 32).checked_sub(1) {
+            self.spi_hint |= 1 << i;
+            self.returned |= 1 << i;
+        }
+    }
     /// The list register that holds an interrupt.
     fn find_lr(&self, irq: u32) -> Option<usize> {
         bits(self.used)
@@ -764,9 +772,7 @@ impl Vgic {
             mirror(b, irq, state);
             if state == 0 {
                 v.used &= !(1 << n);
-                if let Some(i) = (irq / 32).checked_sub(1) {
-                    v.returned |= 1 << i;
-                }
+                v.left(irq);
             }
         }
         v.synced = true;
@@ -810,10 +816,8 @@ impl Vgic {
         }
         b.in_lr &= !m;
         b.lr_pending &= !m;
-        if let Some(i) = (irq / 32).checked_sub(1) {
-            v.spi_hint |= 1 << i;
-        }
         *lr = Lr::EMPTY;
+        v.left(irq);
         v.used &= !(1 << n);
         v.dirty |= 1 << n;
     }
@@ -960,17 +964,34 @@ impl Vgic {
         v.dirty |= 1 << n;
     }
 
-    /// SPIs that left this vcpu's list registers and are pending again go to their targets.
-    fn hand_over(&mut self, vcpu: VcpuId) -> u64 {
-        let Some(v) = self.vcpus.get_mut(vcpu.idx()) else {
+    /// SPIs that left this vcpu's list registers and are pending for others go to them. Gives
+    /// the vcpus to be kicked.
+    fn hand_over(&mut self, from: VcpuId) -> u64 {
+        let Self {
+            vcpus, spis, on, ..
+        } = self;
+        let Some(v) = vcpus.get_mut(from.idx()) else {
             return 0;
         };
-        let returned = core::mem::take(&mut v.returned);
-        let mut fx = Effects::default();
-        for i in bits(returned) {
-            self.pended(vcpu, PRIVATE + 32 * i, !0, &mut fx);
+        let mut kick = 0;
+        for i in bits(core::mem::take(&mut v.returned)) {
+            let Some(b) = spis.get(i as usize) else {
+                continue;
+            };
+            for n in bits(b.pending() & !b.active & !b.in_lr) {
+                let target = at(&b.target, n);
+                if target != from.0
+                    && let Some(t) = vcpus.get_mut(usize::from(target))
+                {
+                    t.work = true;
+                    t.spi_hint |= 1 << i;
+                    if *on && b.enabled >> n & 1 != 0 {
+                        kick |= 1 << (target & 63);
+                    }
+                }
+            }
         }
-        fx.kick & !(1 << (vcpu.0 & 63))
+        kick
     }
 
     /// The slow part of `flush`.
@@ -984,11 +1005,6 @@ impl Vgic {
         {
             self.fold(vcpu, lrs);
         }
-        let kick = if self.vcpus.get(vcpu.idx()).is_some_and(|v| v.returned != 0) {
-            self.hand_over(vcpu)
-        } else {
-            0
-        };
         let Self { vcpus, spis, .. } = self;
         let Some(v) = vcpus.get_mut(vcpu.idx()) else {
             return 0;
@@ -1037,7 +1053,11 @@ impl Vgic {
         }
         v.work = overflow | wait;
         v.synced = false;
-        kick
+        if v.returned == 0 {
+            0
+        } else {
+            self.hand_over(vcpu)
+        }
     }
 
     /// The slow part of `unload`.
@@ -1057,7 +1077,6 @@ impl Vgic {
         for n in bits(v.used) {
             Self::withdraw(v, spis, n as usize, v3);
         }
-        v.returned |= v.spi_hint;
         for n in bits(v.dirty) {
             lrs.write(n as usize, 0);
         }

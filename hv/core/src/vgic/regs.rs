@@ -561,9 +561,7 @@ impl Vgic {
         v.dirty |= 1 << n;
         if left == 0 {
             v.used &= !(1 << n);
-            if let Some(i) = (irq / 32).checked_sub(1) {
-                v.returned |= 1 << i;
-            }
+            v.left(irq);
         }
         if let Some(b) = bank_of(&mut v.private, spis, irq) {
             mirror(b, irq, left);

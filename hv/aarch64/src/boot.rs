@@ -1,0 +1,476 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! From the first instruction of Rust to dom0's first instruction.
+
+use crate::mach::{Mach, counter};
+use crate::mmu::{self, Image, Range};
+use crate::run::{self, FIXED, Fixed, GIC, HV, MACH, ONLINE, PSCI};
+use crate::vcpu::VcpuFile;
+use crate::{console, heap, panic};
+use alloc::vec::Vec;
+use builder::GicVersion;
+use builder::image::ImageHeader;
+use builder::layout::Region;
+use builder::tree::{Dom0Tree, GicNode, VirtioMmio};
+use core::arch::asm;
+use core::sync::atomic::Ordering;
+use hv_core::frame::{Frame, Frames, Use};
+use hv_core::hypervisor::{Hypervisor, MachineInfo, NewDomain};
+use hv_core::machine::{PhysMem, StartState};
+use hv_core::p2m::Kind;
+use hv_core::sysreg::IdRegs;
+use hv_core::types::{CpuId, Gfn, Mfn, Pa, Slot, VcpuId, VcpuRef};
+use platform::dt::{GicInfo, Machine};
+use platform::gic::Gic;
+use platform::psci::Psci;
+use spin::mutex::TicketMutex;
+
+unsafe extern "C" {
+    static _head: u8;
+    static __text_end: u8;
+    static __rodata_end: u8;
+    static _image_end: u8;
+    static BOOT_STACK: u8;
+    static hv_vectors: u8;
+    fn _secondary();
+    fn hv_enter_on(file: *mut VcpuFile, stack: u64) -> !;
+}
+
+const STACK: usize = 0x8000;
+/// As entry.s has it: building the tables of a whole hypervisor takes more than running it.
+const BOOT_STACK_SIZE: u64 = 0x4_0000;
+const MIB: u64 = 1 << 20;
+/// dom0's window for grant frames and foreign pages: above any RAM that a board has.
+const DOM0_WINDOW: Region = Region { base: 0x10_0000_0000, size: 0x4_0000_0000 };
+
+#[repr(C, align(4096))]
+struct Stacks([[u8; STACK]; platform::dt::MAX_CPUS]);
+static STACKS: Stacks = Stacks([[0; STACK]; platform::dt::MAX_CPUS]);
+
+/// What entry.s's `_secondary` reads with the MMU off.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct SecondaryStart {
+    ttbr: u64,
+    tcr: u64,
+    mair: u64,
+    sctlr: u64,
+    stack: u64,
+    cpu: u64,
+}
+
+fn image() -> Image {
+    let at = |s: *const u8| s as u64;
+    let (start, end) = (at(&raw const _head), at(&raw const _image_end));
+    let text = Range { start, end: at(&raw const __text_end) };
+    Image { whole: Range { start, end }, text, rodata: Range { start: text.end, end: at(&raw const __rodata_end) } }
+}
+
+fn current_el() -> u64 {
+    let el: u64;
+    // SAFETY: reads the exception level.
+    unsafe { asm!("mrs {}, currentel", out(reg) el, options(nomem, nostack)) };
+    (el >> 2) & 3
+}
+
+/// Without EL2 there is no way to read the device tree (no MMU): says so on the UART that QEMU's
+/// virt board has.
+fn not_at_el2(el: u64) -> ! {
+    const UART: *mut u32 = 0x0900_0000 as *mut u32;
+    let text = b"\r\n(PV) Paravane needs EL2, but was started at EL";
+    let tail = b". QEMU: -machine virt,virtualization=on\r\n";
+    for b in text.iter().chain(&[b'0' + el as u8]).chain(tail) {
+        // SAFETY: a store to what is a PL011's data register on the only board where this happens.
+        unsafe { asm!("str {v:w}, [{p}]", v = in(reg) u32::from(*b), p = in(reg) UART, options(nostack)) };
+    }
+    run::halt()
+}
+
+/// The first Rust on the first CPU; MMU off.
+#[unsafe(no_mangle)]
+extern "C" fn hv_boot(dtb: u64) -> ! {
+    let el = current_el();
+    if el != 2 {
+        not_at_el2(el);
+    }
+    let image = image();
+    // A first map that knows the image and the device tree, which is at most 2 MiB.
+    let first = [
+        Range { start: image.whole.start & !(2 * MIB - 1), end: (image.whole.end + 2 * MIB) & !(2 * MIB - 1) },
+        Range { start: dtb & !(2 * MIB - 1), end: (dtb & !(2 * MIB - 1)) + 4 * MIB },
+    ];
+    // SAFETY: the boot CPU, MMU off; the vectors are the image's own.
+    unsafe {
+        asm!("msr vbar_el2, {}", "isb", in(reg) &raw const hv_vectors);
+        mmu::enable(mmu::build(true, &first, &image));
+    }
+    start(dtb, &image)
+}
+
+fn start(dtb: u64, image: &Image) -> ! {
+    let t0 = counter();
+    // SAFETY: firmware's device tree, mapped just now; at most 2 MiB of it are looked at.
+    let blob = unsafe {
+        let head: [u8; 8] = core::ptr::read_unaligned(dtb as *const [u8; 8]);
+        let size = platform::dt::size_of_tree(head).unwrap_or(8);
+        core::slice::from_raw_parts(dtb as *const u8, size)
+    };
+    let machine = match Machine::parse(blob) {
+        Ok(m) => m,
+        Err(e) => panic!("{e}"),
+    };
+    if let Some(u) = &machine.uart {
+        // SAFETY: from the device tree; Device memory in the first map as in the second.
+        unsafe { console::init(u) };
+    }
+    log::info!("Paravane {} on {}", env!("CARGO_PKG_VERSION"), machine.model);
+    panic::REBOOT.store(machine.bootargs.contains("panic=reboot"), Ordering::Relaxed);
+
+    let ram: Vec2 = machine.memory.iter().map(|r| Range { start: r.base, end: r.end() }).collect();
+    // SAFETY: second and last table, before other CPUs run; it covers what the first one did.
+    let root = unsafe {
+        let root = mmu::build(false, &ram, image);
+        asm!("msr ttbr0_el2, {}", "isb", "tlbi alle2", "dsb ish", "isb", in(reg) root);
+        root
+    };
+    let taken = Range { start: dtb & !4095, end: (dtb + machine.dtb_size as u64 + 4095) & !4095 };
+    let initrd = machine.initrd.map(|r| Range { start: r.base & !4095, end: (r.end() + 4095) & !4095 });
+    let hv = memory(&machine, image, &ram, taken, initrd, t0);
+    HV.call_once(|| TicketMutex::new(hv));
+    PSCI.call_once(|| Psci::new(machine.psci.unwrap_or(platform::psci::Conduit::Smc)));
+    // SAFETY: registers from the device tree, Device memory in our map, driven by nobody else.
+    let gic = match unsafe { Gic::new(&machine.gic, |r| r.base as usize) } {
+        Ok(g) => g,
+        Err(e) => panic!("interrupt controller: {e:?}"),
+    };
+    gic.init_dist();
+    let nr_irqs = gic.nr_irqs();
+    let version = gic.version();
+    GIC.call_once(|| gic);
+    FIXED.call_once(|| constants(&machine, version));
+    cpu_init(0);
+    dom0(&machine, nr_irqs, initrd);
+    if let Some(irq) = fixed_uart() {
+        run::gic().set_edge(irq, false);
+        run::gic().set_target(irq, 0);
+        run::gic().enable(irq);
+        console::with_uart(|u| u.rx_interrupt(true));
+    }
+    secondaries(&machine, root);
+    log::info!(
+        "{} CPUs, GICv{version}, {} MiB of memory, ready after {} us",
+        machine.cpus.len(),
+        run::hv().lock().frames.total_pages() >> 8,
+        run::mach().ns(counter()) / 1000
+    );
+    let file = run::resume(CpuId(0), None);
+    // SAFETY: a register file from the scheduler; this CPU's stack begins anew.
+    unsafe { hv_enter_on(file, &raw const BOOT_STACK as u64 + BOOT_STACK_SIZE) }
+}
+
+type Vec2 = arrayvec::ArrayVec<Range, { platform::dt::MAX_BANKS }>;
+
+fn fixed_uart() -> Option<u32> {
+    run::fixed().uart
+}
+
+/// Lays out the hypervisor's own memory behind the image, and gives the rest to the allocator.
+fn memory(machine: &Machine, image: &Image, ram: &[Range], dtb: Range, initrd: Option<Range>, t0: u64) -> Hypervisor {
+    let lo = ram.iter().map(|r| r.start).min().unwrap_or(0);
+    let hi = ram.iter().map(|r| r.end).max().unwrap_or(0);
+    let pages = (hi - lo) / 4096;
+    let total: u64 = ram.iter().map(|r| r.end - r.start).sum();
+    let heap_size = (total / 1024).clamp(4 * MIB, 16 * MIB).next_power_of_two();
+    let table_size = (pages * size_of::<Frame>() as u64 + 4095) & !4095;
+    let own = Range {
+        start: image.whole.start & !4095,
+        end: image.whole.end + heap_size + table_size,
+    };
+    let overlaps = |r: &Range| r.start < own.end && own.start < r.end;
+    let fits = ram.iter().any(|r| r.contains(own.start, own.end - own.start));
+    if !fits || overlaps(&dtb) || initrd.is_some_and(|r| overlaps(&r)) {
+        panic!("no room behind the image for {} KiB of tables", (heap_size + table_size) >> 10);
+    }
+    // SAFETY: RAM behind the image that nothing else uses, mapped read-write.
+    let table = unsafe {
+        heap::init(image.whole.end as usize, heap_size as usize);
+        let p = (image.whole.end + heap_size) as *mut Frame;
+        for i in 0..pages as usize {
+            p.add(i).write(Frame::RESERVED);
+        }
+        core::slice::from_raw_parts_mut(p, pages as usize)
+    };
+    let mach = Mach {
+        ram: Range { start: lo, end: hi },
+        own,
+        epoch: t0,
+        freq: platform::timer::frequency().max(1),
+    };
+    MACH.call_once(|| mach);
+    let mut frames = Frames::new(Mfn::of(lo), table);
+    let mut busy: Vec<Range> = [own, dtb].into_iter().chain(initrd).collect();
+    let reserved = machine.reserved.iter().chain(machine.board.reserved);
+    busy.extend(reserved.map(|r| Range { start: r.base & !4095, end: (r.end() + 4095) & !4095 }));
+    busy.sort_by_key(|r| r.start);
+    for bank in ram {
+        let mut at = bank.start;
+        for b in busy.iter().filter(|b| b.start < bank.end && bank.start < b.end) {
+            if b.start > at {
+                frames.add_ram(Mfn::of(at), (b.start - at) / 4096);
+            }
+            at = at.max(b.end);
+        }
+        if at < bank.end {
+            frames.add_ram(Mfn::of(at), (bank.end - at) / 4096);
+        }
+    }
+    let (gic_version, gicv) = match &machine.gic {
+        GicInfo::V2 { gicv, .. } => (2, gicv.base),
+        GicInfo::V3 { .. } => (3, 0),
+    };
+    // SAFETY: the PL031's data register, Device memory by our map.
+    let wall_sec = machine.rtc.map_or(0, |r| u64::from(unsafe { core::ptr::read_volatile(r.regs.base as *const u32) }));
+    let info = MachineInfo {
+        cpus: machine.cpus.len() as u32,
+        khz: (platform::timer::frequency() / 1000) as u32,
+        gic_version,
+        gicv: Mfn::of(gicv),
+        wall_sec,
+    };
+    Hypervisor::new(frames, info)
+}
+
+macro_rules! id_regs {
+    ($crm:expr, $op2:expr; $($c:literal),*) => {
+        match $crm {
+            $($c => id_regs!(@ $op2, $c; 0, 1, 2, 3, 4, 5, 6, 7),)*
+            _ => 0,
+        }
+    };
+    (@ $op2:expr, $c:literal; $($o:literal),*) => {
+        match $op2 {
+            $($o => {
+                let v: u64;
+                // SAFETY: identification registers; those that do not exist read as zero.
+                unsafe { asm!(concat!("mrs {}, s3_0_c0_c", $c, "_", $o), out(reg) v, options(nomem, nostack)) };
+                v
+            })*
+            _ => 0,
+        }
+    };
+}
+
+fn constants(machine: &Machine, version: u8) -> Fixed {
+    let ids = IdRegs::read(|crm, op2| id_regs!(crm, op2; 1, 2, 3, 4, 5, 6, 7));
+    // VM SWIO PTW FMO IMO AMO FB BSU=inner TWI TID3 TSC TIDCP TACR RW
+    let hcr = 0b11_1111 | (1 << 9) | (1 << 10) | (1 << 13) | (1 << 18) | (1 << 19) | (1 << 20) | (1 << 21) | (1 << 31);
+    let (gicd, gicr, maint) = match &machine.gic {
+        GicInfo::V2 { gicd, maintenance, .. } => ((gicd.base, gicd.size.min(0x1000)), (0, 0), *maintenance),
+        GicInfo::V3 { gicd, gicr, maintenance, .. } => {
+            let base = gicr.first().map_or(0, |r| r.base);
+            ((gicd.base, 0x1_0000), (base, 0x2_0000), *maintenance)
+        }
+    };
+    Fixed {
+        hcr,
+        ppi_virt: machine.timer.virt,
+        ppi_hyp: machine.timer.hyp,
+        ppi_maint: maint,
+        uart: machine.uart.and_then(|u| u.irq).map(|i| i.intid),
+        dom0_gicd: gicd,
+        dom0_gicr: gicr,
+        ids: ids.sanitised(version == 3, hv_core::p2m::IPA_BITS),
+    }
+}
+
+/// Sets up the calling CPU's traps, interrupts and timer.
+fn cpu_init(cpu: usize) {
+    // 40-bit IPA and PA, 4 KiB granule, walks from level 1, write-back inner-shareable.
+    let vtcr: u64 = 24 | (1 << 6) | (1 << 8) | (1 << 10) | (3 << 12) | (2 << 16) | (1 << 31);
+    let cptr: u64 = 0x32ff | (1 << 20) | (1 << 30);
+    let mdcr: u64 = (1 << 11) | (1 << 10) | (1 << 9) | (1 << 6) | (1 << 5);
+    // SAFETY: EL2 configuration, before any guest runs on this CPU.
+    unsafe {
+        asm!(
+            "msr vbar_el2, {v}", "msr vtcr_el2, {vtcr}", "msr cptr_el2, {cptr}", "msr mdcr_el2, {mdcr}",
+            "msr hstr_el2, {hstr}", "mrs {t}, midr_el1", "msr vpidr_el2, {t}", "msr hcr_el2, {hcr}",
+            "tlbi alle1", "dsb nsh", "isb",
+            v = in(reg) &raw const hv_vectors, vtcr = in(reg) vtcr, cptr = in(reg) cptr,
+            mdcr = in(reg) mdcr, hstr = in(reg) 1u64 << 15, hcr = in(reg) run::fixed().hcr, t = out(reg) _,
+        );
+    }
+    if let Err(e) = run::gic().init_cpu(cpu) {
+        panic!("interrupt controller of CPU {cpu}: {e:?}");
+    }
+    platform::timer::init_cpu();
+    let f = run::fixed();
+    for irq in [f.ppi_virt, f.ppi_hyp, f.ppi_maint] {
+        run::gic().enable(irq);
+    }
+    ONLINE.fetch_or(1 << cpu, Ordering::Release);
+}
+
+/// The first Rust on every other CPU; MMU on.
+#[unsafe(no_mangle)]
+extern "C" fn hv_secondary(cpu: u64) -> ! {
+    cpu_init(cpu as usize);
+    let file = run::resume(CpuId(cpu as u8), None);
+    // SAFETY: as in `start`.
+    unsafe { hv_enter_on(file, stack_top(cpu as usize)) }
+}
+
+fn stack_top(cpu: usize) -> u64 {
+    STACKS.0.get(cpu).map_or(0, |s| s.as_ptr() as u64 + STACK as u64)
+}
+
+fn secondaries(machine: &Machine, root: u64) {
+    let Some(psci) = PSCI.get() else { return };
+    for (i, c) in machine.cpus.iter().enumerate().skip(1) {
+        let start = alloc::boxed::Box::leak(alloc::boxed::Box::new(SecondaryStart {
+            ttbr: root,
+            tcr: mmu::TCR,
+            mair: mmu::MAIR,
+            sctlr: mmu::SCTLR,
+            stack: stack_top(i),
+            cpu: i as u64,
+        }));
+        let at = core::ptr::from_ref(start) as u64;
+        // SAFETY: cleaning caches so that the CPU sees it with its MMU off; then the CPU starts in
+        // entry.s, which only reads that structure.
+        let r = unsafe {
+            asm!("dc civac, {a}", "dc civac, {b}", "dsb sy", a = in(reg) at, b = in(reg) at + 40);
+            psci.cpu_on(c.mpidr, _secondary as *const () as u64, at)
+        };
+        if let Err(e) = r {
+            log::warn!("CPU {i} does not start: {e:?}");
+        }
+    }
+}
+
+fn option(args: &str, name: &str) -> Option<u64> {
+    let v = args.split_whitespace().find_map(|a| a.strip_prefix(name)?.strip_prefix('='))?;
+    let (digits, unit) = match v.as_bytes().last()? {
+        b'M' | b'm' => (&v[..v.len() - 1], MIB),
+        b'G' | b'g' => (&v[..v.len() - 1], MIB << 10),
+        _ => (v, 1),
+    };
+    digits.parse::<u64>().ok()?.checked_mul(unit)
+}
+
+/// Builds the control domain from the initrd.
+fn dom0(machine: &Machine, nr_irqs: u32, initrd: Option<Range>) {
+    let Some(initrd) = initrd else {
+        panic!("no control domain: give its image as the initrd (QEMU: -initrd)");
+    };
+    let size = machine.initrd.map_or(0, |r| r.size);
+    let m = run::mach();
+    let start = machine.initrd.map_or(0, |r| r.base);
+    let mut head = [0; ImageHeader::LEN];
+    m.read(Pa(start), &mut head);
+    let header = match ImageHeader::parse(&head, size) {
+        Ok(h) => h,
+        Err(e) => panic!("control domain: {e}"),
+    };
+    let memory = option(&machine.bootargs, "dom0_mem").unwrap_or(128 * MIB).next_power_of_two().clamp(32 * MIB, 1 << 30);
+    let order = (memory / 4096).trailing_zeros() as u8;
+    let mut h = run::hv().lock();
+    let nr_spis = (nr_irqs - 32).min(hv_core::vgic::MAX_SPIS) as u16;
+    let new = NewDomain {
+        handle: [0; 16],
+        max_vcpus: 1,
+        max_port: 4095,
+        max_grant_frames: 64,
+        max_maptrack_frames: 1024,
+        gic_version: 0,
+        nr_spis,
+        privileged: true,
+    };
+    let slot = match h.create_domain(m, &new) {
+        Ok(s) => s,
+        Err(e) => panic!("control domain: {e}"),
+    };
+    let Ok(base) = h.frames.alloc(slot, Use::Guest, order) else {
+        panic!("control domain: no {} MiB of memory in one piece (dom0_mem=)", memory / MIB);
+    };
+    (0..memory / 4096).for_each(|k| m.zero_page(Mfn(base.0 + k)));
+    let load = base.addr() + header.text_offset;
+    if header.text_offset + header.image_size.max(size) + 4 * MIB > memory {
+        panic!("control domain: larger than its memory (dom0_mem=)");
+    }
+    m.copy(Pa(load), Pa(start), size as usize);
+    let gic = match &machine.gic {
+        GicInfo::V2 { gicd, gicc, .. } => GicNode {
+            version: GicVersion::V2,
+            distributor: Region { base: gicd.base, size: 0x1000 },
+            cpu: Region { base: gicc.base, size: 0x2000 },
+        },
+        GicInfo::V3 { .. } => GicNode {
+            version: GicVersion::V3,
+            distributor: Region { base: run::fixed().dom0_gicd.0, size: run::fixed().dom0_gicd.1 },
+            cpu: Region { base: run::fixed().dom0_gicr.0, size: run::fixed().dom0_gicr.1 },
+        },
+    };
+    let virtio: Vec<VirtioMmio> = machine
+        .virtio
+        .iter()
+        .filter_map(|d| {
+            let irq = d.irq?;
+            Some(VirtioMmio {
+                reg: Region { base: d.regs.base, size: d.regs.size },
+                spi: irq.intid - 32,
+                flags: if irq.edge { 1 } else { 4 },
+            })
+        })
+        .collect();
+    let tree = builder::tree::dom0_tree(&Dom0Tree {
+        banks: &[Region { base: base.addr(), size: memory }],
+        vcpus: 1,
+        gic,
+        grant_window: DOM0_WINDOW,
+        event_intid: run::PPI_EVENT,
+        bootargs: &machine.bootargs,
+        initrd: None,
+        rng_seed: None,
+        clock_frequency: 0,
+        virtio: &virtio,
+    });
+    let tree = match tree {
+        Ok(t) => t,
+        Err(e) => panic!("control domain's device tree: {e}"),
+    };
+    let dtb = base.addr() + memory - 2 * MIB;
+    m.write(Pa(dtb), &tree);
+    let mut pages: Vec<u64> = virtio.iter().map(|v| v.reg.base >> 12).collect();
+    pages.dedup();
+    let r = (|| {
+        let (d, mut c) = h.p2m_of(m, slot)?;
+        d.max_pages = (memory / 4096) as u32;
+        d.p2m.set_table_limit(4096);
+        for k in (0..memory / 4096).step_by(512) {
+            d.p2m.map(&mut c, Gfn(base.0 + k), Mfn(base.0 + k), 9, Kind::Ram)?;
+        }
+        for p in pages {
+            d.p2m.map(&mut c, Gfn(p), Mfn(p), 0, Kind::Mmio)?;
+        }
+        if let GicInfo::V2 { gicc, gicv, .. } = &machine.gic {
+            for k in 0..2 {
+                d.p2m.map(&mut c, Gfn((gicc.base >> 12) + k), Mfn((gicv.base >> 12) + k), 0, Kind::Mmio)?;
+            }
+        }
+        for dev in machine.virtio.iter().filter_map(|d| d.irq) {
+            h.vgics.link(slot, dev.intid)?;
+            run::gic().set_edge(dev.intid, dev.edge);
+            run::gic().set_target(dev.intid, 0);
+        }
+        let v = VcpuRef { slot: Slot(slot.0), vcpu: VcpuId(0) };
+        let mut s = StartState { pc: load, cpsr: 0x3c5, sctlr: guest_abi::arch::SCTLR_GUEST_INIT, ..StartState::default() };
+        s.x[0] = dtb;
+        h.start_vcpu(m, v, &s)?;
+        // The image was copied out: its memory is free now.
+        h.frames.add_ram(Mfn::of(initrd.start), (initrd.end - initrd.start) / 4096);
+        h.pause_domain(m, slot, false)
+    })();
+    if let Err(e) = r {
+        panic!("control domain: {e}");
+    }
+    log::info!("control domain: {} MiB at {:#x}", memory / MIB, base.addr());
+}

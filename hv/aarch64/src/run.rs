@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! From a trap to the next guest: the lock, what is to be done when it is dropped, the switch
+//! from one vcpu to another, and idling.
+
+use crate::mach::{Mach, counter};
+use crate::vcpu::{self, VcpuFile};
+use core::arch::asm;
+use core::sync::atomic::{AtomicU64, Ordering};
+use hv_core::hypervisor::{Hypervisor, Power};
+use hv_core::types::{CpuId, Slot, VcpuId, VcpuRef};
+use hv_core::vgic::{ListRegs, PhysIrqs};
+use platform::gic::Gic;
+use platform::psci::Psci;
+use spin::Once;
+use spin::mutex::TicketMutex;
+
+/// The one lock: all policy runs under it. IRQs stay masked at EL2, so a holder is never
+/// interrupted, and every operation under it is bounded.
+pub static HV: Once<TicketMutex<Hypervisor>> = Once::new();
+/// The machine.
+pub static MACH: Once<Mach> = Once::new();
+/// The interrupt controller.
+pub static GIC: Once<Gic> = Once::new();
+/// Firmware calls.
+pub static PSCI: Once<Psci> = Once::new();
+/// Bit n: CPU n takes kicks.
+pub static ONLINE: AtomicU64 = AtomicU64::new(0);
+
+/// SGI that makes a CPU look at its vcpu and its queue.
+pub const SGI_KICK: u32 = 0;
+/// Event-channel interrupt of every guest.
+pub const PPI_EVENT: u32 = 31;
+
+/// Emulation constants that boot found out.
+pub struct Fixed {
+    /// HCR_EL2 of every guest.
+    pub hcr: u64,
+    /// PPIs: virtual timer, the hypervisor's timer, GIC maintenance.
+    pub ppi_virt: u32,
+    /// The hypervisor's timer.
+    pub ppi_hyp: u32,
+    /// GIC maintenance.
+    pub ppi_maint: u32,
+    /// The UART's interrupt.
+    pub uart: Option<u32>,
+    /// Emulated distributor in the control domain: address and size.
+    pub dom0_gicd: (u64, u64),
+    /// Emulated redistributors in the control domain.
+    pub dom0_gicr: (u64, u64),
+    /// What guests see of the ID registers.
+    pub ids: hv_core::sysreg::IdRegs,
+}
+/// See [`Fixed`].
+pub static FIXED: Once<Fixed> = Once::new();
+
+/// The machine.
+#[inline]
+pub fn mach() -> &'static Mach {
+    // SAFETY: set at boot before the first guest or other CPU runs, and nothing calls this before.
+    unsafe { MACH.get_unchecked() }
+}
+
+/// The interrupt controller.
+#[inline]
+pub fn gic() -> &'static Gic {
+    // SAFETY: as for `mach`.
+    unsafe { GIC.get_unchecked() }
+}
+
+/// The constants.
+#[inline]
+pub fn fixed() -> &'static Fixed {
+    // SAFETY: as for `mach`.
+    unsafe { FIXED.get_unchecked() }
+}
+
+/// The lock.
+#[inline]
+pub fn hv() -> &'static TicketMutex<Hypervisor> {
+    // SAFETY: as for `mach`.
+    unsafe { HV.get_unchecked() }
+}
+
+/// This CPU's list registers.
+pub struct Lrs;
+
+impl ListRegs for Lrs {
+    fn count(&self) -> usize {
+        gic().nr_lrs()
+    }
+    fn read(&self, n: usize) -> u64 {
+        gic().read_lr(n)
+    }
+    fn write(&mut self, n: usize, value: u64) {
+        gic().write_lr(n, value);
+    }
+    fn empty(&self) -> u32 {
+        gic().elrsr()
+    }
+    fn underflow(&mut self, on: bool) {
+        gic().set_hcr(platform::gic::HCR_EN | if on { platform::gic::HCR_UIE } else { 0 });
+    }
+}
+
+/// Carries out what a vGIC operation asks of physical interrupts.
+pub fn physical(p: PhysIrqs) {
+    if !p.any() {
+        return;
+    }
+    for b in 0..32 {
+        let irq = p.base + b;
+        if p.enable & (1 << b) != 0 {
+            gic().enable(irq);
+        }
+        if p.disable & (1 << b) != 0 {
+            gic().disable(irq);
+        }
+        if p.deactivate & (1 << b) != 0 {
+            gic().set_active(irq, false);
+        }
+    }
+}
+
+/// Interrupts other CPUs; a kick for this one is its own business.
+pub fn send_kicks(set: u64, cpu: CpuId) {
+    let mut set = set & ONLINE.load(Ordering::Relaxed) & !(1 << cpu.0);
+    while set != 0 {
+        gic().send_sgi(SGI_KICK, set.trailing_zeros() as usize);
+        set &= set - 1;
+    }
+}
+
+/// Stops or restarts the machine.
+pub fn power(p: Power) -> ! {
+    if let Some(psci) = PSCI.get() {
+        crate::console::with_uart(platform::uart::Uart::flush);
+        let e = match p {
+            Power::Off => psci.system_off(),
+            Power::Reset => psci.system_reset(),
+        };
+        log::error!("the firmware did not {p:?} the machine: {e:?}");
+    }
+    halt()
+}
+
+/// Stops this CPU.
+pub fn halt() -> ! {
+    loop {
+        // SAFETY: waits; interrupts are masked.
+        unsafe { asm!("wfi", options(nomem, nostack)) };
+    }
+}
+
+fn switch_out(h: &mut Hypervisor, v: VcpuRef, cpu: CpuId, now: u64) {
+    let Some(f) = vcpu::file(v) else { return };
+    h.write_runstate(mach(), v, now);
+    let kicks = h.vgics.unload(v.slot, v.vcpu, &mut Lrs);
+    h.kick_vcpus(v.slot, kicks, now);
+    vcpu::leave(f);
+    gic().save_vif(&mut f.vif);
+    h.vcpu_left(v, cpu, f.cntv_ctl, f.cntv_cval, counter());
+    if h.vgics.hw_active(v.slot, v.vcpu, fixed().ppi_virt) {
+        gic().set_active(fixed().ppi_virt, false);
+    }
+}
+
+fn switch_in(h: &mut Hypervisor, v: VcpuRef, cpu: CpuId, now: u64) {
+    let Some(f) = vcpu::file(v) else { return };
+    let Some(d) = h.domains.get_mut(v.slot) else { return };
+    f.cpu = cpu.0;
+    f.vttbr = d.p2m.vttbr();
+    f.vmpidr = hv_core::psci::vmpidr(v.vcpu);
+    f.cntvoff = h.vtimers.offset(v.slot);
+    f.hcr = fixed().hcr;
+    if let Some(x) = d.vcpus.get_mut(v.vcpu.idx()) {
+        x.deadline = u64::MAX;
+        x.watcher = cpu;
+    }
+    if h.vgics.hw_active(v.slot, v.vcpu, fixed().ppi_virt) {
+        gic().set_active(fixed().ppi_virt, true);
+    }
+    gic().restore_vif(&f.vif);
+    vcpu::enter(f);
+    h.write_runstate(mach(), v, now);
+}
+
+/// Decides who runs on this CPU, makes it so, and gives the register file to enter with. `loaded`
+/// is the vcpu whose registers are in the CPU.
+pub fn resume(cpu: CpuId, mut loaded: Option<VcpuRef>) -> *mut VcpuFile {
+    loop {
+        let mut h = hv().lock();
+        let now_ticks = counter();
+        let now = mach().ns(now_ticks);
+        crate::console::drain(|b| h.console.log(b));
+        let d = h.sched.schedule(cpu, now);
+        if loaded != d.run {
+            if let Some(old) = loaded.take() {
+                switch_out(&mut h, old, cpu, now);
+            }
+            if let Some(new) = d.run {
+                switch_in(&mut h, new, cpu, now);
+                loaded = Some(new);
+            }
+        }
+        let mut kicks = d.kick.map_or(0, |c| 1 << c.0);
+        if let Some(v) = d.run {
+            let high = h.events.upcall_pending(v, mach());
+            let e = h.vgics.set_level(v.slot, v.vcpu, PPI_EVENT, high);
+            physical(e.phys);
+            let k = h.vgics.flush(v.slot, v.vcpu, &mut Lrs);
+            h.kick_vcpus(v.slot, k, now);
+        }
+        let at = h.next_timer(cpu, d.run, |ns| mach().ticks(ns));
+        let until = if d.until == u64::MAX { u64::MAX } else { mach().ticks(d.until) };
+        let first = at.min(until);
+        if first == u64::MAX {
+            platform::timer::disarm();
+        } else {
+            platform::timer::arm(first);
+        }
+        let effects = core::mem::take(&mut h.effects);
+        kicks |= effects.kick;
+        drop(h);
+        send_kicks(kicks, cpu);
+        if let Some(p) = effects.power {
+            power(p);
+        }
+        if let Some(v) = d.run
+            && let Some(f) = vcpu::file(v)
+        {
+            vcpu::set_current(f);
+            return f;
+        }
+        // Nothing to run: sleep until an interrupt, which stays masked and is taken by hand.
+        // SAFETY: waits for an interrupt.
+        unsafe { asm!("dsb sy", "wfi", options(nostack)) };
+        interrupts(cpu, None);
+    }
+}
+
+/// Handles physical interrupts that are pending. `running` is the vcpu that was interrupted.
+pub fn interrupts(cpu: CpuId, running: Option<VcpuRef>) {
+    loop {
+        let ack = gic().ack();
+        let irq = ack.intid();
+        if irq >= platform::gic::SPURIOUS_FROM {
+            return;
+        }
+        gic().eoi(ack);
+        let f = fixed();
+        if irq == f.ppi_virt {
+            let given = running.and_then(|v| hv().lock().vgics.inject_hw(v.slot, v.vcpu, irq));
+            if given.is_none() {
+                gic().deactivate(ack);
+            }
+            continue;
+        }
+        if irq >= 32 && Some(irq) != f.uart {
+            let mut h = hv().lock();
+            // SPIs that are passed through belong to the control domain, slot 0.
+            match h.vgics.inject_hw(Slot(0), VcpuId(0), irq) {
+                Some(e) => {
+                    let now = mach().ns(counter());
+                    h.kick_vcpus(Slot(0), e.kick, now);
+                    let k = core::mem::take(&mut h.effects.kick);
+                    drop(h);
+                    physical(e.phys);
+                    send_kicks(k, cpu);
+                }
+                None => gic().deactivate(ack),
+            }
+            continue;
+        }
+        if irq == f.ppi_hyp {
+            platform::timer::disarm();
+            let mut h = hv().lock();
+            h.timer_rang(mach(), cpu, running, counter());
+        } else if irq == f.ppi_maint {
+            if let Some(v) = running {
+                hv().lock().vgics.maintenance(v.slot, v.vcpu);
+            }
+        } else if Some(irq) == f.uart {
+            typed();
+        }
+        gic().deactivate(ack);
+    }
+}
+
+/// Bytes came in on the UART: they are the control domain's.
+fn typed() {
+    let mut h = hv().lock();
+    let mut any = false;
+    crate::console::with_uart(|u| {
+        u.ack_interrupt();
+        while let Some(b) = u.get() {
+            any = true;
+            let _ = h.console.typed(b);
+        }
+    });
+    if any {
+        h.dom0_virq(mach(), hv_core::hypervisor::VIRQ_CONSOLE);
+    }
+}

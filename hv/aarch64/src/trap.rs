@@ -1,0 +1,375 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Traps from guests, as entry.s hands them over.
+
+use crate::mach::counter;
+use crate::run::{fixed, gic, hv, interrupts, mach, physical, resume, send_kicks};
+use crate::vcpu::VcpuFile;
+use core::arch::asm;
+use guest_abi::arch as map;
+use hv_core::hypercall::Reply;
+use hv_core::machine::{GuestVa, StartState};
+use hv_core::psci::{self, Call, Code, Workarounds};
+use hv_core::sysreg::{self, Emul, SgiReg, SysAccess};
+use hv_core::types::{Access, CpuId, VcpuId, VcpuRef};
+use hv_core::vgic::Region;
+
+const EC_WFX: u64 = 0x01;
+const EC_SMC: u64 = 0x17;
+const EC_SYSREG: u64 = 0x18;
+const EC_IABT: u64 = 0x20;
+const EC_DABT: u64 = 0x24;
+const XEN_HVC: u64 = 0xea1;
+
+fn cpu_of(f: &VcpuFile) -> CpuId {
+    CpuId(f.cpu)
+}
+
+/// `hvc` from AArch64. 0: back to the guest at once; else [`hv_after_hvc`] is called.
+#[unsafe(no_mangle)]
+extern "C" fn hv_hvc(f: &mut VcpuFile, esr: u64) -> u64 {
+    let cpu = cpu_of(f);
+    match esr & 0xffff {
+        XEN_HVC => {
+            let nr = f.x[16];
+            let [a, b, c, d, e, ..] = f.x;
+            let mut x = [a, b, c, d, e];
+            let mut h = hv().lock();
+            let reply = h.hypercall(mach(), f.who, cpu, nr, &mut x);
+            let effects = &mut h.effects;
+            let mine = effects.kick & (1 << cpu.0) != 0;
+            let slow = mine || effects.resched || effects.power.is_some() || reply == Reply::Again;
+            let kicks = if slow { 0 } else { core::mem::take(&mut effects.kick) };
+            drop(h);
+            match reply {
+                Reply::Done(r) => f.x[0] = r as u64,
+                Reply::Again => {
+                    f.x[..5].copy_from_slice(&x);
+                    // SAFETY: the return address; the guest executes its `hvc` again.
+                    unsafe {
+                        asm!("mrs {t}, elr_el2", "sub {t}, {t}, #4", "msr elr_el2, {t}",
+                            t = out(reg) _, options(nomem, nostack));
+                    }
+                }
+            }
+            if kicks != 0 {
+                send_kicks(kicks, cpu);
+            }
+            u64::from(slow)
+        }
+        0 => smccc(f),
+        _ => {
+            undef_now();
+            0
+        }
+    }
+}
+
+/// PSCI and SMCCC. Gives 1 when the scheduler must be asked.
+fn smccc(f: &mut VcpuFile) -> u64 {
+    let x = [f.x[0], f.x[1], f.x[2], f.x[3]];
+    let v = f.who;
+    f.x[0] = match psci::decode(x, &Workarounds::NOT_REQUIRED) {
+        Call::Reply(r) => r as u64,
+        Call::Reply2(a, b) => {
+            f.x[1] = u64::from(b);
+            u64::from(a)
+        }
+        Call::Reply4(r) => {
+            for (to, from) in f.x.iter_mut().zip(r) {
+                *to = u64::from(from);
+            }
+            return 0;
+        }
+        Call::Nop => return 0,
+        Call::CpuSuspend => {
+            f.x[0] = 0;
+            wait(v);
+            return 1;
+        }
+        Call::CpuOff => {
+            let mut h = hv().lock();
+            let now = mach().ns(counter());
+            let _ = h.sched.down(v, now);
+            return 1;
+        }
+        Call::CpuOn { target, entry, context, v0_1 } => {
+            f.x[0] = cpu_on(v, target, entry, context, v0_1) as u64;
+            return 1;
+        }
+        Call::AffinityInfo(set) => {
+            let h = hv().lock();
+            let up = h.domains.get(v.slot).is_some_and(|d| {
+                d.vcpu_refs().any(|x| set.holds(x.vcpu) && !h.sched.is_down(x))
+            });
+            (if up { psci::AFFINITY_ON } else { psci::AFFINITY_OFF }) as u64
+        }
+        c @ (Call::SystemOff | Call::SystemReset) => {
+            let reason = u32::from(c == Call::SystemReset);
+            hv().lock().shutdown_domain(mach(), v.slot, reason);
+            return 1;
+        }
+    };
+    0
+}
+
+fn cpu_on(v: VcpuRef, target: VcpuId, entry: u64, context: u64, v0_1: bool) -> i64 {
+    let mut h = hv().lock();
+    let known = h.domains.get(v.slot).and_then(|d| d.vcpu(u32::from(target.0)));
+    let Some(t) = known else { return psci::number(Code::InvalidParameters) };
+    if !h.sched.is_down(t) {
+        return if v0_1 { psci::number(Code::InvalidParameters) } else { psci::number(Code::AlreadyOn) };
+    }
+    let mut s = StartState {
+        pc: entry,
+        cpsr: 0x3c5,
+        sctlr: map::SCTLR_GUEST_INIT,
+        ..StartState::default()
+    };
+    s.x[0] = context;
+    let r = h.start_vcpu(mach(), t, &s);
+    if r.is_ok() { psci::number(Code::Success) } else { psci::number(Code::Denied) }
+}
+
+/// WFI: sleeps unless there is an interrupt to take.
+fn wait(v: VcpuRef) {
+    let mut h = hv().lock();
+    h.vgics.sync(v.slot, v.vcpu, &mut crate::run::Lrs);
+    let awake = h.vgics.deliverable(v.slot, v.vcpu) || h.events.upcall_pending(v, mach());
+    if !awake {
+        let now = mach().ns(counter());
+        h.sched.block(v, now);
+    }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn hv_after_hvc(f: &mut VcpuFile) -> *mut VcpuFile {
+    resume(cpu_of(f), Some(f.who))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn hv_irq(f: &mut VcpuFile) -> *mut VcpuFile {
+    let (cpu, v) = (cpu_of(f), f.who);
+    interrupts(cpu, Some(v));
+    resume(cpu, Some(v))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn hv_serror(f: &mut VcpuFile) -> *mut VcpuFile {
+    crash(f, esr(), "an asynchronous abort (SError)", 0);
+    resume(cpu_of(f), Some(f.who))
+}
+
+fn esr() -> u64 {
+    let v: u64;
+    // SAFETY: reads the syndrome.
+    unsafe { asm!("mrs {}, esr_el2", out(reg) v, options(nomem, nostack)) };
+    v
+}
+
+/// Ends the guest's domain with a report.
+fn crash(f: &VcpuFile, esr: u64, why: &str, addr: u64) {
+    let mut h = hv().lock();
+    let domid = h.domid(f.who.slot);
+    log::error!("domain {domid} vcpu {}: {why}", f.who.vcpu.0);
+    log::error!("  pc {:016x} pstate {:08x} esr {esr:08x} address {addr:016x}", f.pc, f.spsr);
+    for (i, r) in f.x.chunks(4).enumerate() {
+        let n = i * 4;
+        match r {
+            [a, b, c, d] => log::error!("  x{n:<2} {a:016x} {b:016x} {c:016x} {d:016x}"),
+            [a, b, c] => log::error!("  x{n:<2} {a:016x} {b:016x} {c:016x}"),
+            _ => {}
+        }
+    }
+    h.shutdown_domain(mach(), f.who.slot, 3);
+}
+
+/// Gives the guest an undefined-instruction exception; its state is in `f`.
+fn undef(f: &mut VcpuFile) {
+    const EC_UNKNOWN: u64 = 1 << 25;
+    let vbar: u64;
+    // SAFETY: EL1 registers are the running guest's.
+    unsafe { asm!("mrs {}, vbar_el1", out(reg) vbar, options(nomem, nostack)) };
+    let offset = match f.spsr & 0x1f {
+        4 => 0x000,
+        5 => 0x200,
+        m if m & 0x10 == 0 => 0x400,
+        _ => 0x600,
+    };
+    // SAFETY: as above: what the exception would have written.
+    unsafe {
+        asm!("msr elr_el1, {}", "msr spsr_el1, {}", "msr esr_el1, {}",
+            in(reg) f.pc, in(reg) f.spsr, in(reg) EC_UNKNOWN, options(nomem, nostack));
+    }
+    f.pc = vbar.wrapping_add(offset);
+    f.spsr = 0x3c5;
+}
+
+/// As [`undef`], in the fast path: the return state is still in the registers, behind the `hvc`.
+fn undef_now() {
+    // SAFETY: EL1 registers and the return state are the running guest's. `hvc` comes from EL1h,
+    // as EL0 may not execute it and EL1t guests get the vector of SP_EL0.
+    unsafe {
+        asm!(
+            "mrs {a}, elr_el2", "sub {a}, {a}, #4", "msr elr_el1, {a}",
+            "mrs {b}, spsr_el2", "msr spsr_el1, {b}",
+            "mov {a}, #0x2000000", "msr esr_el1, {a}",
+            "mrs {a}, vbar_el1", "tst {b}, #1", "b.eq 2f", "add {a}, {a}, #0x200",
+            "2: msr elr_el2, {a}", "mov {a}, #0x3c5", "msr spsr_el2, {a}",
+            a = out(reg) _, b = out(reg) _, options(nostack)
+        );
+    }
+}
+
+/// Any other synchronous trap.
+#[unsafe(no_mangle)]
+extern "C" fn hv_sync(f: &mut VcpuFile, esr: u64) -> *mut VcpuFile {
+    let (cpu, v) = (cpu_of(f), f.who);
+    let iss = (esr & 0x1ff_ffff) as u32;
+    match esr >> 26 {
+        EC_WFX => {
+            f.pc += 4;
+            if iss & 1 == 0 {
+                wait(v);
+            } else {
+                hv().lock().sched.yield_now(cpu);
+            }
+        }
+        EC_SMC => {
+            f.pc += 4;
+            smccc(f);
+        }
+        EC_SYSREG => sysreg_access(f, iss),
+        EC_DABT => data_abort(f, esr, iss),
+        EC_IABT => {
+            let at = fault_ipa();
+            crash(f, esr, "executed where nothing is mapped", at);
+        }
+        _ => undef(f),
+    }
+    resume(cpu, Some(v))
+}
+
+fn sysreg_access(f: &mut VcpuFile, iss: u32) {
+    let a = SysAccess::from_iss(iss);
+    let el0 = f.spsr & 0xf == 0;
+    let (v, rt) = (f.who, a.rt as usize);
+    let value = if rt == 31 { 0 } else { f.x[rt] };
+    let mut result = None;
+    match sysreg::decode(&a, el0, &fixed().ids) {
+        Emul::Value(x) => result = Some(x),
+        Emul::Ignore | Emul::SetWay | Emul::Vm(_) => {}
+        Emul::Timer(reg) => {
+            let mut h = hv().lock();
+            if a.read {
+                result = Some(h.vtimers.read(v.slot, v.vcpu, reg, counter()));
+            } else {
+                let high = h.vtimers.write(v.slot, v.vcpu, reg, value, counter());
+                let _ = h.vgics.set_level(v.slot, v.vcpu, 30, high);
+            }
+        }
+        Emul::Sgi(SgiReg::Sgi1r) if gic().version() == 3 => {
+            let mut h = hv().lock();
+            let e = h.vgics.sgi1r(v.slot, v.vcpu, value);
+            let now = mach().ns(counter());
+            h.kick_vcpus(v.slot, e.kick, now);
+        }
+        Emul::Sgi(_) if gic().version() == 3 => {}
+        Emul::Sgi(_) | Emul::Undef => return undef(f),
+    }
+    if let Some(x) = result
+        && rt != 31
+    {
+        f.x[rt] = x;
+    }
+    f.pc += 4;
+}
+
+/// The guest physical address of a stage-2 fault.
+fn fault_ipa() -> u64 {
+    let (hpfar, far): (u64, u64);
+    // SAFETY: reads fault registers.
+    unsafe { asm!("mrs {}, hpfar_el2", "mrs {}, far_el2", out(reg) hpfar, out(reg) far, options(nomem, nostack)) };
+    ((hpfar & 0xfff_ffff_fff0) << 8) | (far & 0xfff)
+}
+
+fn within(base: u64, size: u64, at: u64) -> Option<u64> {
+    at.checked_sub(base).filter(|&o| o < size)
+}
+
+fn data_abort(f: &mut VcpuFile, esr: u64, iss: u32) {
+    let ipa = fault_ipa();
+    let v = f.who;
+    let privileged = v.slot.0 == 0;
+    let v3 = gic().version() == 3;
+    let (gicd, gicr) = if privileged {
+        (fixed().dom0_gicd, fixed().dom0_gicr)
+    } else if v3 {
+        ((map::GUEST_GICV3_GICD_BASE, map::GUEST_GICV3_GICD_SIZE), (map::GUEST_GICV3_GICR0_BASE, map::GUEST_GICV3_GICR0_SIZE))
+    } else {
+        ((map::GUEST_GICD_BASE, map::GUEST_GICD_SIZE), (0, 0))
+    };
+    let region = within(gicd.0, gicd.1, ipa)
+        .map(|o| (Region::Gicd, o))
+        .or_else(|| within(gicr.0, gicr.1, ipa).map(|o| (Region::Gicr, o)));
+    let Some((region, offset)) = region else {
+        // The page may have been mapped meanwhile by another CPU that was breaking a block.
+        let far: u64;
+        // SAFETY: reads the fault address.
+        unsafe { asm!("mrs {}, far_el2", out(reg) far, options(nomem, nostack)) };
+        let access = if iss & (1 << 6) != 0 { Access::Write } else { Access::Read };
+        let _h = hv().lock();
+        if iss & (1 << 7) == 0 && mach().translate(far, access).is_some() {
+            return;
+        }
+        drop(_h);
+        return crash(f, esr, "touched memory where nothing is mapped", ipa);
+    };
+    if iss & (1 << 24) == 0 {
+        return crash(f, esr, "accessed a device with an instruction that the hardware does not describe (ISV=0)", ipa);
+    }
+    let size = 1u8 << ((iss >> 22) & 3);
+    let rt = ((iss >> 16) & 31) as usize;
+    let mut h = hv().lock();
+    h.vgics.sync(v.slot, v.vcpu, &mut crate::run::Lrs);
+    let ok = if iss & (1 << 6) != 0 {
+        let value = if rt == 31 { 0 } else { f.x[rt] };
+        match h.vgics.mmio_write(v.slot, v.vcpu, region, offset, size, value) {
+            Ok(e) => {
+                let now = mach().ns(counter());
+                h.kick_vcpus(v.slot, e.kick, now);
+                physical(e.phys);
+                true
+            }
+            Err(_) => false,
+        }
+    } else {
+        match h.vgics.mmio_read(v.slot, v.vcpu, region, offset, size) {
+            Ok(mut x) => {
+                if iss & (1 << 21) != 0 && size < 8 {
+                    let shift = 64 - u32::from(size) * 8;
+                    x = (((x << shift) as i64) >> shift) as u64;
+                    if iss & (1 << 15) == 0 {
+                        x &= 0xffff_ffff;
+                    }
+                }
+                if rt != 31 {
+                    f.x[rt] = x;
+                }
+                true
+            }
+            Err(_) => false,
+        }
+    };
+    drop(h);
+    if ok {
+        f.pc += 4;
+    } else {
+        crash(f, esr, "accessed an interrupt controller register in a way that it does not allow", ipa);
+    }
+}
+
+/// An exception in the hypervisor itself.
+#[unsafe(no_mangle)]
+extern "C" fn hv_exception(kind: u64, esr: u64, pc: u64, far: u64, fp: u64) -> ! {
+    crate::panic::exception(kind, esr, pc, far, fp)
+}
