@@ -483,6 +483,15 @@ fn transactions_fire_when_committed() {
     g.seen(s);
     assert_eq!(g.end(s, t, "T"), err("EAGAIN"));
     assert!(g.seen(s).is_empty());
+    // Removed with its parent and made again: a change of the node, told above too.
+    g.write(s, 0, "p/q", "").unwrap();
+    g.watch(s, "p", "p").unwrap();
+    g.seen(s);
+    let t = g.start(s).unwrap();
+    g.call(s, Op::Rm, t, &["p"]).unwrap();
+    g.write(s, t, "p/q", "").unwrap();
+    g.end(s, t, "T").unwrap();
+    assert_eq!(g.seen(s), [event("p", "p"), event("p/q", "p")]);
 }
 
 /// XSA-115: whoever cannot read a node is not told of it.
