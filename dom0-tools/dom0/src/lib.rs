@@ -13,11 +13,17 @@ pub mod fat;
 #[cfg(target_os = "none")]
 mod boot;
 #[cfg(target_os = "none")]
+mod console;
+#[cfg(target_os = "none")]
 mod disk;
+#[cfg(target_os = "none")]
+mod host;
 #[cfg(target_os = "none")]
 mod rt;
 #[cfg(target_os = "none")]
 mod terminal;
+#[cfg(target_os = "none")]
+mod xs;
 
 #[cfg(target_os = "none")]
 pub use boot::main;

@@ -4,9 +4,12 @@
 use crate::exec::Notify;
 use crate::rt::Rt;
 use alloc::collections::VecDeque;
+use alloc::format;
 use alloc::rc::Rc;
 use core::cell::RefCell;
-use el1::{gic, print};
+use el1::{gic, hvc, print};
+use guest_abi::calls;
+use guest_abi::xen::Virq;
 
 /// Ctrl-C.
 const INTERRUPT: u8 = 3;
@@ -32,6 +35,27 @@ impl Terminal {
         });
         gic::enable(33, gic::Trigger::Level);
         print::uart_interrupts();
+        terminal
+    }
+
+    /// The hypervisor's console, with VIRQ_CONSOLE for what is typed.
+    pub fn hypervisor(rt: &'static Rt) -> Rc<Self> {
+        let terminal = Rc::new(Self::default());
+        let this = terminal.clone();
+        match calls::event::bind_virq(&hvc::xen(), Virq::Console, 0) {
+            Ok(port) => rt.spawn(async move {
+                let mut listener = rt.listen(port);
+                loop {
+                    let mut some = [0; 256];
+                    let n = calls::console::read(&hvc::xen(), &mut some).unwrap_or(0);
+                    this.type_bytes(some.get(..n).unwrap_or_default());
+                    if n == 0 {
+                        listener.wait().await;
+                    }
+                }
+            }),
+            Err(e) => terminal.write(&format!("no console input: {e}\n")),
+        }
         terminal
     }
 
@@ -65,6 +89,16 @@ impl Terminal {
     /// The next byte, if one was typed.
     pub fn try_read(&self) -> Option<u8> {
         self.typed.borrow_mut().pop_front()
+    }
+
+    /// Puts bytes back, to be read next.
+    pub fn untype(&self, bytes: &[u8]) {
+        let mut typed = self.typed.borrow_mut();
+        for &b in bytes.iter().rev() {
+            typed.push_front(b);
+        }
+        drop(typed);
+        self.arrived.notify();
     }
 
     /// Waits for Ctrl-C, which takes itself and what was typed before away. What is typed

@@ -4,6 +4,8 @@
 use crate::shared::Shared;
 use crate::{Global, gic, heap, hvc};
 use core::sync::atomic::Ordering;
+use guest_abi::memory::MapSpace;
+use guest_abi::{DomId, Errno, Gfn, Port, calls};
 
 /// Ports of the 2-level ABI.
 pub const PORTS: u32 = 4096;
@@ -18,9 +20,11 @@ static INFO: Global<Option<Shared>> = Global::new(None);
 
 /// Maps `shared_info` over a page of its own, masks every port, and lets the event interrupt
 /// through.
-pub fn init(intid: u32) -> Result<(), i64> {
-    let page = heap::alloc_pages(1).ok_or(-12)?;
-    hvc::map_shared_info(page.as_ptr() as u64 >> 12)?;
+pub fn init(intid: u32) -> Result<(), Errno> {
+    let page = heap::alloc_pages(1).ok_or(Errno::ENOMEM)?;
+    let gfn = Gfn::of(page.as_ptr() as u64);
+    let space = MapSpace::SharedInfo;
+    calls::memory::add_to_physmap(&hvc::xen(), DomId::SELF, space, 0, gfn)?;
     let info = Shared::own(page);
     for word in 0..64 {
         if let Some(mask) = info.atomic64(MASK + word * 8) {
@@ -79,7 +83,7 @@ pub fn mask(port: u32) {
 /// Unmasks a port; whatever is pending there comes up.
 pub fn unmask(port: u32) {
     if port < PORTS {
-        hvc::evtchn_unmask(port);
+        let _ = calls::event::unmask(&hvc::xen(), Port(port));
     }
 }
 

@@ -3,6 +3,7 @@
 
 use crate::{cpu, hvc, println};
 use core::panic::PanicInfo;
+use guest_abi::sched::ShutdownReason;
 
 /// As `boot.s` lays it out.
 #[repr(C)]
@@ -23,7 +24,7 @@ fn image_base() -> u64 {
 }
 
 fn end() -> ! {
-    hvc::shutdown(3);
+    hvc::shutdown(ShutdownReason::Crash);
     hvc::psci_off();
     loop {
         cpu::idle();

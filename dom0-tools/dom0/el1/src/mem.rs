@@ -1,20 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The window: address space without memory behind it, in which other domains' pages appear.
 
-use crate::hvc::hypercall;
 use crate::shared::Shared;
-use crate::{Global, mmu};
+use crate::{Global, hvc, mmu};
 use alloc::collections::BTreeMap;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Deref;
-use guest_abi::grant_table::{
-    GnttabMapGrantRef, GnttabUnmapGrantRef, GrantOp, GrantStatus, gntmap,
-};
-use guest_abi::memory::{
-    AddToPhysmapBatch, MapSpace, MemAcquireResource, MemoryOp, RemoveFromPhysmap,
-};
-use guest_abi::{DomId, Errno, Gfn, GrantRef, HypercallNr};
+use guest_abi::grant_table::{GnttabMapGrantRef, GnttabUnmapGrantRef, GrantStatus, gntmap};
+use guest_abi::memory::Resource;
+use guest_abi::{DomId, Errno, Gfn, GrantRef, calls};
 
 /// Pages of the window at most.
 const PAGES: u64 = 1 << 18;
@@ -157,60 +152,41 @@ fn give(first: u64, pages: usize) {
     }
 }
 
-fn remove(gfn: u64) {
-    let arg = RemoveFromPhysmap {
-        domid: DomId::SELF,
-        gpfn: Gfn(gfn),
-        ..Default::default()
-    };
-    // SAFETY: a page of the window, which holds nothing of Rust's.
-    unsafe { memory_op(MemoryOp::RemoveFromPhysmap, &raw const arg as u64) };
+fn remove(gfn: Gfn) {
+    let _ = calls::memory::remove_from_physmap(&hvc::xen(), DomId::SELF, gfn);
 }
 
-/// # Safety
-/// As [`hypercall`].
-unsafe fn memory_op(op: MemoryOp, arg: u64) -> i64 {
-    // SAFETY: the caller's promise.
-    unsafe { hypercall(HypercallNr::MemoryOp.number(), [op.number(), arg, 0, 0, 0]) }
+/// The window's frames from `first` on.
+fn frames(first: u64, n: usize) -> Vec<Gfn> {
+    (first..).map(Gfn).take(n).collect()
 }
 
 /// Maps frames of another domain's. All or none.
 pub fn map_foreign(dom: DomId, gfns: &[Gfn]) -> Result<Mapping, Errno> {
     let (first, pages) = take(gfns.len())?;
-    let mut errors = vec![0i32; gfns.len()];
-    let own: Vec<u64> = (first..).take(gfns.len()).collect();
-    let mut failed = Ok(());
-    // The hypervisor takes at most 65535 at a time.
-    let mut at = 0;
-    for part in gfns.chunks(512) {
-        let mut arg = AddToPhysmapBatch {
-            domid: DomId::SELF,
-            space: MapSpace::GmfnForeign.number() as u16,
-            size: part.len() as u16,
-            foreign_domid: dom,
-            idxs: part.as_ptr() as u64,
-            gpfns: own[at..].as_ptr() as u64,
-            errs: errors[at..].as_mut_ptr() as u64,
-        };
-        // SAFETY: pages of the window; the lists hold as many entries as said.
-        let rc = unsafe { memory_op(MemoryOp::AddToPhysmapBatch, &raw mut arg as u64) };
-        if rc < 0 && failed.is_ok() {
-            failed = Err(Errno::from_number((-rc) as i32).unwrap_or(Errno::EIO));
-            errors[at..].fill(-1);
+    let own = frames(first, gfns.len());
+    // What is not tried has failed.
+    let mut errors = vec![-Errno::EIO.number(); gfns.len()];
+    let mut result = Ok(());
+    for ((theirs, ours), errs) in gfns
+        .chunks(512)
+        .zip(own.chunks(512))
+        .zip(errors.chunks_mut(512))
+    {
+        result = calls::memory::map_foreign(&hvc::xen(), dom, theirs, ours, errs);
+        if result.is_err() {
+            errs.fill(-Errno::EIO.number());
             break;
         }
-        at += part.len();
     }
-    if let Some(&e) = errors.iter().find(|&&e| e != 0)
-        && failed.is_ok()
+    if result.is_ok()
+        && let Some(&e) = errors.iter().find(|&&e| e != 0)
     {
-        failed = Err(Errno::from_number(-e).unwrap_or(Errno::EIO));
+        result = Err(Errno::from_number(e.wrapping_neg()).unwrap_or(Errno::EIO));
     }
-    if let Err(e) = failed {
-        for (gfn, error) in own.iter().zip(&errors) {
-            if *error == 0 {
-                remove(*gfn);
-            }
+    if let Err(e) = result {
+        for (gfn, _) in own.iter().zip(&errors).filter(|(_, e)| **e == 0) {
+            remove(*gfn);
         }
         give(first, gfns.len());
         return Err(e);
@@ -221,31 +197,19 @@ pub fn map_foreign(dom: DomId, gfns: &[Gfn]) -> Result<Mapping, Errno> {
     })
 }
 
-/// Maps frames of a resource of another domain's (`XENMEM_acquire_resource`), such as its grant
-/// table.
+/// Maps frames of a resource of another domain's, such as its grant table.
 pub fn map_resource(
     dom: DomId,
-    kind: u16,
+    kind: Resource,
     id: u32,
     frame: u64,
     n: usize,
 ) -> Result<Mapping, Errno> {
     let (first, pages) = take(n)?;
-    let own: Vec<u64> = (first..).take(n).collect();
-    let mut arg = MemAcquireResource {
-        domid: dom,
-        kind,
-        id,
-        nr_frames: n as u32,
-        frame,
-        frame_list: own.as_ptr() as u64,
-        ..Default::default()
-    };
-    // SAFETY: pages of the window; the list holds as many entries as said.
-    let rc = unsafe { memory_op(MemoryOp::AcquireResource, &raw mut arg as u64) };
-    if rc < 0 {
+    let own = frames(first, n);
+    if let Err(e) = calls::memory::acquire_resource(&hvc::xen(), dom, kind, id, frame, &own) {
         give(first, n);
-        return Err(Errno::from_number((-rc) as i32).unwrap_or(Errno::EIO));
+        return Err(e);
     }
     Ok(Mapping {
         pages,
@@ -269,8 +233,8 @@ pub fn map_grants(dom: DomId, refs: &[GrantRef], write: bool) -> Result<Mapping,
             ..Default::default()
         })
         .collect();
-    // SAFETY: pages of the window; the list holds as many entries as said.
-    unsafe { grant_op(GrantOp::MapGrantRef, ops.as_mut_ptr() as u64, ops.len()) };
+    // A call that fails leaves the statuses that it was given.
+    let _ = calls::grant::map(&hvc::xen(), &mut ops);
     let mapped = || ops.iter().filter(|o| o.status == 0);
     let handles: Vec<u32> = mapped().map(|o| o.handle).collect();
     if let Some(bad) = ops.iter().find(|o| o.status != 0) {
@@ -298,23 +262,7 @@ fn unmap_grants(list: impl Iterator<Item = (u64, u32)>) {
             ..Default::default()
         })
         .collect();
-    // SAFETY: pages of the window; the list holds as many entries as said.
-    unsafe { grant_op(GrantOp::UnmapGrantRef, ops.as_mut_ptr() as u64, ops.len()) };
-}
-
-/// # Safety
-/// As [`hypercall`], for an array of `n` operations at `ops`.
-unsafe fn grant_op(op: GrantOp, ops: u64, n: usize) -> i64 {
-    if n == 0 {
-        return 0;
-    }
-    // SAFETY: the caller's promise.
-    unsafe {
-        hypercall(
-            HypercallNr::GrantTableOp.number(),
-            [op.number(), ops, n as u64, 0, 0],
-        )
-    }
+    let _ = calls::grant::unmap(&hvc::xen(), &mut ops);
 }
 
 impl Drop for Mapping {
@@ -322,7 +270,7 @@ impl Drop for Mapping {
         let first = self.pages.addr() / 4096;
         let n = self.pages.len() / 4096;
         match &self.how {
-            How::Frames => (first..).take(n).for_each(remove),
+            How::Frames => frames(first, n).into_iter().for_each(remove),
             How::Grants(handles) => {
                 unmap_grants((first..).map(|gfn| gfn * 4096).zip(handles.iter().copied()));
             }

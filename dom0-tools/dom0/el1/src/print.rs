@@ -19,7 +19,7 @@ static SINK: Global<Sink> = Global::new(Sink::None);
 /// Under a hypervisor its console, which a guest may be refused; else a UART.
 pub(crate) fn early(tree: &Fdt<'_>) {
     let uart = machine::uart(tree);
-    let sink = if tree.find_node("/hypervisor").is_some() && hvc::console_write(b"") >= 0 {
+    let sink = if tree.find_node("/hypervisor").is_some() && hvc::console_write(b"") {
         Sink::Hypervisor
     } else if let Some(base) = uart {
         Sink::Uart(base)

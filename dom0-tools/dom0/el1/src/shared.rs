@@ -75,17 +75,17 @@ impl Shared {
             .map(|p| unsafe { AtomicU64::from_ptr(p) })
     }
 
-    /// A word.
+    /// A word, in one order with all other words.
     #[must_use]
     pub fn read32(&self, offset: usize) -> u32 {
         self.atomic32(offset)
-            .map_or(0, |a| a.load(Ordering::Acquire))
+            .map_or(0, |a| a.load(Ordering::SeqCst))
     }
 
-    /// Sets a word, after all that was written before.
+    /// Sets a word, in one order with all other words, after all that was written before.
     pub fn write32(&self, offset: usize, value: u32) {
         if let Some(a) = self.atomic32(offset) {
-            a.store(value, Ordering::Release);
+            a.store(value, Ordering::SeqCst);
         }
     }
 
@@ -144,4 +144,19 @@ unsafe fn copy(from: *const u8, to: *mut u8, n: usize) {
     // SAFETY: the caller's promise.
     unsafe { core::ptr::copy_nonoverlapping(from, to, n) };
     core::sync::atomic::compiler_fence(Ordering::SeqCst);
+}
+
+impl guest_abi::io::ring::RingMem for Shared {
+    fn load32(&self, offset: usize) -> u32 {
+        self.read32(offset)
+    }
+    fn store32(&self, offset: usize, value: u32) {
+        self.write32(offset, value);
+    }
+    fn read(&self, offset: usize, to: &mut [u8]) {
+        Self::read(self, offset, to);
+    }
+    fn write(&self, offset: usize, from: &[u8]) {
+        Self::write(self, offset, from);
+    }
 }

@@ -16,6 +16,8 @@ mod guest {
     use alloc::string::String;
     use core::fmt::Write;
     use el1::{Machine, cpu, hvc, time};
+    use guest_abi::calls;
+    use guest_abi::sched::ShutdownReason;
     use rt::Guest;
 
     pub fn main(machine: Machine) -> ! {
@@ -53,14 +55,14 @@ mod guest {
         let out = &mut guest.console;
         let _ = writeln!(out, "Hello from a Rust guest!");
         if let Some(h) = &m.hypervisor {
-            let version = hvc::version();
+            let (major, minor) = calls::version::version(&hvc::xen()).unwrap_or_default();
             let _ = writeln!(
                 out,
                 "  hypervisor {} (ABI {}.{}), features {:#x}",
                 h.compatible,
-                version >> 16,
-                version & 0xffff,
-                hvc::features()
+                major,
+                minor,
+                calls::version::features(&hvc::xen(), 0).unwrap_or_default()
             );
         } else {
             let _ = writeln!(out, "  no hypervisor");
@@ -98,8 +100,8 @@ mod guest {
                 let (s, ms) = (up / 1_000_000_000, up / 1_000_000 % 1000);
                 writeln!(guest.console, "up {s}.{ms:03} s")
             }
-            "exit" => guest.shutdown(0),
-            "reboot" => guest.shutdown(1),
+            "exit" => guest.shutdown(ShutdownReason::Poweroff),
+            "reboot" => guest.shutdown(ShutdownReason::Reboot),
             "crash" => {
                 let _ = writeln!(guest.console, "reading unmapped memory");
                 guest.console.flush();

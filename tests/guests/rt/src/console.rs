@@ -5,28 +5,16 @@ use alloc::collections::VecDeque;
 use core::fmt;
 use el1::shared::Shared;
 use el1::{Machine, cpu, events, gic, hvc, print};
-
-/// Parameters of `hvm_op` (`public/hvm/params.h`).
-const CONSOLE_PFN: u32 = 17;
-const CONSOLE_EVTCHN: u32 = 18;
-
-/// `struct xencons_interface` (`public/io/console.h`): input of 1024 bytes, output of 2048, and
-/// four free-running indices.
-const IN: usize = 0;
-const IN_SIZE: u32 = 1024;
-const OUT: usize = 1024;
-const OUT_SIZE: u32 = 2048;
-const IN_CONS: usize = 3072;
-const IN_PROD: usize = 3076;
-const OUT_CONS: usize = 3080;
-const OUT_PROD: usize = 3084;
+use guest_abi::Port;
+use guest_abi::hvm::Param;
+use guest_abi::io::console::{IN, OUT};
 
 /// The PL011's SPI in a guest's tree is told by nobody here: this is QEMU's and Xen's.
 const UART_INTIDS: [u32; 2] = [32, 33];
 
 struct Ring {
     page: Shared,
-    port: u32,
+    port: Port,
 }
 
 /// The console.
@@ -90,41 +78,38 @@ impl Console {
     /// Waits until the other end has taken everything, a second at most.
     pub fn flush(&mut self) {
         if let Some(ring) = &self.ring {
-            ring.wait_for(OUT_SIZE);
+            ring.wait_for(OUT.size);
         }
     }
 }
 
 impl Ring {
     fn open() -> Option<Self> {
-        let gfn = hvc::hvm_param(CONSOLE_PFN).ok().filter(|&g| g != 0)?;
-        let port = hvc::hvm_param(CONSOLE_EVTCHN).ok().filter(|&p| p != 0)? as u32;
+        let gfn = hvc::param(Param::ConsolePfn).ok().filter(|&g| g != 0)?;
+        let port = hvc::param(Param::ConsoleEvtchn).ok().filter(|&p| p != 0)?;
         let ring = Self {
             page: Shared::at(gfn, 1)?,
-            port,
+            port: Port(port as u32),
         };
-        events::unmask(port);
+        events::unmask(ring.port.0);
         Some(ring)
     }
 
-    fn room(&self) -> u32 {
-        let used = self
-            .page
-            .read32(OUT_PROD)
-            .wrapping_sub(self.page.read32(OUT_CONS));
-        OUT_SIZE.saturating_sub(used)
+    fn notify(&self) {
+        cpu::barrier();
+        hvc::send(self.port);
     }
 
     /// Sleeps until there is room for `bytes`, a second at most: the other end may be gone.
     fn wait_for(&self, bytes: u32) -> bool {
         let end = el1::time::now_ns() + 1_000_000_000;
-        while self.room() < bytes {
+        while OUT.free(&self.page).unwrap_or(0) < bytes {
             if el1::time::now_ns() >= end {
                 return false;
             }
             el1::time::set_alarm(Some(end));
             cpu::idle();
-            // Whatever came up is taken by the caller's next wait; only the event's line is
+            // Whatever came up is looked for again by the caller's next wait; only the lines are
             // lowered here, for the sleep to last.
             while gic::poll(|intid| {
                 if intid == el1::time::INTID {
@@ -142,32 +127,24 @@ impl Ring {
             if !self.wait_for(1) {
                 return;
             }
-            let prod = self.page.read32(OUT_PROD);
-            let at = prod % OUT_SIZE;
-            let n = (self.room().min(OUT_SIZE - at) as usize).min(bytes.len());
-            self.page.write(OUT + at as usize, &bytes[..n]);
-            self.page.write32(OUT_PROD, prod.wrapping_add(n as u32));
-            cpu::barrier();
-            hvc::evtchn_send(self.port);
-            bytes = &bytes[n..];
+            let n = OUT.write(&self.page, bytes).unwrap_or(bytes.len());
+            self.notify();
+            bytes = bytes.get(n..).unwrap_or_default();
         }
     }
 
     fn take(&self, input: &mut VecDeque<u8>) {
-        let prod = self.page.read32(IN_PROD);
-        let mut cons = self.page.read32(IN_CONS);
-        if prod == cons || prod.wrapping_sub(cons) > IN_SIZE {
-            return;
+        let mut buffer = [0; 256];
+        let mut any = false;
+        while let Ok(n) = IN.read(&self.page, &mut buffer)
+            && n > 0
+        {
+            input.extend(&buffer[..n]);
+            any = true;
         }
-        while cons != prod {
-            let mut b = [0];
-            self.page.read(IN + (cons % IN_SIZE) as usize, &mut b);
-            input.push_back(b[0]);
-            cons = cons.wrapping_add(1);
+        if any {
+            self.notify();
         }
-        self.page.write32(IN_CONS, cons);
-        cpu::barrier();
-        hvc::evtchn_send(self.port);
     }
 }
 

@@ -10,6 +10,7 @@ mod console;
 
 pub use console::Console;
 use el1::{Machine, cpu, events, gic, time};
+use guest_abi::sched::ShutdownReason;
 
 /// The guest's surroundings.
 pub struct Guest {
@@ -57,8 +58,8 @@ impl Guest {
         }) {}
     }
 
-    /// Ends the guest: 0 power off, 1 reboot, 3 crash.
-    pub fn shutdown(&mut self, reason: u32) -> ! {
+    /// Ends the guest.
+    pub fn shutdown(&mut self, reason: ShutdownReason) -> ! {
         self.console.flush();
         if self.machine.hypervisor.is_some() {
             el1::hvc::shutdown(reason);

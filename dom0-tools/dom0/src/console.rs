@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Domains' consoles: what they print is kept, and a person can be connected.
+
+use crate::exec::Notify;
+use crate::rt::{Listener, Rt};
+use crate::terminal::Terminal;
+use alloc::collections::BTreeMap;
+use alloc::rc::Rc;
+use alloc::vec;
+use alloc::vec::Vec;
+use backends::console::LOG_SIZE;
+use core::cell::{Cell, RefCell};
+use el1::hvc;
+use el1::mem::{self, Mapping};
+use embassy_futures::select::{Either, select};
+use guest_abi::{DomId, Errno, Gfn, Port, calls};
+
+/// Ctrl-].
+const LEAVE: u8 = 0x1d;
+
+/// One domain's console, of one or two rings.
+struct Console {
+    engine: RefCell<backends::console::Console>,
+    /// Something was printed, or the console ended.
+    changed: Notify,
+    /// The port of the ring that printed last, which gets the input.
+    current: Cell<u32>,
+    wake: RefCell<Vec<Rc<Notify>>>,
+    ended: Cell<bool>,
+}
+
+impl Console {
+    fn new() -> Result<Self, Errno> {
+        let engine = backends::console::Console::new(LOG_SIZE).map_err(|_| Errno::ENOMEM)?;
+        Ok(Self {
+            engine: RefCell::new(engine),
+            changed: Notify::default(),
+            current: Cell::new(0),
+            wake: RefCell::default(),
+            ended: Cell::new(false),
+        })
+    }
+
+    /// What was printed from `at` on, as far as it is kept; moves `at` behind it.
+    fn since(&self, at: &mut u64) -> Vec<u8> {
+        let engine = self.engine.borrow();
+        let (a, b) = engine.log().since(*at);
+        *at = engine.log().end();
+        [a, b].concat()
+    }
+
+    fn wake(&self) {
+        for wake in &*self.wake.borrow() {
+            wake.notify();
+        }
+    }
+}
+
+/// All consoles.
+pub struct Consoles {
+    rt: &'static Rt,
+    terminal: Rc<Terminal>,
+    all: RefCell<BTreeMap<DomId, Rc<Console>>>,
+}
+
+impl Consoles {
+    /// None yet.
+    #[must_use]
+    pub fn new(rt: &'static Rt, terminal: Rc<Terminal>) -> Self {
+        Self {
+            rt,
+            terminal,
+            all: RefCell::default(),
+        }
+    }
+
+    /// Serves a ring of a domain's: its console's, or its virtual UART's.
+    pub fn start(&self, dom: DomId, ring: Gfn, port: Port) -> Result<(), Errno> {
+        let page = mem::map_foreign(dom, &[ring])?;
+        let local = calls::event::bind_interdomain(&hvc::xen(), dom, port)?;
+        let listener = self.rt.listen(local);
+        let known = self.all.borrow().get(&dom).cloned();
+        let console = known.map_or_else(|| Console::new().map(Rc::new), Ok)?;
+        self.all.borrow_mut().insert(dom, console.clone());
+        console.wake.borrow_mut().push(listener.waker());
+        self.rt.spawn(serve(console, page, listener));
+        Ok(())
+    }
+
+    /// Ends serving a domain, and forgets what it printed.
+    pub fn stop(&self, dom: DomId) {
+        if let Some(console) = self.all.borrow_mut().remove(&dom) {
+            console.ended.set(true);
+            console.changed.notify();
+            console.wake();
+        }
+    }
+
+    /// Connects the terminal, until Ctrl-] or the domain's end. Begins with what is kept.
+    pub async fn attach(&self, dom: DomId) -> Result<(), Errno> {
+        let console = self.all.borrow().get(&dom).cloned().ok_or(Errno::ENOENT)?;
+        let mut at = 0;
+        let mut seen = console.changed.seen();
+        loop {
+            self.terminal.write_raw(&console.since(&mut at));
+            if console.ended.get() {
+                break;
+            }
+            let changed = console.changed.changed(&mut seen);
+            if let Either::Second(byte) = select(changed, self.terminal.read()).await {
+                let mut typed = vec![byte];
+                while typed.len() < 256
+                    && let Some(b) = self.terminal.try_read()
+                {
+                    typed.push(b);
+                }
+                let leave = typed.iter().position(|&b| b == LEAVE);
+                let (input, rest) = typed.split_at(leave.unwrap_or(typed.len()));
+                console.engine.borrow_mut().push_input(input);
+                console.wake();
+                if let Some((_, rest)) = rest.split_first() {
+                    self.terminal.untype(rest);
+                    break;
+                }
+            }
+        }
+        self.terminal.write("\n");
+        Ok(())
+    }
+}
+
+async fn serve(console: Rc<Console>, page: Mapping, mut listener: Listener) {
+    let own = listener.port().0;
+    while !console.ended.get() {
+        let mut engine = console.engine.borrow_mut();
+        // A ring with impossible indices is left alone until the domain ends.
+        let printed = engine.drain_output(&*page).unwrap_or(false);
+        if printed || console.current.get() == 0 {
+            console.current.set(own);
+        }
+        let typed = console.current.get() == own && engine.flush_input(&*page).unwrap_or(false);
+        drop(engine);
+        if printed {
+            console.changed.notify();
+        }
+        if printed || typed {
+            hvc::send(listener.port());
+            crate::exec::yield_now().await;
+        } else {
+            listener.wait().await;
+        }
+    }
+    let port = listener.port();
+    drop(listener);
+    let _ = calls::event::close(&hvc::xen(), port);
+}

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! xenstore's host: a task for each domain's ring, and watches of the control domain's own.
+
+use crate::exec::Notify;
+use crate::rt::{Listener, Rt};
+use alloc::collections::BTreeMap;
+use alloc::rc::Rc;
+use alloc::string::String;
+use core::cell::{Cell, RefCell};
+use el1::hvc;
+use el1::mem::{self, Mapping};
+use embassy_futures::select::select;
+use guest_abi::{DomId, Errno, Gfn, Port, calls};
+use xenstore::{ConnId, Store};
+
+/// How long output waits for room before the ring is looked at again, in milliseconds.
+const RETRY_MS: u64 = 20;
+
+/// A domain's ring.
+struct Ring {
+    wake: Rc<Notify>,
+    ended: Rc<Cell<bool>>,
+}
+
+/// The store and its clients.
+pub struct Xenstore {
+    rt: &'static Rt,
+    store: RefCell<Store>,
+    rings: RefCell<BTreeMap<DomId, Ring>>,
+    local: RefCell<BTreeMap<ConnId, Rc<Notify>>>,
+}
+
+impl Xenstore {
+    /// An empty store.
+    #[must_use]
+    pub fn new(rt: &'static Rt) -> Self {
+        Self {
+            rt,
+            store: RefCell::new(Store::new()),
+            rings: RefCell::default(),
+            local: RefCell::default(),
+        }
+    }
+
+    /// Does something with the store, and wakes whoever is told of it.
+    pub fn with<R>(&self, f: impl FnOnce(&mut Store) -> R) -> R {
+        let mut store = self.store.borrow_mut();
+        let r = f(&mut store);
+        while let Some(id) = store.next_ready() {
+            match id {
+                ConnId::Domain(dom) => {
+                    if let Some(ring) = self.rings.borrow().get(&dom) {
+                        ring.wake.notify();
+                    }
+                }
+                ConnId::Local(_) => {
+                    if let Some(notify) = self.local.borrow().get(&id) {
+                        notify.notify();
+                    }
+                }
+            }
+        }
+        r
+    }
+
+    /// Serves a domain from now on.
+    pub fn introduce(self: &Rc<Self>, dom: DomId, ring: Gfn, port: Port) -> Result<(), Errno> {
+        self.end_ring(dom);
+        let page = mem::map_foreign(dom, &[ring])?;
+        let local = calls::event::bind_interdomain(&hvc::xen(), dom, port)?;
+        let listener = self.rt.listen(local);
+        let ended: Rc<Cell<bool>> = Rc::default();
+        self.rings.borrow_mut().insert(
+            dom,
+            Ring {
+                wake: listener.waker(),
+                ended: ended.clone(),
+            },
+        );
+        let introduced = self.with(|s| s.introduce(dom));
+        if let Err(e) = introduced {
+            self.rings.borrow_mut().remove(&dom);
+            close(local);
+            return Err(e);
+        }
+        let this = self.clone();
+        self.rt
+            .spawn(async move { this.serve(dom, page, listener, ended).await });
+        Ok(())
+    }
+
+    async fn serve(
+        self: Rc<Self>,
+        dom: DomId,
+        page: Mapping,
+        mut listener: Listener,
+        ended: Rc<Cell<bool>>,
+    ) {
+        while !ended.get() {
+            let result = self.with(|s| s.pump(dom, &*page));
+            if result.notify {
+                hvc::send(listener.port());
+            }
+            if result.more {
+                crate::exec::yield_now().await;
+            } else if result.waiting {
+                select(listener.wait(), self.rt.sleep_ms(RETRY_MS)).await;
+            } else {
+                listener.wait().await;
+            }
+        }
+        let port = listener.port();
+        drop(listener);
+        close(port);
+    }
+
+    fn end_ring(&self, dom: DomId) {
+        if let Some(ring) = self.rings.borrow_mut().remove(&dom) {
+            ring.ended.set(true);
+            ring.wake.notify();
+        }
+    }
+
+    /// The domain is gone: nothing of it is left in the store.
+    pub fn forget(&self, dom: DomId) {
+        self.end_ring(dom);
+        self.with(|s| s.domain_died(dom));
+    }
+
+    /// The domains that are served.
+    pub fn domains(&self) -> alloc::vec::Vec<DomId> {
+        self.rings.borrow().keys().copied().collect()
+    }
+
+    /// Watches a path, or `@introduceDomain`, or `@releaseDomain`.
+    pub fn watch(self: &Rc<Self>, path: &str) -> Result<Watch, Errno> {
+        let conn = self.with(Store::open);
+        let notify: Rc<Notify> = Rc::default();
+        self.local.borrow_mut().insert(conn, notify.clone());
+        let watch = Watch {
+            xs: self.clone(),
+            conn,
+            seen: notify.seen(),
+            notify,
+        };
+        self.with(|s| s.watch(conn, path, "dom0"))?;
+        Ok(watch)
+    }
+}
+
+fn close(port: Port) {
+    let _ = calls::event::close(&hvc::xen(), port);
+}
+
+/// A watch of the control domain's, until it is dropped.
+pub struct Watch {
+    xs: Rc<Xenstore>,
+    conn: ConnId,
+    notify: Rc<Notify>,
+    seen: u64,
+}
+
+impl Watch {
+    /// The next path that changed, if there is one.
+    pub fn try_next(&mut self) -> Option<String> {
+        self.seen = self.notify.seen();
+        self.xs.with(|s| s.poll_event(self.conn)).map(|e| e.path)
+    }
+
+    /// Waits for the next path that changes.
+    pub async fn next(&mut self) -> String {
+        loop {
+            if let Some(path) = self.try_next() {
+                return path;
+            }
+            self.notify.changed(&mut self.seen).await;
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.xs.local.borrow_mut().remove(&self.conn);
+        self.xs.with(|s| s.close(self.conn));
+    }
+}
