@@ -51,7 +51,8 @@
 //! - Where the register cannot say that it must come again (a line still high, a GICv2 SGI from
 //!   a further sender, a physical interrupt behind a software one), it asks for a maintenance
 //!   interrupt when it ends, and only then.
-//! - More interrupts than list registers: the best are in, the underflow interrupt is asked for.
+//! - More interrupts than list registers: the best are in, and the underflow interrupt is asked
+//!   for.
 
 mod lr;
 mod regs;
@@ -994,6 +995,26 @@ impl Vgic {
         kick
     }
 
+    /// More waits than there is room for. The underflow interrupt comes with one register left
+    /// in use; where several are active that may be too late for what is better than those, so
+    /// every end is asked for (a linked register cannot: two handlers interrupted by more
+    /// physical interrupts than fit are the one case that waits for the next exit).
+    fn ask_at_ends(v: &mut Vcpu) {
+        // Registers that are not in use have no state.
+        if v.lr.iter().filter(|l| l.state & ACTIVE != 0).count() < 2 {
+            return;
+        }
+        for n in bits(v.used) {
+            if let Some(lr) = v.lr.get_mut(n as usize)
+                && !lr.hw
+                && !lr.eoi
+            {
+                lr.eoi = true;
+                v.dirty |= 1 << n;
+            }
+        }
+    }
+
     /// The slow part of `flush`.
     fn refill(&mut self, vcpu: VcpuId, lrs: &mut impl ListRegs) -> u64 {
         let me = vcpu.0;
@@ -1040,6 +1061,9 @@ impl Vgic {
             if key == 0 {
                 wait |= Self::adjust(v, spis, n, on, v3);
             }
+        }
+        if overflow {
+            Self::ask_at_ends(v);
         }
         for n in bits(v.dirty) {
             if let Some(lr) = v.lr.get(n as usize) {
