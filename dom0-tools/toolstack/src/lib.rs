@@ -6,5 +6,9 @@
 extern crate alloc;
 
 pub mod config;
+pub mod error;
+#[cfg(test)]
+mod fake;
 pub mod host;
+pub mod life;
 mod text;

@@ -1,0 +1,558 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Creation: an ordered list of steps. Each that leaves something behind says how to undo it before
+//! the next begins, and when one fails, all are undone, the last first.
+
+use alloc::format;
+use alloc::vec::Vec;
+use builder::layout::{self, Layout};
+use builder::{GuestSpec, ImageHeader};
+
+use super::tree::{self, GuestNodes};
+use super::{Claim, Kept, MEMORY_SLACK_KIB, Toolstack, mib};
+use crate::config::{DomainConfig, Uuid};
+use crate::error::{Context, Error, Result, fail};
+use crate::host::{
+    CreateDomain, CreatedDomain, DomId, Errno, Gfn, Host, HvmParam, Port, VcpuContext,
+};
+
+/// EL1h with all exceptions masked.
+const PSR_GUEST64_INIT: u64 = 0x3c5;
+/// The MMU and the caches off; the bits that are reserved as one.
+const SCTLR_GUEST_INIT: u64 = 0x00c5_0078;
+/// Events come as PPI 31, level low (`HVM_PARAM_CALLBACK_TYPE_PPI`).
+const CALLBACK_PPI: u64 = 2 << 56 | 2 << 8 | 31;
+/// Extents that memory is given in: 1 GiB, 2 MiB, 4 KiB; and how many at most in one call.
+const EXTENTS: [(u8, u64); 3] = [(18, 1), (9, 64), (0, 1024)];
+/// Pages cleaned in one call.
+const FLUSH_PAGES: u64 = 4096;
+/// The guest's shared interrupts: the virtual UART's is the first.
+const VUART_SPIS: u32 = 32;
+
+/// How to undo a step.
+#[derive(Clone, Debug)]
+enum Undo {
+    Domain(DomId),
+    Nodes(DomId),
+    Introduction(DomId),
+    Console(DomId),
+    Disk(DomId, u32),
+    Kept(DomId),
+}
+
+/// The files of a guest, looked at before anything is made.
+struct Files<F> {
+    kernel: (F, ImageHeader, u64),
+    ramdisk: Option<(F, u64)>,
+}
+
+/// The ports that the toolstack takes for a guest.
+struct Ports {
+    store: Port,
+    console: Port,
+}
+
+impl<H: Host> Toolstack<H> {
+    /// Creates a domain and, unless `paused`, lets it run.
+    ///
+    /// # Errors
+    /// Says what failed; everything that was done until then has been undone.
+    pub async fn create(&self, config: &DomainConfig, paused: bool) -> Result<DomId> {
+        let Some(_name) = self.claim(Claim::Name(config.name.clone())) else {
+            return fail!("a domain \"{}\" is being created already", config.name);
+        };
+        self.name_is_free(&config.name)?;
+        if let Some(uuid) = config.uuid {
+            let domains = self.host.domain_list().during("listing the domains")?;
+            if let Some(other) = domains.iter().find(|d| d.handle == uuid.0) {
+                return fail!(
+                    "the uuid is that of domain {}; give another or leave it out",
+                    other.dom
+                );
+            }
+        }
+        let files = self.open_files(config).await?;
+        let mut targets = Vec::new();
+        for (i, disk) in config.disks.iter().enumerate() {
+            match config
+                .disks
+                .iter()
+                .take(i)
+                .find(|d| d.target == disk.target)
+            {
+                None => targets.push(self.check_disk(disk).await?),
+                Some(other) if other.read_only && disk.read_only => {}
+                Some(_) => {
+                    return fail!(
+                        "disk {}: it is given twice; both must have access r",
+                        disk.target
+                    );
+                }
+            }
+        }
+        self.memory_suffices(config)?;
+
+        let mut undo = Vec::new();
+        match self.steps(config, files, paused, &mut undo).await {
+            Ok(dom) => Ok(dom),
+            Err(e) => {
+                let left = self.undo(undo).await;
+                let text = match left {
+                    None => format!("{}: {e}", config.name),
+                    Some(left) => format!("{}: {e} (and undoing failed: {left})", config.name),
+                };
+                Err(Error(text))
+            }
+        }
+    }
+
+    async fn open_files(&self, config: &DomainConfig) -> Result<Files<H::File>> {
+        let path = &config.kernel;
+        let file = self
+            .host
+            .open(path)
+            .await
+            .during(format!("kernel {path}"))?;
+        let size = self
+            .host
+            .file_size(&file)
+            .await
+            .during(format!("kernel {path}"))?;
+        let mut head = alloc::vec![0; ImageHeader::HEAD];
+        let got = self
+            .host
+            .read_at(&file, 0, &mut head)
+            .await
+            .during(format!("kernel {path}"))?;
+        head.truncate(got);
+        let header =
+            ImageHeader::parse(&head, size).map_err(|e| Error(format!("kernel {path}: {e}")))?;
+        let ramdisk = match &config.ramdisk {
+            None => None,
+            Some(path) => {
+                let file = self
+                    .host
+                    .open(path)
+                    .await
+                    .during(format!("ramdisk {path}"))?;
+                let size = self
+                    .host
+                    .file_size(&file)
+                    .await
+                    .during(format!("ramdisk {path}"))?;
+                if size == 0 {
+                    return fail!("ramdisk {path}: the file is empty");
+                }
+                Some((file, size))
+            }
+        };
+        Ok(Files {
+            kernel: (file, header, size),
+            ramdisk,
+        })
+    }
+
+    fn memory_suffices(&self, config: &DomainConfig) -> Result<()> {
+        let info = self.host.phys_info().during("asking for free memory")?;
+        let free = info.free_pages.saturating_mul(4);
+        let need = config
+            .memory_mib
+            .saturating_mul(1024)
+            .saturating_add(pool_kib(config));
+        if need > free {
+            return fail!(
+                "{}: {} of memory are needed ({} and its page tables), {} are free; destroy a guest or lower memory",
+                config.name,
+                mib(need),
+                mib(config.memory_mib.saturating_mul(1024)),
+                mib(free)
+            );
+        }
+        Ok(())
+    }
+
+    async fn undo(&self, steps: Vec<Undo>) -> Option<Error> {
+        let mut failed = None;
+        for step in steps.into_iter().rev() {
+            let result = match step {
+                Undo::Domain(dom) => self.destroy_memory(dom).await,
+                Undo::Nodes(dom) => {
+                    tree::remove(&self.host, dom);
+                    Ok(())
+                }
+                Undo::Introduction(dom) => self
+                    .host
+                    .xs_release(dom)
+                    .during(format!("xenstore: releasing domain {dom}")),
+                Undo::Console(dom) => {
+                    self.host.console_stop(dom).await;
+                    Ok(())
+                }
+                Undo::Disk(dom, vdev) => {
+                    self.remove_disk(dom, vdev).await;
+                    Ok(())
+                }
+                Undo::Kept(dom) => {
+                    self.kept.borrow_mut().remove(&dom.0);
+                    Ok(())
+                }
+            };
+            failed = failed.or(result.err());
+        }
+        failed
+    }
+
+    async fn steps(
+        &self,
+        config: &DomainConfig,
+        files: Files<H::File>,
+        paused: bool,
+        undo: &mut Vec<Undo>,
+    ) -> Result<DomId> {
+        let uuid = config.uuid.unwrap_or_else(|| {
+            let mut bytes = [0; 16];
+            self.host.random(&mut bytes);
+            Uuid::random(bytes)
+        });
+        let created = self.make_domain(config, uuid)?;
+        let dom = created.dom;
+        undo.push(Undo::Domain(dom));
+        self.set_up_vcpus(config, dom)?;
+
+        undo.push(Undo::Nodes(dom));
+        tree::guest(
+            &self.host,
+            &GuestNodes {
+                dom,
+                uuid,
+                name: &config.name,
+                maxmem_kib: config.maxmem_mib.saturating_mul(1024),
+                memory_kib: config.memory_mib.saturating_mul(1024),
+                vcpus: config.vcpus,
+                maxvcpus: config.maxvcpus,
+                start_time: self.host.wall_clock_s(),
+            },
+        )?;
+
+        self.size_memory(config, dom).await?;
+        let ports = Ports {
+            store: self.alloc_port(dom, "xenstore")?,
+            console: self.alloc_port(dom, "console")?,
+        };
+        let built = self.build(config, &created, &files)?;
+        self.populate_all(dom, &built.layout).await?;
+        self.load(config, dom, &files, &built).await?;
+        drop(files);
+        self.share_pages(dom, &ports).await?;
+        let vuart = match config.vuart {
+            true => Some(self.make_vuart(dom)?),
+            false => None,
+        };
+        self.flush(dom, &built.layout).await?;
+        let start = VcpuContext {
+            pc: built.layout.entry,
+            x0: built.layout.dtb.base,
+            cpsr: PSR_GUEST64_INIT,
+            sctlr: SCTLR_GUEST_INIT,
+        };
+        self.host
+            .set_vcpu_context(dom, 0, &start)
+            .during("setting where vcpu 0 starts")?;
+
+        let console = (Gfn::of(layout::CONSOLE_PAGE), ports.console);
+        let store = (Gfn::of(layout::XENSTORE_PAGE), ports.store);
+        tree::rings(&self.host, dom, console, store)?;
+        self.host
+            .xs_introduce(dom, store.0, store.1)
+            .during("introducing it to xenstore")?;
+        undo.push(Undo::Introduction(dom));
+        undo.push(Undo::Console(dom));
+        self.host
+            .console_start(dom, console.0, console.1)
+            .await
+            .during("starting its console")?;
+        if let Some(port) = vuart {
+            let ring = Gfn::of(layout::VUART_PAGE);
+            self.host
+                .vuart_start(dom, ring, port)
+                .await
+                .during("starting its virtual UART")?;
+        }
+        for disk in &config.disks {
+            undo.push(Undo::Disk(dom, disk.devid));
+            self.add_disk(dom, disk).await?;
+        }
+
+        let kept = Kept {
+            config: DomainConfig {
+                uuid: Some(uuid),
+                ..config.clone()
+            },
+            created_ns: self.host.uptime_ns(),
+            ended: false,
+        };
+        undo.push(Undo::Kept(dom));
+        self.kept.borrow_mut().insert(dom.0, kept);
+        if !paused {
+            self.unpause(dom)?;
+        }
+        Ok(dom)
+    }
+
+    fn make_domain(&self, config: &DomainConfig, uuid: Uuid) -> Result<CreatedDomain> {
+        let request = CreateDomain {
+            handle: uuid.0,
+            max_vcpus: config.maxvcpus,
+            max_evtchn_port: config.max_event_channels,
+            max_grant_frames: config.max_grant_frames,
+            max_maptrack_frames: config.max_maptrack_frames,
+            gic: config.gic,
+            nr_spis: if config.vuart { VUART_SPIS } else { 0 },
+        };
+        match self.host.create_domain(&request) {
+            Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::ENODEV)
+                if config.gic.is_some() =>
+            {
+                fail!("this machine cannot give the gic_version that is asked for; leave it out")
+            }
+            other => other.during("creating the domain"),
+        }
+    }
+
+    fn set_up_vcpus(&self, config: &DomainConfig, dom: DomId) -> Result<()> {
+        self.host
+            .set_max_vcpus(dom, config.maxvcpus)
+            .during(format!("giving it {} vcpus", config.maxvcpus))?;
+        if let Some(last) = config.cpus.last() {
+            for vcpu in 0..config.maxvcpus {
+                let at = usize::try_from(vcpu).unwrap_or(usize::MAX);
+                let cpus = config.cpus.get(at).unwrap_or(last);
+                self.host
+                    .set_vcpu_affinity(dom, vcpu, &[*cpus])
+                    .during(format!("cpus: putting vcpu {vcpu} on its CPUs"))?;
+            }
+        }
+        match config.cpu_weight {
+            Some(weight) => self
+                .host
+                .set_weight(dom, weight)
+                .during("setting its cpu_weight"),
+            None => Ok(()),
+        }
+    }
+
+    async fn size_memory(&self, config: &DomainConfig, dom: DomId) -> Result<()> {
+        let kib = config
+            .maxmem_mib
+            .saturating_mul(1024)
+            .saturating_add(MEMORY_SLACK_KIB);
+        self.host
+            .set_max_mem(dom, kib)
+            .during("limiting its memory")?;
+        let pool = pool_kib(config).saturating_mul(1024);
+        loop {
+            match self.host.set_paging_pool(dom, pool) {
+                Err(Errno::ERESTART) => self.host.pause_point().await,
+                Err(Errno::ENOMEM) => {
+                    return fail!(
+                        "not enough memory for its page tables ({} KiB)",
+                        pool / 1024
+                    );
+                }
+                other => return other.during("setting memory aside for its page tables"),
+            }
+        }
+    }
+
+    fn alloc_port(&self, dom: DomId, what: &str) -> Result<Port> {
+        self.host
+            .alloc_unbound(dom, DomId(0))
+            .during(format!("taking a port for its {what}"))
+    }
+
+    fn build(
+        &self,
+        config: &DomainConfig,
+        created: &CreatedDomain,
+        files: &Files<H::File>,
+    ) -> Result<builder::Guest> {
+        let info = self
+            .host
+            .domain_info(created.dom)
+            .during("asking for its address width")?;
+        let mut seed = [0; 128];
+        self.host.random(&mut seed);
+        let (_, header, kernel_size) = &files.kernel;
+        builder::build(&GuestSpec {
+            memory: config.memory_mib.saturating_mul(1 << 20),
+            kernel: *header,
+            kernel_size: *kernel_size,
+            ramdisk_size: files.ramdisk.as_ref().map(|(_, size)| *size),
+            vcpus: config.maxvcpus,
+            gic: created.gic,
+            bootargs: &config.cmdline,
+            rng_seed: Some(&seed),
+            vuart: config.vuart,
+            clock_frequency: created.clock_frequency,
+            gpaddr_bits: info.gpaddr_bits,
+        })
+        .map_err(|e| Error(format!("{e}")))
+    }
+
+    async fn populate_all(&self, dom: DomId, layout: &Layout) -> Result<()> {
+        for bank in &layout.banks {
+            self.populate_range(dom, Gfn::of(bank.base), bank.size / layout::PAGE)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Gives memory in extents as large as fit; where a large one is not to be had, smaller ones.
+    async fn populate_range(&self, dom: DomId, first: Gfn, pages: u64) -> Result<()> {
+        let mut gfn = first.0;
+        let mut left = pages;
+        let mut largest = 18;
+        while left > 0 {
+            let fitting = EXTENTS.iter().copied().find(|(order, _)| {
+                let size = 1u64 << order;
+                *order <= largest && gfn.is_multiple_of(size) && size <= left
+            });
+            let Some((order, most)) = fitting else {
+                return fail!("memory of no size");
+            };
+            let asked = (left >> order).min(most);
+            let got = match self.host.populate(dom, Gfn(gfn), order, asked) {
+                Ok(got) => got.min(asked),
+                Err(Errno::ENOMEM) => 0,
+                Err(e) => return Err(e).during("giving it memory"),
+            };
+            gfn = gfn.saturating_add(got << order);
+            left = left.saturating_sub(got << order);
+            if got < asked {
+                if order == 0 {
+                    return fail!(
+                        "memory ran out: {} were missing; destroy a guest or lower memory",
+                        mib(left.saturating_mul(4))
+                    );
+                }
+                largest = order - 1;
+            }
+            self.host.pause_point().await;
+        }
+        Ok(())
+    }
+
+    async fn load(
+        &self,
+        config: &DomainConfig,
+        dom: DomId,
+        files: &Files<H::File>,
+        built: &builder::Guest,
+    ) -> Result<()> {
+        let (kernel, _, kernel_size) = &files.kernel;
+        let path = &config.kernel;
+        self.load_file(
+            dom,
+            kernel,
+            *kernel_size,
+            built.layout.kernel.base,
+            "kernel",
+            path,
+        )
+        .await?;
+        if let (Some((file, size)), Some(region)) = (&files.ramdisk, built.layout.ramdisk) {
+            let path = config.ramdisk.as_deref().unwrap_or_default();
+            self.load_file(dom, file, *size, region.base, "ramdisk", path)
+                .await?;
+        }
+        self.host
+            .write_guest(dom, built.layout.dtb.base, &built.dtb)
+            .during("writing its device tree")
+    }
+
+    async fn load_file(
+        &self,
+        dom: DomId,
+        file: &H::File,
+        size: u64,
+        gpa: u64,
+        what: &str,
+        path: &str,
+    ) -> Result<()> {
+        let got = self.host.load_file(file, 0, dom, gpa, size).await;
+        match got.during(format!("{what} {path}: loading it"))? {
+            got if got == size => Ok(()),
+            got => {
+                fail!("{what} {path}: it is cut short: only {got} of its {size} bytes can be read")
+            }
+        }
+    }
+
+    /// The pages that the guest shares with its back-ends, and how it finds them.
+    async fn share_pages(&self, dom: DomId, ports: &Ports) -> Result<()> {
+        let magic = Gfn::of(layout::MAGIC_BASE);
+        self.populate_range(dom, magic, layout::MAGIC_PAGES).await?;
+        self.host
+            .zero_guest(dom, magic.addr(), layout::MAGIC_PAGES * layout::PAGE)
+            .during("clearing its shared pages")?;
+        let console = Gfn::of(layout::CONSOLE_PAGE);
+        let store = Gfn::of(layout::XENSTORE_PAGE);
+        for (param, value) in [
+            (HvmParam::ConsolePfn, console.0),
+            (HvmParam::StorePfn, store.0),
+            (HvmParam::MonitorRingPfn, Gfn::of(layout::MEMACCESS_PAGE).0),
+            (HvmParam::ConsoleEvtchn, ports.console.0.into()),
+            (HvmParam::StoreEvtchn, ports.store.0.into()),
+            (HvmParam::CallbackIrq, CALLBACK_PPI),
+        ] {
+            self.host
+                .set_hvm_param(dom, param, value)
+                .during(format!("setting its parameter {param:?}"))?;
+        }
+        self.host
+            .seed_grants(dom, console, store)
+            .during("writing its first grants")
+    }
+
+    fn make_vuart(&self, dom: DomId) -> Result<Port> {
+        match self.host.vuart_init(dom, Gfn::of(layout::VUART_PAGE)) {
+            Err(Errno::ENOSYS | Errno::EOPNOTSUPP) => {
+                fail!("this hypervisor has no virtual UART; leave vuart out")
+            }
+            other => other.during("giving it a virtual UART"),
+        }
+    }
+
+    /// The guest starts with its caches off and must see what was written.
+    async fn flush(&self, dom: DomId, l: &Layout) -> Result<()> {
+        let magic = layout::Region {
+            base: layout::MAGIC_BASE,
+            size: layout::MAGIC_PAGES * layout::PAGE,
+        };
+        for region in [Some(l.kernel), l.ramdisk, Some(l.dtb), Some(magic)]
+            .into_iter()
+            .flatten()
+        {
+            let mut gfn = Gfn::of(region.base).0;
+            let end = region.end().div_ceil(layout::PAGE);
+            while gfn < end {
+                let pages = (end - gfn).min(FLUSH_PAGES);
+                self.host
+                    .cache_flush(dom, Gfn(gfn), pages)
+                    .during("cleaning its memory from the caches")?;
+                gfn += pages;
+                self.host.pause_point().await;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a guest's page tables may take, in KiB: as Xen's toolstack reckons for Arm, 1 MiB a vcpu, a
+/// page for each MiB of memory, and as much again for 128 MiB of foreign mappings.
+pub(super) fn pool_kib(config: &DomainConfig) -> u64 {
+    let pages = u64::from(config.maxvcpus)
+        .saturating_mul(256)
+        .saturating_add(config.maxmem_mib)
+        .saturating_add(128);
+    pages.saturating_mul(4)
+}

@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Block devices: their nodes, their back-ends, attaching and detaching.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use super::tree::{self, Kind};
+use super::{Claim, Claimed, DEVICE_TIMEOUT_MS, Toolstack};
+use crate::config::Disk;
+use crate::error::{Context, Result, fail};
+use crate::host::{BlockStart, DomId, Host};
+
+/// A block device as xenstore shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockState {
+    /// Its number.
+    pub vdev: u32,
+    /// Its name in the guest, such as `xvda`.
+    pub name: String,
+    /// The back-end's domain.
+    pub backend_id: u32,
+    /// The front-end's state (`XenbusState*`, 4 is connected).
+    pub state: u32,
+    /// The front-end's event channel, once it has one.
+    pub event_channel: Option<u64>,
+    /// The front-end's ring, once it has one.
+    pub ring_ref: Option<u64>,
+    /// The back-end's folder.
+    pub backend: String,
+    /// What it is served from.
+    pub target: String,
+    /// It cannot be written.
+    pub read_only: bool,
+}
+
+const CLOSING: &str = "5";
+const CLOSED: u64 = 6;
+const CONNECTED: u64 = 4;
+
+impl<H: Host> Toolstack<H> {
+    /// Looks whether a disk can be served: its file is there, can be written if it is to be, and is
+    /// not in use elsewhere. What it answers keeps others from it until it is dropped.
+    pub(super) async fn check_disk(&self, disk: &Disk) -> Result<Claimed<'_>> {
+        let target = &disk.target;
+        let Some(claim) = self.claim(Claim::Target(target.clone())) else {
+            return fail!("disk {target}: it is being given to another domain");
+        };
+        let probe = self
+            .host
+            .block_probe(target)
+            .await
+            .during(format!("disk {target}"))?;
+        if probe.sectors == 0 {
+            return fail!("disk {target}: it has no whole sector of 512 bytes");
+        }
+        if !disk.read_only && !probe.writable {
+            return fail!("disk {target}: it cannot be written; give it access r");
+        }
+        for (user, device) in self.all_blocks() {
+            if device.target == *target && !(disk.read_only && device.read_only) {
+                return fail!(
+                    "disk {target}: domain {user} has it as {}; a disk can be shared only if all have access r",
+                    device.name
+                );
+            }
+        }
+        Ok(claim)
+    }
+
+    /// Makes a disk's nodes and starts its back-end.
+    pub(super) async fn add_disk(&self, dom: DomId, disk: &Disk) -> Result<()> {
+        let dev = &disk.devid.to_string();
+        let back = &tree::backend_path(dom, "vbd", dev);
+        let front = &format!("/local/domain/{dom}/device/vbd/{dev}");
+        let device_type = if disk.cdrom { "cdrom" } else { "disk" };
+        let bit = |b: bool| if b { "1" } else { "0" };
+        tree::ensure(
+            &self.host,
+            &format!("/local/domain/{dom}/device/vbd"),
+            Kind::ForGuest(dom),
+        )?;
+        tree::backend(
+            &self.host,
+            dom,
+            "vbd",
+            dev,
+            &[
+                ("frontend", front),
+                ("params", &disk.target),
+                ("frontend-id", &dom.to_string()),
+                ("online", "1"),
+                ("removable", bit(disk.cdrom)),
+                ("bootable", "1"),
+                ("state", "1"),
+                ("dev", &disk.vdev),
+                ("type", "phy"),
+                ("mode", if disk.read_only { "r" } else { "w" }),
+                ("device-type", device_type),
+                ("discard-enable", bit(disk.discard)),
+                ("specification", "xen"),
+                ("hotplug-status", "connected"),
+            ],
+        )?;
+        // The guest's watch fires on these: the back-end's folder is whole by then.
+        tree::put(&self.host, front, "", Kind::Front(dom))?;
+        tree::put_all(
+            &self.host,
+            front,
+            Kind::Front(dom),
+            &[
+                ("backend", back),
+                ("backend-id", "0"),
+                ("state", "1"),
+                ("virtual-device", dev),
+                ("device-type", device_type),
+                ("trusted", bit(disk.trusted)),
+            ],
+        )?;
+        let start = BlockStart {
+            dom,
+            vdev: disk.devid,
+            target: disk.target.clone(),
+            read_only: disk.read_only,
+            discard: disk.discard,
+        };
+        self.host
+            .block_start(&start)
+            .await
+            .during(format!("disk {}", disk.target))
+    }
+
+    /// Removes a disk at once, back-end and nodes.
+    pub(super) async fn remove_disk(&self, dom: DomId, vdev: u32) {
+        self.host.block_stop(dom, vdev).await;
+        tree::remove_device(&self.host, dom, "vbd", &vdev.to_string());
+    }
+
+    /// Stops all back-ends of a domain, and leaves the nodes.
+    pub(super) async fn stop_devices(&self, dom: DomId) {
+        for vdev in self.vdevs(dom) {
+            self.host.block_stop(dom, vdev).await;
+        }
+    }
+
+    /// The numbers of a domain's disks. The guest cannot change this folder.
+    fn vdevs(&self, dom: DomId) -> Vec<u32> {
+        let dir = format!("/local/domain/0/backend/vbd/{dom}");
+        let names = self.host.xs_list(&dir).unwrap_or_default();
+        let mut vdevs: Vec<u32> = names.iter().filter_map(|n| n.parse().ok()).collect();
+        vdevs.sort_unstable();
+        vdevs
+    }
+
+    fn all_blocks(&self) -> Vec<(DomId, BlockState)> {
+        let doms = self
+            .host
+            .xs_list("/local/domain/0/backend/vbd")
+            .unwrap_or_default();
+        doms.iter()
+            .filter_map(|d| d.parse().ok().map(DomId))
+            .flat_map(|dom| self.blocks(dom).into_iter().map(move |b| (dom, b)))
+            .collect()
+    }
+
+    /// A domain's disks, in the order of their numbers.
+    pub fn blocks(&self, dom: DomId) -> Vec<BlockState> {
+        self.vdevs(dom)
+            .into_iter()
+            .map(|vdev| {
+                let backend = tree::backend_path(dom, "vbd", &vdev.to_string());
+                let front = format!("/local/domain/{dom}/device/vbd/{vdev}");
+                let front_number = |name: &str| self.read_number(&format!("{front}/{name}"));
+                let back_text = |name: &str| {
+                    self.read_text(&format!("{backend}/{name}"))
+                        .unwrap_or_default()
+                };
+                BlockState {
+                    vdev,
+                    name: back_text("dev"),
+                    backend_id: 0,
+                    state: front_number("state")
+                        .and_then(|n| u32::try_from(n).ok())
+                        .unwrap_or(0),
+                    event_channel: front_number("event-channel"),
+                    ring_ref: front_number("ring-ref").or_else(|| front_number("ring-ref0")),
+                    target: back_text("params"),
+                    read_only: back_text("mode") != "w",
+                    backend,
+                }
+            })
+            .collect()
+    }
+
+    /// Gives a running guest a further disk.
+    ///
+    /// # Errors
+    /// The device number is taken, or the disk cannot be served.
+    pub async fn attach(&self, dom: DomId, disk: &Disk) -> Result<()> {
+        let Some(_claim) = self.claim(Claim::Domain(dom)) else {
+            return fail!("domain {dom} is being changed; try again");
+        };
+        if self.vdevs(dom).contains(&disk.devid) {
+            return fail!(
+                "domain {dom} has a disk {} already; give another vdev",
+                disk.vdev
+            );
+        }
+        let _target = self.check_disk(disk).await?;
+        match self.add_disk(dom, disk).await {
+            Ok(()) => {
+                if let Some(kept) = self.kept.borrow_mut().get_mut(&dom.0) {
+                    kept.config.disks.push(disk.clone());
+                }
+                Ok(())
+            }
+            Err(e) => {
+                self.remove_disk(dom, disk.devid).await;
+                Err(e)
+            }
+        }
+    }
+
+    /// Takes a disk from a guest: asks it to let go and waits, or does not wait if `force`.
+    ///
+    /// # Errors
+    /// There is no such disk, or the guest does not let go of it.
+    pub async fn detach(&self, dom: DomId, vdev: u32, force: bool) -> Result<()> {
+        let Some(_claim) = self.claim(Claim::Domain(dom)) else {
+            return fail!("domain {dom} is being changed; try again");
+        };
+        if !self.vdevs(dom).contains(&vdev) {
+            return fail!("domain {dom} has no disk {vdev}; see: block-list {dom}");
+        }
+        let back = tree::backend_path(dom, "vbd", &vdev.to_string());
+        let front_state = format!("/local/domain/{dom}/device/vbd/{vdev}/state");
+        let connected = self.read_number(&front_state) == Some(CONNECTED);
+        if connected && !force && !self.has_stopped(dom) {
+            self.write_text(&format!("{back}/online"), "0")?;
+            self.write_text(&format!("{back}/state"), CLOSING)?;
+            if !self.wait_closed(&format!("{back}/state")).await? {
+                return fail!(
+                    "domain {dom} does not let go of the disk (is it mounted?); unmount it there, or detach it with -f"
+                );
+            }
+        }
+        self.remove_disk(dom, vdev).await;
+        if let Some(kept) = self.kept.borrow_mut().get_mut(&dom.0) {
+            kept.config.disks.retain(|d| d.devid != vdev);
+        }
+        Ok(())
+    }
+
+    async fn wait_closed(&self, state: &str) -> Result<bool> {
+        let mut watch = self
+            .host
+            .xs_watch(state)
+            .during(format!("xenstore: watching {state}"))?;
+        let deadline = self
+            .host
+            .uptime_ns()
+            .saturating_add(DEVICE_TIMEOUT_MS * 1_000_000);
+        loop {
+            if matches!(self.read_number(state), None | Some(CLOSED)) {
+                return Ok(true);
+            }
+            let left = deadline.saturating_sub(self.host.uptime_ns()) / 1_000_000;
+            if left == 0 || self.host.xs_next(&mut watch, Some(left)).await.is_none() {
+                return Ok(matches!(self.read_number(state), None | Some(CLOSED)));
+            }
+        }
+    }
+}
