@@ -311,6 +311,22 @@ fn data_abort(f: &mut VcpuFile, esr: u64, iss: u32) {
     let region = within(gicd.0, gicd.1, ipa)
         .map(|o| (Region::Gicd, o))
         .or_else(|| within(gicr.0, gicr.1, ipa).map(|o| (Region::Gicr, o)));
+    if let Some(off) = within(map::GUEST_PL011_BASE, map::GUEST_PL011_SIZE, ipa)
+        && !privileged
+        && iss & (1 << 24) != 0
+    {
+        let rt = ((iss >> 16) & 31) as usize;
+        let write = iss & (1 << 6) != 0;
+        let value = write.then(|| if rt == 31 { 0 } else { f.x[rt] as u32 });
+        let size = 1u8 << ((iss >> 22) & 3);
+        if let Some(x) = hv().lock().vuart_access(mach(), v.slot, off, size, value) {
+            if !write && rt != 31 {
+                f.x[rt] = u64::from(x);
+            }
+            f.pc += 4;
+            return;
+        }
+    }
     let Some((region, offset)) = region else {
         // The page may have been mapped meanwhile by another CPU that was breaking a block.
         let far: u64;

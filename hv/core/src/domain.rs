@@ -2,7 +2,8 @@
 //! Domains: what one consists of besides the tables that the subsystems keep for it.
 
 use crate::p2m::P2m;
-use crate::types::{CpuId, DomId, Errno, Gfn, MAX_DOMAINS, Mfn, Slot, VcpuId, VcpuRef};
+use crate::vpl011::Vpl011;
+use crate::types::{CpuId, DomId, Errno, Gfn, MAX_DOMAINS, Mfn, Port, Slot, VcpuId, VcpuRef};
 use alloc::vec::Vec;
 
 /// Parameters that HVMOP_set_param and get_param know (`HVM_NR_PARAMS`, `hvm/params.h`).
@@ -91,8 +92,8 @@ pub struct Domain {
     pub gic_version: u8,
     /// Shared peripheral interrupts that it has.
     pub nr_spis: u16,
-    /// Guest physical address of the emulated PL011, if it has one.
-    pub vuart: bool,
+    /// The emulated PL011, if it has one, and the port that its back-end is bound to.
+    pub vuart: Option<(Vpl011, Port)>,
     /// SCHEDOP_watchdog: when each expires, in ns (0 = off).
     pub watchdogs: [u64; 2],
     /// Nanoseconds that its virtual counter is behind the machine's, as ticks.

@@ -208,12 +208,79 @@ impl Hypervisor {
         if n.is_none() {
             return;
         }
+        debug_assert!(n.xen.is_none(), "events for the hypervisor go through notify_with");
         for v in n.upcall_vcpus() {
             self.wake(v, now);
         }
         for v in n.poller_vcpus() {
             self.end_poll(v);
             self.wake(v, now);
+        }
+    }
+
+    /// As [`Hypervisor::notify`], for events that may be for the hypervisor itself.
+    pub fn notify_with<M: Machine>(&mut self, m: &M, n: Notify) {
+        if n.xen.is_some() {
+            let effects = match self.domains.get_mut(n.slot).and_then(|d| d.vuart.as_mut()) {
+                Some((uart, _)) => uart.update(m),
+                None => return,
+            };
+            self.vuart_effects(m, n.slot, effects);
+        } else {
+            self.notify(n, m.now());
+        }
+    }
+
+    fn vuart_effects<M: Machine>(&mut self, m: &M, slot: Slot, e: crate::vpl011::Effects) {
+        if let Some(level) = e.irq {
+            let k = self.vgics.set_level(slot, VcpuId(0), crate::vpl011::INTID, level);
+            self.kick_vcpus(slot, k.kick, m.now());
+        }
+        let port = self.domains.get(slot).and_then(|d| d.vuart.as_ref()).map(|u| u.1);
+        if let (true, Some(port)) = (e.notify, port) {
+            let n = self.events.notify_xen(slot, port, m);
+            self.notify(n, m.now());
+        }
+    }
+
+    /// A vcpu reads (`value` is `None`) or writes a register of its emulated PL011. `None` when
+    /// the access is not one that a PL011 answers, or there is none.
+    pub fn vuart_access<M: Machine>(&mut self, m: &M, slot: Slot, off: u64, size: u8, value: Option<u32>) -> Option<u32> {
+        let (uart, _) = self.domains.get_mut(slot)?.vuart.as_mut()?;
+        let (answer, effects) = match value {
+            Some(v) => (0, uart.write(m, off, size, v)?),
+            None => uart.read(m, off, size)?,
+        };
+        self.vuart_effects(m, slot, effects);
+        Some(answer)
+    }
+
+    /// Gives a domain its emulated PL011, whose bytes go through the ring page `ring` of its own
+    /// memory to `console_dom`.
+    ///
+    /// # Errors
+    /// `EINVAL` for a frame that is not its RAM, `EBUSY` when it has one.
+    pub fn vuart_init<M: Machine>(&mut self, m: &M, slot: Slot, ring: Gfn, console_dom: DomId) -> Result<crate::types::Port, Errno> {
+        let d = self.domains.get(slot).ok_or(Errno::ESRCH)?;
+        if d.vuart.is_some() {
+            return Err(Errno::EBUSY);
+        }
+        let page = match d.p2m.lookup(m, ring) {
+            Some(x) if x.kind == Kind::Ram => x.mfn,
+            _ => return Err(Errno::EINVAL),
+        };
+        self.frames.get(page)?;
+        match self.events.alloc_unbound_xen(slot, console_dom, crate::event::Consumer::Vpl011, m) {
+            Ok(port) => {
+                if let Some(d) = self.domains.get_mut(slot) {
+                    d.vuart = Some((crate::vpl011::Vpl011::new(Some(page)), port));
+                }
+                Ok(port)
+            }
+            Err(e) => {
+                self.frames.put(page);
+                Err(e)
+            }
         }
     }
 
@@ -269,7 +336,7 @@ impl Hypervisor {
             assist: 0,
             gic_version: gic,
             nr_spis: new.nr_spis,
-            vuart: false,
+            vuart: None,
             watchdogs: [0; 2],
             cntvoff: 0,
             print_budget: (0, 0),
@@ -421,6 +488,10 @@ impl Hypervisor {
                 }
                 let frames = &mut self.frames;
                 if self.events.destroy(slot, SLICE, m, |p| frames.put(p)) == Progress::Done {
+                    let uart = self.domains.get_mut(slot).and_then(|d| d.vuart.take());
+                    if let Some(page) = uart.and_then(|(u, _)| u.ring()) {
+                        self.frames.put(page);
+                    }
                     self.set_death(slot, Death::Grants);
                 }
                 Ok(false)

@@ -166,6 +166,18 @@ impl<M: Machine> Call<'_, M> {
                     _ => return Err(Errno::EOPNOTSUPP),
                 }
             }
+            DomctlCmd::VuartOp => {
+                let mut p: DomctlVuartOp = op.payload();
+                if p.cmd != VUART_OP_INIT || p.kind != VUART_TYPE_VPL011 {
+                    return Err(Errno::EINVAL);
+                }
+                if self.hv.domains.get(slot).is_none_or(|d| !d.creating) {
+                    return Err(Errno::EPERM);
+                }
+                p.evtchn = self.hv.vuart_init(m, slot, Gfn(p.gfn), p.console_domid)?;
+                op.set_payload(&p);
+                self.guest().put(a[0], &op)?;
+            }
             DomctlCmd::Setnodeaffinity | DomctlCmd::Settimeoffset | DomctlCmd::HypercallInit => {}
             _ => return Err(Errno::ENOSYS),
         }

@@ -22,7 +22,7 @@ impl<M: Machine> Call<'_, M> {
                 let s: EvtchnSend = self.guest().get(arg)?;
                 let n = self.hv.events.send(slot, s.port, m)?;
                 if !n.is_none() {
-                    self.hv.notify(n, m.now());
+                    self.hv.notify_with(m, n);
                 }
             }
             EventOp::AllocUnbound => {
