@@ -6,6 +6,7 @@
 //! are the caller's.
 //!
 //! * [`console`]: one domain's console, its log and what is typed to it.
+//! * [`blk`]: one virtual disk: negotiation, requests, granted pages.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
@@ -21,6 +22,7 @@
 
 extern crate alloc;
 
+pub mod blk;
 pub mod console;
 #[cfg(test)]
 mod testmem;
