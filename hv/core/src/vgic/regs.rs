@@ -544,9 +544,6 @@ impl Vgic {
         }
         let Some(n) = v.find_lr(irq) else { return };
         let Some(lr) = v.lr.get_mut(n) else { return };
-        if !on && state == PENDING && lr.line {
-            return; // a line that is high stays pending
-        }
         if on {
             // A linked one cannot be both.
             lr.state = if lr.hw { state } else { lr.state | state };

@@ -266,7 +266,7 @@ fn identification_v3() {
     assert_eq!(rd(&mut g, V0, r, gicr(3) + 0x14, 4), 0);
     assert_eq!(rd(&mut g, V0, r, gicr(3) + 0x70, 8), 0, "no LPIs");
     assert_eq!(g.mmio_read(S, V0, r, gicr(18), 4), Err(BadAccess));
-    assert_eq!(g.mmio_read(S, V0, r, u64::MAX & !7, 8), Err(BadAccess));
+    assert_eq!(g.mmio_read(S, V0, r, !7, 8), Err(BadAccess));
 }
 
 #[test]
@@ -746,6 +746,115 @@ fn the_best_are_in_the_list_registers() {
         }
         assert_eq!(seen.len(), 960);
         assert!(!hw.uie);
+    }
+}
+
+/// A guest pends what is also a physical interrupt: both come, one after the other, and the
+/// physical one is ended exactly once.
+#[test]
+fn software_and_hardware_of_one_number() {
+    for ver in BOTH {
+        // Hardware first: the software one has to wait for an exit after its end.
+        let mut g = vgic(ver, 1, 32);
+        on(&mut g, ver);
+        let mut hw = Hw::new(ver, 4);
+        g.link(S, 40).unwrap();
+        let _ = g.inject_hw(S, V0, 40);
+        let _ = g.flush(S, V0, &mut hw);
+        assert_eq!(hw.ack(), Some((40, 0)));
+        g.sync(S, V0, &mut hw);
+        let _ = wr(&mut g, V0, Region::Gicd, 0x204, 4, 1 << 8);
+        let _ = g.flush(S, V0, &mut hw);
+        assert_eq!(hw.all().iter().filter(|r| r.state != 0).count(), 1);
+        hw.eoi();
+        assert_eq!(hw.ack(), None);
+        let _ = g.flush(S, V0, &mut hw); // any exit
+        assert_eq!(hw.ack(), Some((40, 0)));
+        assert_eq!(hw.ended, [40]);
+        // Now the physical one comes behind the software one, which asks for its end.
+        let _ = g.inject_hw(S, V0, 40);
+        let _ = g.flush(S, V0, &mut hw);
+        hw.eoi();
+        assert_eq!(hw.ended, [40], "a software one ends nothing physical");
+        assert!(hw.maintenance());
+        g.maintenance(S, V0);
+        let _ = g.flush(S, V0, &mut hw);
+        assert_eq!(hw.ack(), Some((40, 0)));
+        hw.eoi();
+        assert_eq!(hw.ended, [40, 40]);
+        assert!(!hw.maintenance());
+    }
+}
+
+/// Two handlers interrupted, no register free, and something better waits: it comes as soon as
+/// one handler ends.
+#[test]
+fn overflow_with_nested_handlers() {
+    let ver = Version::V3;
+    let mut g = vgic(ver, 1, 64);
+    on(&mut g, ver);
+    let mut hw = Hw::new(ver, 3);
+    for (irq, prio) in [
+        (40u32, 0xc0u64),
+        (41, 0x80),
+        (42, 0x40),
+        (43, 0x20),
+        (44, 0x20),
+    ] {
+        let _ = wr(&mut g, V0, Region::Gicd, 0x400 + u64::from(irq), 1, prio);
+    }
+    for irq in 40..43 {
+        let _ = g.pulse(S, V0, irq);
+        let _ = g.flush(S, V0, &mut hw);
+        assert_eq!(hw.ack(), Some((irq, 0)));
+    }
+    let _ = g.pulse(S, V0, 43);
+    let _ = g.pulse(S, V0, 44);
+    let _ = g.flush(S, V0, &mut hw);
+    assert_eq!(hw.ack(), None, "no room");
+    hw.eoi();
+    assert!(hw.maintenance());
+    g.maintenance(S, V0);
+    let _ = g.flush(S, V0, &mut hw);
+    assert_eq!(hw.ack(), Some((43, 0)));
+}
+
+#[test]
+fn a_pending_spi_follows_its_target() {
+    for ver in BOTH {
+        let mut g = vgic(ver, 2, 32);
+        on(&mut g, ver);
+        let mut hw = [Hw::new(ver, 4), Hw::new(ver, 4)];
+        let aim = |g: &mut Vgics, v, to: u64| match ver {
+            Version::V2 => wr(g, v, Region::Gicd, 0x828, 1, 1 << to),
+            Version::V3 => wr(g, v, Region::Gicd, 0x6000 + 8 * 40, 8, to),
+        };
+        assert_eq!(g.pulse(S, V0, 40).kick, 1);
+        let _ = g.flush(S, V0, &mut hw[0]);
+        g.sync(S, V0, &mut hw[0]);
+        assert_eq!(aim(&mut g, V0, 1).kick, 2, "from its own list register");
+        let _ = g.flush(S, V0, &mut hw[0]);
+        assert_eq!(hw[0].ack(), None);
+        let _ = g.flush(S, V1, &mut hw[1]);
+        // Another vcpu aims it: it may still be taken where it is, or goes when that leaves.
+        let _ = aim(&mut g, V0, 0);
+        assert!(hw[1].busy());
+        assert_eq!(g.unload(S, V1, &mut hw[1]), 1);
+        assert_eq!(g.flush(S, V0, &mut hw[0]), 0);
+        assert_eq!(hw[0].ack(), Some((40, 0)));
+        // Active: it stays until it ends, then comes from the line at its new target.
+        let _ = g.set_level(S, V0, 40, true);
+        let _ = g.flush(S, V0, &mut hw[0]);
+        g.sync(S, V0, &mut hw[0]);
+        let _ = aim(&mut g, V0, 1);
+        let _ = g.flush(S, V0, &mut hw[0]);
+        hw[0].eoi();
+        assert!(hw[0].maintenance());
+        g.maintenance(S, V0);
+        assert_eq!(g.flush(S, V0, &mut hw[0]), 2);
+        assert_eq!(hw[0].ack(), None);
+        let _ = g.flush(S, V1, &mut hw[1]);
+        assert_eq!(hw[1].ack(), Some((40, 0)));
     }
 }
 
