@@ -22,7 +22,7 @@
 //! Closing:  queue.stop(); when queue.in_flight() == 0: mappings.close(&mut pages), unmap the ring
 //! ```
 //!
-//! With `extent`, spans and the disk image's place become transfers on the real disk,
+//! With [`extent`](crate::extent), spans and the disk image's place become transfers on the real disk,
 //! straight between it and the guest's memory.
 
 mod device;

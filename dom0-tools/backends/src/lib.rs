@@ -7,6 +7,7 @@
 //!
 //! * [`console`]: one domain's console, its log and what is typed to it.
 //! * [`blk`]: one virtual disk: negotiation, requests, granted pages.
+//! * [`extent`]: where a disk image is on the real disk.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
@@ -24,5 +25,6 @@ extern crate alloc;
 
 pub mod blk;
 pub mod console;
+pub mod extent;
 #[cfg(test)]
 mod testmem;
