@@ -4,7 +4,6 @@
 use crate::mach::{Mach, counter};
 use crate::mmu::{self, Image, Range};
 use crate::run::{self, FIXED, Fixed, GIC, HV, MACH, ONLINE, PSCI};
-use crate::vcpu::VcpuFile;
 use crate::{console, heap, panic};
 use alloc::vec::Vec;
 use builder::GicVersion;
@@ -12,6 +11,7 @@ use builder::image::ImageHeader;
 use builder::layout::Region;
 use builder::tree::{Dom0Tree, GicNode, VirtioMmio};
 use core::arch::asm;
+use core::cell::UnsafeCell;
 use core::sync::atomic::Ordering;
 use hv_core::frame::{Frame, Frames, Use};
 use hv_core::hypervisor::{Hypervisor, MachineInfo, NewDomain};
@@ -32,7 +32,7 @@ unsafe extern "C" {
     static BOOT_STACK: u8;
     static hv_vectors: u8;
     fn _secondary();
-    fn hv_enter_on(file: *mut VcpuFile, stack: u64) -> !;
+    fn hv_enter_on(file: *mut core::ffi::c_void, stack: u64) -> !;
 }
 
 const STACK: usize = 0x8000;
@@ -42,9 +42,12 @@ const MIB: u64 = 1 << 20;
 /// dom0's window for grant frames and foreign pages: above any RAM that a board has.
 const DOM0_WINDOW: Region = Region { base: 0x10_0000_0000, size: 0x4_0000_0000 };
 
+/// One stack for each CPU but the first.
 #[repr(C, align(4096))]
-struct Stacks([[u8; STACK]; platform::dt::MAX_CPUS]);
-static STACKS: Stacks = Stacks([[0; STACK]; platform::dt::MAX_CPUS]);
+struct Stacks(UnsafeCell<[[u8; STACK]; platform::dt::MAX_CPUS]>);
+// SAFETY: Rust code never touches the bytes; each CPU uses its own part as its stack.
+unsafe impl Sync for Stacks {}
+static STACKS: Stacks = Stacks(UnsafeCell::new([[0; STACK]; platform::dt::MAX_CPUS]));
 
 /// What entry.s's `_secondary` reads with the MMU off.
 #[repr(C)]
@@ -164,7 +167,7 @@ fn start(dtb: u64, image: &Image) -> ! {
     );
     let file = run::resume(CpuId(0), None);
     // SAFETY: a register file from the scheduler; this CPU's stack begins anew.
-    unsafe { hv_enter_on(file, &raw const BOOT_STACK as u64 + BOOT_STACK_SIZE) }
+    unsafe { hv_enter_on(file.cast(), &raw const BOOT_STACK as u64 + BOOT_STACK_SIZE) }
 }
 
 type Vec2 = arrayvec::ArrayVec<Range, { platform::dt::MAX_BANKS }>;
@@ -315,11 +318,11 @@ extern "C" fn hv_secondary(cpu: u64) -> ! {
     cpu_init(cpu as usize);
     let file = run::resume(CpuId(cpu as u8), None);
     // SAFETY: as in `start`.
-    unsafe { hv_enter_on(file, stack_top(cpu as usize)) }
+    unsafe { hv_enter_on(file.cast(), stack_top(cpu as usize)) }
 }
 
 fn stack_top(cpu: usize) -> u64 {
-    STACKS.0.get(cpu).map_or(0, |s| s.as_ptr() as u64 + STACK as u64)
+    STACKS.0.get() as u64 + (cpu as u64 + 1) * STACK as u64
 }
 
 fn secondaries(machine: &Machine, root: u64) {

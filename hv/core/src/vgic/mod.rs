@@ -5,7 +5,7 @@
 //! acknowledging and ending interrupts never traps.
 //!
 //! # Where the state is
-//! All of an interrupt's state is in a [`Bank`] here. List registers are a cache of it: an
+//! All of an interrupt's state is in banks of 32 here. List registers are a cache of it: an
 //! interrupt that is in one has its `in_lr` bit set, and its pending and active state is then
 //! the register's. [`Vgics::unload`] brings everything back, so a vcpu that does not run has
 //! nothing in hardware and may run on any CPU next.
