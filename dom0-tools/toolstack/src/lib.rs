@@ -6,6 +6,7 @@
 extern crate alloc;
 
 pub mod config;
+pub mod editor;
 pub mod error;
 #[cfg(test)]
 mod fake;
