@@ -154,22 +154,24 @@ fn interactive(qemu: &mut Command, timeout: Option<Duration>) -> Result<ExitCode
     Ok(exit_code(status, timed_out, true))
 }
 
-/// The machine runs the commands of its command line. What it prints before them goes to standard error; the commands'
-/// output to standard output. dom0 says `exec: begin`, and at the end `exec: ok` or `exec: failed: COMMAND: status N`.
+/// What the hypervisor's own lines begin with.
+const LOG: &[u8] = b"(PV)";
+
+/// The machine runs the commands of its command line. Their output goes to standard output, the hypervisor's log to
+/// standard error. At the end dom0 says `exec: ok` or `exec: failed: COMMAND: status N`.
 fn scripted(qemu: &mut Command, timeout: Option<Duration>) -> Result<ExitCode> {
     let mut running = Running::start(qemu.stdin(Stdio::null()).stdout(Stdio::piped()))?;
     let output = running.output.take().context("no output")?;
     let copier = thread::spawn(move || -> std::io::Result<bool> {
-        let (mut begun, mut good) = (false, false);
+        let mut good = false;
         let mut reader = BufReader::new(output);
         let mut line = Vec::new();
         while reader.read_until(b'\n', &mut line)? > 0 {
             line.retain(|byte| *byte != b'\r');
             match line.trim_ascii() {
-                b"exec: begin" => begun = true,
                 b"exec: ok" => good = true,
-                text if !begun || text.starts_with(b"exec: failed") => {
-                    std::io::stderr().write_all(&line)?
+                text if text.starts_with(LOG) || text.starts_with(b"exec: failed") => {
+                    std::io::stderr().write_all(&line)?;
                 }
                 _ => std::io::stdout().write_all(&line)?,
             }
