@@ -25,6 +25,7 @@
 //! With [`extent`](crate::extent), spans and the disk image's place become transfers on the real disk,
 //! straight between it and the guest's memory.
 
+mod config;
 mod device;
 mod mappings;
 mod queue;
@@ -32,7 +33,8 @@ mod request;
 #[cfg(test)]
 mod tests;
 
-pub use device::{BadKey, Device, FrontConfig, QueueConfig, Step, Writes};
+pub use config::{BadKey, FrontConfig, QueueConfig};
+pub use device::{Device, Step, Writes};
 pub use guest_abi::io::blkif::Status;
 pub use mappings::{MapError, Mapping, Mappings, Pages, Span};
 pub use queue::{Queue, Taken};
@@ -82,11 +84,11 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// One queue, rings of up to 4 pages, 32 segments.
+    /// One queue, rings of one page, 32 segments: what Linux uses unless told otherwise.
     fn default() -> Self {
         Self {
             indirect_segments: 32,
-            ring_page_order: 2,
+            ring_page_order: 0,
             queues: 1,
             persistent_pages: 1056,
         }

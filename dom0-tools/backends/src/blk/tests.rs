@@ -1,3 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 mod device;
+mod hostile;
+mod mappings;
 mod queue;
+mod rig;

@@ -14,8 +14,15 @@ const DISK: Disk = Disk {
     physical_sector_size: 4096,
 };
 
+fn limits() -> Limits {
+    Limits {
+        ring_page_order: 2,
+        ..Limits::default()
+    }
+}
+
 fn device() -> Device {
-    Device::new(DISK, Limits::default())
+    Device::new(DISK, limits())
 }
 
 type Keys = BTreeMap<String, String>;
@@ -152,7 +159,7 @@ fn never_online_goes_at_once() {
 fn many_queues_and_pages() {
     let limits = Limits {
         queues: 4,
-        ..Limits::default()
+        ..limits()
     };
     let mut d = Device::new(DISK, limits);
     let k = keys(&[
