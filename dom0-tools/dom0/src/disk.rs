@@ -4,15 +4,19 @@
 use crate::exec::Notify;
 use crate::fat::{Placement, SECTOR, Sectors};
 use crate::rt::Rt;
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
+use backends::extent::Run;
 use core::cell::{Cell, RefCell};
+use core::future::Future;
 use core::task::{Poll, Waker};
 use el1::cpu;
 use el1::machine::VirtioMmio;
-use el1::virtio::{self, Buffer, Data, Done, Op};
+use el1::shared::Shared;
+use el1::virtio::{self, Buffer, Data, Done, MAX_SEGMENTS, Op};
 use guest_abi::Errno;
 
 /// Bytes that are read at a time.
@@ -207,33 +211,26 @@ impl File {
     }
 
     /// Splits a run of the file's sectors into runs on the disk.
-    pub fn runs(&self, mut sector: u64, mut count: u64) -> Result<Vec<(u64, u64)>, Errno> {
-        let mut runs = Vec::new();
-        while count > 0 {
-            let (disk, n) = self.place.find(sector).ok_or(Errno::EIO)?;
-            let n = n.min(count);
-            runs.push((disk, n));
-            sector += n;
-            count -= n;
-        }
-        Ok(runs)
+    pub fn runs(&self, sector: u64, count: u64) -> Result<Vec<Run>, Errno> {
+        let runs = self.place.map.runs(sector, count, u64::MAX);
+        Ok(runs.map_err(|_| Errno::EIO)?.collect())
     }
 
     /// Reads whole sectors into a fresh buffer, at most [`TRANSFER`] bytes.
     pub async fn read_sectors(&self, sector: u64, count: u64) -> Result<Buffer, Errno> {
         let mut all = Buffer::new(count as usize * SECTOR).ok_or(Errno::ENOMEM)?;
         let runs = self.runs(sector, count)?;
-        if let [(disk, _)] = runs[..] {
-            return match self.disk.request(Op::Read, disk, Data::Own(all)).await {
+        if let [run] = runs[..] {
+            return match self.disk.request(Op::Read, run.lba, Data::Own(all)).await {
                 (Data::Own(all), Ok(())) => Ok(all),
                 (_, Err(e)) => Err(e),
                 _ => Err(Errno::EIO),
             };
         }
         let mut at = 0;
-        for (disk, n) in runs {
-            let part = Buffer::new(n as usize * SECTOR).ok_or(Errno::ENOMEM)?;
-            let (data, result) = self.disk.request(Op::Read, disk, Data::Own(part)).await;
+        for run in runs {
+            let part = Buffer::new(run.sectors as usize * SECTOR).ok_or(Errno::ENOMEM)?;
+            let (data, result) = self.disk.request(Op::Read, run.lba, Data::Own(part)).await;
             result?;
             let Data::Own(part) = data else {
                 return Err(Errno::EIO);
@@ -259,4 +256,85 @@ impl File {
         }
         Ok(len)
     }
+}
+
+impl File {
+    /// Transfers between whole sectors of the file and other domains' pages, straight.
+    pub async fn transfer(&self, op: Op, sector: u64, pages: &[Shared]) -> Result<(), Errno> {
+        let bytes: usize = pages.iter().map(Shared::len).sum();
+        let mut pages = pages.iter().copied();
+        let mut page = pages.next();
+        let mut parts = Vec::new();
+        for run in self.runs(sector, (bytes / SECTOR) as u64)? {
+            let (mut lba, mut left) = (run.lba, run.sectors as usize * SECTOR);
+            while left > 0 {
+                let mut list = Vec::new();
+                let mut n = 0;
+                while n < left
+                    && list.len() < MAX_SEGMENTS
+                    && let Some(p) = page
+                {
+                    let part = p.part(0, left - n);
+                    n += part.len();
+                    list.push(part);
+                    let rest = p.part(part.len(), usize::MAX);
+                    page = if rest.len() > 0 {
+                        Some(rest)
+                    } else {
+                        pages.next()
+                    };
+                }
+                if n == 0 {
+                    return Err(Errno::EINVAL);
+                }
+                parts.push(self.disk.request(op, lba, Data::Shared(list)));
+                lba += (n / SECTOR) as u64;
+                left -= n;
+            }
+        }
+        all(parts).await
+    }
+
+    /// Says that sectors of the file are of no use any more.
+    pub async fn discard(&self, sector: u64, count: u64) -> Result<(), Errno> {
+        let most = u64::from(self.disk.max_discard());
+        let runs = self
+            .place
+            .map
+            .runs(sector, count, most)
+            .map_err(|_| Errno::EIO)?;
+        all(runs
+            .map(|run| {
+                let op = Op::Discard(run.sectors as u32);
+                self.disk.request(op, run.lba, Data::None)
+            })
+            .collect())
+        .await
+    }
+}
+
+/// Waits for requests that run side by side; the first error.
+async fn all<F: Future<Output = (Data, Result<(), Errno>)>>(list: Vec<F>) -> Result<(), Errno> {
+    let mut list: Vec<_> = list.into_iter().map(|f| Some(Box::pin(f))).collect();
+    let mut result = Ok(());
+    core::future::poll_fn(|cx| {
+        let mut waiting = false;
+        for slot in &mut list {
+            let Some(f) = slot else { continue };
+            match f.as_mut().poll(cx) {
+                Poll::Ready((_, r)) => {
+                    *slot = None;
+                    result = result.and(r);
+                }
+                Poll::Pending => waiting = true,
+            }
+        }
+        if waiting {
+            Poll::Pending
+        } else {
+            Poll::Ready(())
+        }
+    })
+    .await;
+    result
 }

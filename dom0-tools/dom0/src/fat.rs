@@ -4,8 +4,8 @@
 //! whatever memory they are for without passing here.
 
 use alloc::string::{String, ToString};
-use alloc::vec;
 use alloc::vec::Vec;
+use backends::extent::{ExtentMap, Run};
 use core::cell::RefCell;
 use core::fmt;
 use core::ops::ControlFlow;
@@ -30,47 +30,23 @@ pub trait Sectors {
     fn count(&self) -> u64;
 }
 
-/// A run of sectors on the disk that holds a run of a file's sectors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Extent {
-    /// The file's first sector in it.
-    pub file: u64,
-    /// The disk's.
-    pub disk: u64,
-    /// How many.
-    pub count: u64,
-}
-
 /// Where a file is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Placement {
     /// Its size in bytes.
     pub size: u64,
-    /// Its runs, without gaps up to its size.
-    pub extents: Vec<Extent>,
+    /// Its sectors on the disk, up to its size at least.
+    pub map: ExtentMap,
 }
 
 impl Placement {
     /// A whole disk.
-    #[must_use]
-    pub fn whole(sectors: u64) -> Self {
-        Self {
+    pub fn whole(sectors: u64) -> Result<Self, Errno> {
+        let map = ExtentMap::whole(Run { lba: 0, sectors }).map_err(|_| Errno::ENOMEM)?;
+        Ok(Self {
             size: sectors * SECTOR as u64,
-            extents: vec![Extent {
-                file: 0,
-                disk: 0,
-                count: sectors,
-            }],
-        }
-    }
-
-    /// The disk's sector that holds the file's `sector`, and how many follow it in one run.
-    #[must_use]
-    pub fn find(&self, sector: u64) -> Option<(u64, u64)> {
-        let i = self.extents.partition_point(|e| e.file <= sector);
-        let e = self.extents.get(i.checked_sub(1)?)?;
-        let into = sector - e.file;
-        (into < e.count).then(|| (e.disk + into, e.count - into))
+            map,
+        })
     }
 }
 
@@ -341,34 +317,30 @@ impl<S: Sectors> Volume<S> {
         let first = le16(raw, 20) << 16 | le16(raw, 26);
         Ok(Placement {
             size: entry.size,
-            extents: self.chain(first, entry.size)?,
+            map: self.chain(first, entry.size)?,
         })
     }
 
     /// Follows a file's clusters.
-    fn chain(&self, first: u64, size: u64) -> Result<Vec<Extent>, Errno> {
+    fn chain(&self, first: u64, size: u64) -> Result<ExtentMap, Errno> {
         let cluster_bytes = self.cluster_sectors * SECTOR as u64;
-        let mut extents: Vec<Extent> = Vec::new();
+        let mut map = ExtentMap::new();
         let mut cluster = first;
-        for i in 0..size.div_ceil(cluster_bytes) {
+        for _ in 0..size.div_ceil(cluster_bytes) {
             // A chain that ends early, or leaves the volume, is not a file's.
             if cluster < 2 || cluster - 2 >= self.clusters {
                 return Err(Errno::EIO);
             }
-            let disk = self.data + (cluster - 2) * self.cluster_sectors;
-            match extents.last_mut() {
-                Some(e) if e.disk + e.count == disk => e.count += self.cluster_sectors,
-                _ => extents.push(Extent {
-                    file: i * self.cluster_sectors,
-                    disk,
-                    count: self.cluster_sectors,
-                }),
-            }
+            map.push(Run {
+                lba: self.data + (cluster - 2) * self.cluster_sectors,
+                sectors: self.cluster_sectors,
+            })
+            .map_err(|_| Errno::ENOMEM)?;
             let mut word = [0; SECTOR];
             self.disk.copy(self.fat + cluster / 128, &mut word)?;
             cluster = le32(&word, (cluster % 128) as usize * 4) & 0x0fff_ffff;
         }
-        Ok(extents)
+        Ok(map)
     }
 
     /// The disk.
@@ -452,28 +424,22 @@ mod tests {
             let place = volume.find(&format!("/{name}")).unwrap();
             assert_eq!(place.size, bytes.len() as u64);
             let mut read = Vec::new();
-            for e in &place.extents {
-                assert_eq!(e.file as usize * SECTOR, read.len());
-                let at = e.disk as usize * SECTOR;
-                read.extend_from_slice(&volume.disk().0[at..at + e.count as usize * SECTOR]);
+            for run in place.map.runs(0, place.map.sectors(), u64::MAX).unwrap() {
+                let at = run.lba as usize * SECTOR;
+                let sectors = run.sectors as usize * SECTOR;
+                read.extend_from_slice(&volume.disk().0[at..at + sectors]);
             }
             assert!(read.len() >= bytes.len() && &read[..bytes.len()] == bytes.as_slice());
             if bytes.len() > 10_000 {
-                assert!(place.extents.len() > 3, "the test wants fragments");
-                for sector in [0, 1, 7, place.size / 512 - 1] {
-                    let (disk, run) = place.find(sector).unwrap();
-                    assert!(run >= 1);
-                    let at = disk as usize * SECTOR;
-                    let want = &bytes[sector as usize * SECTOR..][..SECTOR];
-                    assert_eq!(&volume.disk().0[at..at + SECTOR], want);
-                }
+                assert!(place.map.extents() > 3, "the test wants fragments");
             }
         }
         assert_eq!(volume.find("/GUESTS/LINUX.CFG").unwrap().size, 100);
-        assert_eq!(volume.find("/guests/none"), Err(Errno::ENOENT));
-        assert_eq!(volume.find("/guests/linux.cfg/x"), Err(Errno::ENOENT));
-        assert_eq!(volume.find("/guests"), Err(Errno::EISDIR));
-        assert_eq!(volume.find("/"), Err(Errno::EISDIR));
+        let error = |path| volume.find(path).unwrap_err();
+        assert_eq!(error("/guests/none"), Errno::ENOENT);
+        assert_eq!(error("/guests/linux.cfg/x"), Errno::ENOENT);
+        assert_eq!(error("/guests"), Errno::EISDIR);
+        assert_eq!(error("/"), Errno::EISDIR);
         let mut names: Vec<_> = volume
             .list("/guests")
             .unwrap()
@@ -509,6 +475,6 @@ mod tests {
             word.copy_from_slice(&[0xff, 0xff, 0xff, 0x0f]);
         }
         let volume = Volume::open(broken).unwrap();
-        assert_eq!(volume.find("/f"), Err(Errno::EIO));
+        assert_eq!(volume.find("/f").unwrap_err(), Errno::EIO);
     }
 }

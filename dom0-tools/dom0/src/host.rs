@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The toolstack's [`Host`]: hypercalls, files, xenstore, consoles and disks of this control domain.
 
+use crate::blk::Blocks;
 use crate::console::Consoles;
 use crate::disk::{Disk, File, TRANSFER};
 use crate::exec::yield_now;
@@ -45,6 +46,8 @@ pub struct Inner {
     pub xs: Rc<Xenstore>,
     /// Guests' consoles.
     pub consoles: Consoles,
+    /// Guests' disks.
+    pub blocks: Blocks,
     /// The volume with `/guests`, if there is one.
     pub volume: Option<Volume<Rc<Disk>>>,
     /// All disks, by their serials; the volume's too.
@@ -89,6 +92,7 @@ impl Dom0 {
             machine,
             xs: Rc::new(Xenstore::new(rt)),
             consoles: Consoles::new(rt, terminal.clone()),
+            blocks: Blocks::default(),
             terminal,
             volume,
             disks,
@@ -101,7 +105,7 @@ impl Dom0 {
         if let Some(serial) = path.strip_prefix("/dev/") {
             let disk = self.disks.get(serial).filter(|_| serial != "volume");
             let disk = disk.ok_or(Errno::ENOENT)?.clone();
-            let place = Rc::new(Placement::whole(disk.sectors()));
+            let place = Rc::new(Placement::whole(disk.sectors())?);
             return Ok(File { disk, place });
         }
         let volume = self.volume.as_ref().ok_or(Errno::ENODEV)?;
@@ -489,10 +493,13 @@ impl Host for Dom0 {
             device: target.starts_with("/dev/"),
         })
     }
-    async fn block_start(&self, _disk: &BlockStart) -> Result<(), Errno> {
-        Err(Errno::ENOSYS)
+    async fn block_start(&self, disk: &BlockStart) -> Result<(), Errno> {
+        let file = self.file(&disk.target)?;
+        self.blocks.start(*self, disk, file)
     }
-    async fn block_stop(&self, _dom: DomId, _vdev: u32) {}
+    async fn block_stop(&self, dom: DomId, vdev: u32) {
+        self.blocks.stop(dom, vdev).await;
+    }
 
     fn xs_read(&self, path: &str) -> Result<Vec<u8>, Errno> {
         self.xs.with(|s| s.read(path))

@@ -11,6 +11,8 @@ pub mod exec;
 pub mod fat;
 
 #[cfg(target_os = "none")]
+mod blk;
+#[cfg(target_os = "none")]
 mod boot;
 #[cfg(target_os = "none")]
 mod console;

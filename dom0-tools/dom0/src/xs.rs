@@ -167,6 +167,11 @@ impl Watch {
         self.xs.with(|s| s.poll_event(self.conn)).map(|e| e.path)
     }
 
+    /// Waits until something changes after the last [`Self::try_next`].
+    pub async fn changed(&mut self) {
+        self.notify.changed(&mut self.seen).await;
+    }
+
     /// Waits for the next path that changes.
     pub async fn next(&mut self) -> String {
         loop {

@@ -7,7 +7,9 @@ use alloc::collections::BTreeMap;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Deref;
-use guest_abi::grant_table::{GnttabMapGrantRef, GnttabUnmapGrantRef, GrantStatus, gntmap};
+use guest_abi::grant_table::{
+    GnttabCopy, GnttabCopyPtr, GnttabMapGrantRef, GnttabUnmapGrantRef, GrantStatus, gntcopy, gntmap,
+};
 use guest_abi::memory::Resource;
 use guest_abi::{DomId, Errno, Gfn, GrantRef, calls};
 
@@ -217,6 +219,110 @@ pub fn map_resource(
     })
 }
 
+/// A granted page, mapped until [`unmap_granted`] takes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Granted {
+    gfn: u64,
+    handle: u32,
+}
+
+impl Granted {
+    /// Its address, for [`Shared`] and disks alike.
+    #[must_use]
+    pub fn addr(&self) -> u64 {
+        self.gfn * 4096
+    }
+}
+
+/// One page for [`map_granted`].
+#[derive(Clone, Copy, Debug)]
+pub struct ToMap {
+    /// The grant.
+    pub gref: GrantRef,
+    /// To be written too.
+    pub writable: bool,
+    /// Where it is, when that went well.
+    pub page: Option<Granted>,
+}
+
+/// Maps granted pages, each at a place of its own.
+pub fn map_granted(dom: DomId, list: &mut [ToMap]) {
+    let mut ops: Vec<GnttabMapGrantRef> = Vec::with_capacity(list.len());
+    for item in &mut *list {
+        item.page = None;
+        // Those without a place get address 0, which maps nothing.
+        let gfn = take(1).map_or(0, |(gfn, _)| gfn);
+        let readonly = if item.writable { 0 } else { gntmap::READONLY };
+        ops.push(GnttabMapGrantRef {
+            host_addr: gfn * 4096,
+            flags: gntmap::HOST_MAP | readonly,
+            gref: item.gref,
+            dom,
+            status: GrantStatus::GeneralError.number(),
+            ..Default::default()
+        });
+    }
+    ops.retain(|op| op.host_addr != 0);
+    let _ = calls::grant::map(&hvc::xen(), &mut ops);
+    // Places ran out, if at all, for the last ones.
+    for (item, op) in list.iter_mut().zip(&ops) {
+        let gfn = op.host_addr / 4096;
+        if op.status == 0 {
+            set_machine(gfn, op.dev_bus_addr / 4096);
+            item.page = Some(Granted {
+                gfn,
+                handle: op.handle,
+            });
+        } else {
+            give(gfn, 1);
+        }
+    }
+}
+
+/// Unmaps granted pages; nobody uses them any more.
+pub fn unmap_granted(pages: &[Granted]) {
+    unmap_grants(pages.iter().map(|p| (p.addr(), p.handle)));
+    for p in pages {
+        give(p.gfn, 1);
+    }
+}
+
+/// Copies from a granted page's start, within it. False if the grant does not allow it.
+pub fn copy_from_grant(dom: DomId, gref: GrantRef, to: &mut [u8]) -> bool {
+    if to.len() > 4096 {
+        return false;
+    }
+    let mut done = 0;
+    while done < to.len() {
+        let at = to.as_mut_ptr() as u64 + done as u64;
+        let n = (to.len() - done).min(4096 - (at % 4096) as usize);
+        let mut op = GnttabCopy {
+            source: GnttabCopyPtr::gref(dom, gref, done as u16),
+            dest: GnttabCopyPtr::own(Gfn::of(at), (at % 4096) as u16),
+            len: n as u16,
+            flags: gntcopy::SOURCE_GREF,
+            status: GrantStatus::GeneralError.number(),
+            ..Default::default()
+        };
+        let called = calls::grant::copy(&hvc::xen(), core::slice::from_mut(&mut op));
+        if called.is_err() || op.status != 0 {
+            return false;
+        }
+        done += n;
+    }
+    // The bytes came behind the compiler's back.
+    core::hint::black_box(to);
+    true
+}
+
+fn set_machine(gfn: u64, frame: u64) {
+    if let Some(w) = WINDOW.lock().as_mut()
+        && let Some(m) = w.machine.get_mut((gfn - w.first) as usize)
+    {
+        *m = frame;
+    }
+}
+
 /// Maps granted pages. All or none; the error is the first one's.
 pub fn map_grants(dom: DomId, refs: &[GrantRef], write: bool) -> Result<Mapping, GrantStatus> {
     let (first, pages) = take(refs.len()).map_err(|_| GrantStatus::NoSpace)?;
@@ -243,10 +349,8 @@ pub fn map_grants(dom: DomId, refs: &[GrantRef], write: bool) -> Result<Mapping,
         give(first, refs.len());
         return Err(GrantStatus::from_number(bad.status).unwrap_or(GrantStatus::GeneralError));
     }
-    if let Some(w) = WINDOW.lock().as_mut() {
-        for (op, gfn) in ops.iter().zip(first..) {
-            w.machine[(gfn - w.first) as usize] = op.dev_bus_addr / 4096;
-        }
+    for (op, gfn) in ops.iter().zip(first..) {
+        set_machine(gfn, op.dev_bus_addr / 4096);
     }
     Ok(Mapping {
         pages,
