@@ -96,6 +96,7 @@ impl Stage<'_> {
 
     /// The folder of guests that go over the demo guests on the volume; emptied but for new disks.
     fn fresh_guests(&self) -> Result<PathBuf> {
+        self.volume()?.discard();
         let guests = self.dir()?.join("guests");
         let _ = fs::remove_dir_all(&guests);
         fs::create_dir_all(&guests)?;

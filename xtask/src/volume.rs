@@ -102,6 +102,12 @@ impl Volume {
         Ok(())
     }
 
+    /// Forgets what is on the volume, and what a machine changed there: the next [`Volume::sync`] makes it anew.
+    pub fn discard(&self) {
+        let _ = fs::remove_file(&self.manifest);
+        let _ = fs::remove_file(&self.dirty);
+    }
+
     /// To be called before a machine gets the image.
     pub fn begin_use(&self) -> Result<()> {
         File::create(&self.dirty)
