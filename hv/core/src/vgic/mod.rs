@@ -237,6 +237,8 @@ struct Vcpu {
     underflow: bool,
     /// List registers in use.
     used: u32,
+    /// List registers of private interrupts that ask for nothing when they end.
+    plain: u32,
     /// List registers whose content here is newer than in hardware.
     dirty: u32,
     /// Banks of SPIs in which there may be something for this vcpu.
@@ -261,6 +263,7 @@ impl Vcpu {
             synced: false,
             underflow: false,
             used: 0,
+            plain: 0,
             dirty: 0,
             spi_hint: 0,
             returned: 0,
@@ -546,11 +549,11 @@ impl Vgics {
     #[inline]
     pub fn sync(&mut self, slot: Slot, vcpu: VcpuId, lrs: &mut impl ListRegs) {
         let Some(d) = self.dom(slot) else { return };
-        if d.vcpus
-            .get(vcpu.idx())
-            .is_some_and(|v| v.used != 0 && !v.synced)
+        if let Some(v) = d.vcpus.get_mut(vcpu.idx())
+            && v.used != 0
+            && !v.synced
         {
-            d.fold(vcpu, lrs);
+            Vgic::fold(v, &mut d.spis, d.v3, lrs);
         }
     }
 
@@ -745,14 +748,23 @@ impl Vgic {
     }
 
     /// Reads the list registers in use into the state here.
-    fn fold(&mut self, vcpu: VcpuId, lrs: &mut impl ListRegs) {
-        let Self {
-            v3, vcpus, spis, ..
-        } = self;
-        let Some(v) = vcpus.get_mut(vcpu.idx()) else {
-            return;
-        };
+    #[inline]
+    fn fold(v: &mut Vcpu, spis: &mut [Bank], v3: bool, lrs: &mut impl ListRegs) {
         let empty = lrs.empty();
+        if v.used & !(empty & v.plain) == 0 {
+            // All have ended, as they mostly have.
+            let p = &mut v.private;
+            p.active &= !p.in_lr;
+            p.in_lr = 0;
+            p.lr_pending = 0;
+            v.used = 0;
+        } else {
+            Self::fold_each(v, spis, v3, empty, lrs);
+        }
+    }
+
+    #[inline(never)]
+    fn fold_each(v: &mut Vcpu, spis: &mut [Bank], v3: bool, empty: u32, lrs: &mut impl ListRegs) {
         for n in bits(v.used) {
             let Some(lr) = v.lr.get_mut(n as usize) else {
                 continue;
@@ -760,17 +772,16 @@ impl Vgic {
             let state = if empty >> n & 1 != 0 {
                 0
             } else {
-                lr::state_of(lrs.read(n as usize), *v3)
+                lr::state_of(lrs.read(n as usize), v3)
             };
             if state == 0 && lr.eoi {
                 v.dirty |= 1 << n; // only a write takes the maintenance interrupt's cause away
             }
             lr.state = state;
             let irq = u32::from(lr.irq);
-            let Some(b) = bank_of(&mut v.private, spis, irq) else {
-                continue;
-            };
-            mirror(b, irq, state);
+            if let Some(b) = bank_of(&mut v.private, spis, irq) {
+                mirror(b, irq, state);
+            }
             if state == 0 {
                 v.used &= !(1 << n);
                 v.left(irq);
@@ -878,6 +889,7 @@ impl Vgic {
         mirror(b, irq, lr.state);
         if *lr != old {
             v.dirty |= 1 << n;
+            v.plain &= !(u32::from(lr.eoi) << n);
         }
         wait
     }
@@ -916,12 +928,12 @@ impl Vgic {
         best
     }
 
-    /// Puts interrupt `irq` into the empty list register `n`.
-    #[inline]
-    fn insert(v: &mut Vcpu, spis: &mut [Bank], n: usize, irq: u32, me: u8, v3: bool) {
+    /// Puts interrupt `irq` into the empty list register `n`: gives what is to be written there.
+    #[inline(always)]
+    fn insert(v: &mut Vcpu, spis: &mut [Bank], n: usize, irq: u32, me: u8, v3: bool) -> Lr {
         let m = bit(irq);
         let Some(b) = bank_of(&mut v.private, spis, irq) else {
-            return;
+            return Lr::EMPTY;
         };
         let mut lr = Lr {
             irq: irq as u16,
@@ -962,7 +974,8 @@ impl Vgic {
             *place = lr;
         }
         v.used |= 1 << n;
-        v.dirty |= 1 << n;
+        put(&mut v.plain, 1 << n, irq < PRIVATE && !lr.eoi);
+        lr
     }
 
     /// SPIs that left this vcpu's list registers and are pending for others go to them. Gives
@@ -1000,8 +1013,8 @@ impl Vgic {
     /// every end is asked for (a linked register cannot: two handlers interrupted by more
     /// physical interrupts than fit are the one case that waits for the next exit).
     fn ask_at_ends(v: &mut Vcpu) {
-        // Registers that are not in use have no state.
-        if v.lr.iter().filter(|l| l.state & ACTIVE != 0).count() < 2 {
+        let active = |n: &u32| v.lr.get(*n as usize).is_some_and(|l| l.state & ACTIVE != 0);
+        if bits(v.used).filter(active).count() < 2 {
             return;
         }
         for n in bits(v.used) {
@@ -1011,59 +1024,47 @@ impl Vgic {
             {
                 lr.eoi = true;
                 v.dirty |= 1 << n;
+                v.plain &= !(1 << n);
             }
         }
     }
 
     /// The slow part of `flush`.
+    #[inline(never)]
     fn refill(&mut self, vcpu: VcpuId, lrs: &mut impl ListRegs) -> u64 {
         let me = vcpu.0;
         let (on, v3) = (self.on, self.v3);
-        if self
-            .vcpus
-            .get(vcpu.idx())
-            .is_some_and(|v| v.used != 0 && !v.synced)
-        {
-            self.fold(vcpu, lrs);
-        }
-        let Self { vcpus, spis, .. } = self;
-        let Some(v) = vcpus.get_mut(vcpu.idx()) else {
+        let Some(v) = self.vcpus.get_mut(vcpu.idx()) else {
             return 0;
         };
+        let spis = &mut self.spis[..];
         let mut wait = false;
+        if v.used != 0 && !v.synced {
+            Self::fold(v, spis, v3, lrs);
+        }
         for n in bits(v.used) {
             wait |= Self::adjust(v, spis, n as usize, on, v3);
         }
         // What left a register leaves it before it may enter another.
-        for n in bits(v.dirty & !v.used) {
-            lrs.write(n as usize, 0);
+        if v.dirty & !v.used != 0 {
+            for n in bits(v.dirty & !v.used) {
+                lrs.write(n as usize, 0);
+            }
+            v.dirty &= v.used;
         }
-        v.dirty &= v.used;
-        let nr = lrs.count().min(MAX_LRS);
+        let private = candidates(&v.private, on);
+        let free = (!v.used).trailing_zeros() as usize;
         let mut overflow = false;
-        while let Some((irq, key)) = Self::best(v, spis, me, on) {
-            let mut n = (!v.used).trailing_zeros() as usize;
-            if n >= nr {
-                // No room: something pending that is worse makes way.
-                let worst = bits(v.used)
-                    .filter_map(|n| v.lr.get(n as usize).map(|l| (n, l)))
-                    .filter(|(_, l)| l.state == PENDING && u16::from(l.priority) + 1 > key)
-                    .max_by_key(|(_, l)| l.priority);
-                let Some((w, _)) = worst else {
-                    overflow = true;
-                    break;
-                };
-                n = w as usize;
-                Self::withdraw(v, spis, n, v3);
-                lrs.write(n, 0);
-            }
-            Self::insert(v, spis, n, irq, me, v3);
-            if key == 0 {
-                wait |= Self::adjust(v, spis, n, on, v3);
-            }
-        }
-        if overflow {
-            Self::ask_at_ends(v);
+        if v.spi_hint == 0
+            && private.is_power_of_two()
+            && private & v.private.active == 0
+            && free < lrs.count().min(MAX_LRS)
+        {
+            // What nearly always is: one interrupt, and room for it.
+            let lr = Self::insert(v, spis, free, private.trailing_zeros() & 31, me, v3);
+            lrs.write(free, lr::encode(&lr, v3));
+        } else if private | v.spi_hint != 0 {
+            (overflow, wait) = Self::place(v, spis, me, on, v3, wait, lrs);
         }
         for n in bits(v.dirty) {
             if let Some(lr) = v.lr.get(n as usize) {
@@ -1084,20 +1085,55 @@ impl Vgic {
         }
     }
 
-    /// The slow part of `unload`.
-    fn evacuate(&mut self, vcpu: VcpuId, lrs: &mut impl ListRegs) -> u64 {
-        if self
-            .vcpus
-            .get(vcpu.idx())
-            .is_some_and(|v| v.used != 0 && !v.synced)
-        {
-            self.fold(vcpu, lrs);
+    /// Fills list registers with the best of what waits, which may push worse ones out. Whether
+    /// something is left over, and whether something waits in its register.
+    #[inline(never)]
+    fn place(
+        v: &mut Vcpu,
+        spis: &mut [Bank],
+        me: u8,
+        on: bool,
+        v3: bool,
+        mut wait: bool,
+        lrs: &mut impl ListRegs,
+    ) -> (bool, bool) {
+        let nr = lrs.count().min(MAX_LRS);
+        while let Some((irq, key)) = Self::best(v, spis, me, on) {
+            let mut n = (!v.used).trailing_zeros() as usize;
+            if n >= nr {
+                // No room: something pending that is worse makes way.
+                let worst = bits(v.used)
+                    .filter_map(|n| v.lr.get(n as usize).map(|l| (n, l)))
+                    .filter(|(_, l)| l.state == PENDING && u16::from(l.priority) + 1 > key)
+                    .max_by_key(|(_, l)| l.priority);
+                let Some((w, _)) = worst else {
+                    Self::ask_at_ends(v);
+                    return (true, wait);
+                };
+                n = w as usize;
+                Self::withdraw(v, spis, n, v3);
+                lrs.write(n, 0);
+            }
+            let _ = Self::insert(v, spis, n, irq, me, v3);
+            v.dirty |= 1 << n;
+            if key == 0 {
+                wait |= Self::adjust(v, spis, n, on, v3);
+            }
         }
+        (false, wait)
+    }
+
+    /// The slow part of `unload`.
+    #[inline(never)]
+    fn evacuate(&mut self, vcpu: VcpuId, lrs: &mut impl ListRegs) -> u64 {
         let v3 = self.v3;
-        let Self { vcpus, spis, .. } = self;
-        let Some(v) = vcpus.get_mut(vcpu.idx()) else {
+        let Some(v) = self.vcpus.get_mut(vcpu.idx()) else {
             return 0;
         };
+        let spis = &mut self.spis[..];
+        if v.used != 0 && !v.synced {
+            Self::fold(v, spis, v3, lrs);
+        }
         for n in bits(v.used) {
             Self::withdraw(v, spis, n as usize, v3);
         }
