@@ -5,6 +5,7 @@
 
 extern crate alloc;
 
+pub mod cli;
 pub mod config;
 pub mod editor;
 pub mod error;
@@ -12,4 +13,5 @@ pub mod error;
 mod fake;
 pub mod host;
 pub mod life;
+mod race;
 mod text;

@@ -8,11 +8,11 @@ use builder::layout::{self, Layout};
 use builder::{GuestSpec, ImageHeader};
 
 use super::tree::{self, GuestNodes};
-use super::{Claim, Kept, MEMORY_SLACK_KIB, Toolstack, mib};
+use super::{Claim, Claimed, Kept, MEMORY_SLACK_KIB, Toolstack, mib};
 use crate::config::{DomainConfig, Uuid};
 use crate::error::{Context, Error, Result, fail};
 use crate::host::{
-    CreateDomain, CreatedDomain, DomId, Errno, Gfn, Host, HvmParam, Port, VcpuContext,
+    CreateDomain, CreatedDomain, DomId, Errno, Gfn, GicVersion, Host, HvmParam, Port, VcpuContext,
 };
 
 /// EL1h with all exceptions masked.
@@ -60,6 +60,49 @@ impl<H: Host> Toolstack<H> {
         let Some(_name) = self.claim(Claim::Name(config.name.clone())) else {
             return fail!("a domain \"{}\" is being created already", config.name);
         };
+        let (files, _targets) = self.look_at(config).await?;
+
+        let mut undo = Vec::new();
+        match self.steps(config, files, paused, &mut undo).await {
+            Ok(dom) => Ok(dom),
+            Err(e) => {
+                let left = self.undo(undo).await;
+                let text = match left {
+                    None => format!("{}: {e}", config.name),
+                    Some(left) => format!("{}: {e} (and undoing failed: {left})", config.name),
+                };
+                Err(Error(text))
+            }
+        }
+    }
+
+    /// Looks whether a domain could be created, and creates nothing.
+    ///
+    /// # Errors
+    /// Says what is missing or taken.
+    pub async fn check(&self, config: &DomainConfig) -> Result<()> {
+        let (files, _targets) = self.look_at(config).await?;
+        builder::build(&GuestSpec {
+            memory: config.memory_mib.saturating_mul(1 << 20),
+            kernel: files.kernel.1,
+            kernel_size: files.kernel.2,
+            ramdisk_size: files.ramdisk.as_ref().map(|(_, size)| *size),
+            vcpus: config.maxvcpus,
+            // What the host has is known only when the domain is there: the one that takes more.
+            gic: config.gic.unwrap_or(GicVersion::V3),
+            bootargs: &config.cmdline,
+            rng_seed: None,
+            vuart: config.vuart,
+            clock_frequency: 0,
+            gpaddr_bits: 40,
+        })
+        .map(|_| ())
+        .map_err(|e| Error(format!("{}: {e}", config.name)))
+    }
+
+    /// All that can be found wrong before anything is made. Disks stay reserved as long as what it
+    /// answers lives.
+    async fn look_at(&self, config: &DomainConfig) -> Result<(Files<H::File>, Vec<Claimed<'_>>)> {
         self.name_is_free(&config.name)?;
         if let Some(uuid) = config.uuid {
             let domains = self.host.domain_list().during("listing the domains")?;
@@ -90,19 +133,7 @@ impl<H: Host> Toolstack<H> {
             }
         }
         self.memory_suffices(config)?;
-
-        let mut undo = Vec::new();
-        match self.steps(config, files, paused, &mut undo).await {
-            Ok(dom) => Ok(dom),
-            Err(e) => {
-                let left = self.undo(undo).await;
-                let text = match left {
-                    None => format!("{}: {e}", config.name),
-                    Some(left) => format!("{}: {e} (and undoing failed: {left})", config.name),
-                };
-                Err(Error(text))
-            }
-        }
+        Ok((files, targets))
     }
 
     async fn open_files(&self, config: &DomainConfig) -> Result<Files<H::File>> {

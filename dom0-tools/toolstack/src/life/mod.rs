@@ -215,6 +215,20 @@ impl<H: Host> Toolstack<H> {
         Ok(self.read_text(&format!("{control}/{feature}")).as_deref() == Some("1"))
     }
 
+    /// Whether a guest has said that it listens to requests to power off.
+    pub fn listens(&self, dom: DomId) -> bool {
+        let path = format!("/local/domain/{dom}/control/feature-poweroff");
+        self.read_text(&path).as_deref() == Some("1")
+    }
+
+    /// Lets nothing follow any more when domains stop: the machine is about to be powered off.
+    pub fn forget_actions(&self) {
+        self.kept
+            .borrow_mut()
+            .values_mut()
+            .for_each(|k| k.ended = true);
+    }
+
     /// Whether a domain is gone or has stopped.
     pub fn has_stopped(&self, dom: DomId) -> bool {
         self.host

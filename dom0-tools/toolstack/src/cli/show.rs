@@ -1,0 +1,384 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Tables, in xl's columns and as JSON.
+
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use serde_json::{Value, json};
+
+use super::verbs::Command;
+use crate::config::{DomainConfig, Uuid};
+use crate::error::{Context, Result};
+use crate::host::{DomInfo, GicVersion, Host, Output, ShutdownCode};
+use crate::life::Toolstack;
+
+/// A JSON value for people to read as well.
+pub(super) fn pretty(value: &Value) -> String {
+    serde_json::to_string_pretty(value).unwrap_or_default()
+}
+
+fn put_json(out: &mut impl Output, value: &Value) {
+    out.write(&pretty(value));
+    out.write("\n");
+}
+
+/// The domains that were named, or all.
+fn chosen<H: Host>(t: &Toolstack<H>, c: &Command) -> Result<Vec<DomInfo>> {
+    match c.words.is_empty() {
+        true => t.host().domain_list().during("listing the domains"),
+        false => c.words.iter().map(|w| t.find(w)).collect(),
+    }
+}
+
+/// xl's letters.
+fn flags(i: &DomInfo) -> String {
+    let crashed = matches!(
+        i.shutdown,
+        Some(ShutdownCode::Crash | ShutdownCode::Watchdog)
+    );
+    [
+        (i.running, 'r'),
+        (i.blocked, 'b'),
+        (i.paused, 'p'),
+        (i.shutdown.is_some(), 's'),
+        (crashed, 'c'),
+        (i.dying, 'd'),
+    ]
+    .map(|(on, letter)| if on { letter } else { '-' })
+    .iter()
+    .collect()
+}
+
+/// One word for programs.
+fn state(i: &DomInfo) -> &'static str {
+    match i {
+        DomInfo { dying: true, .. } => "dying",
+        DomInfo {
+            shutdown: Some(ShutdownCode::Crash | ShutdownCode::Watchdog),
+            ..
+        } => "crashed",
+        DomInfo {
+            shutdown: Some(_), ..
+        } => "shutdown",
+        DomInfo { paused: true, .. } => "paused",
+        DomInfo { running: true, .. } => "running",
+        _ => "blocked",
+    }
+}
+
+/// Seconds with one place behind the point.
+fn seconds(ns: u64) -> String {
+    let tenths = ns / 100_000_000;
+    format!("{}.{}", tenths / 10, tenths % 10)
+}
+
+fn domain_json<H: Host>(t: &Toolstack<H>, i: &DomInfo) -> Value {
+    json!({
+        "domid": i.dom.0,
+        "name": t.shown_name(i.dom),
+        "uuid": Uuid(i.handle).to_string(),
+        "memory_mib": i.tot_pages / 256,
+        "max_memory_mib": i.max_pages / 256,
+        "vcpus": i.online_vcpus,
+        "state": state(i),
+        "flags": flags(i),
+        "shutdown_reason": i.shutdown.map(ShutdownCode::name),
+        "cpu_time_ns": i.cpu_time_ns,
+    })
+}
+
+/// `list`.
+pub(super) fn list<H: Host>(t: &Toolstack<H>, c: &Command, out: &mut impl Output) -> Result<()> {
+    let domains = chosen(t, c)?;
+    if c.has("json") || c.has("long") {
+        let all: Vec<Value> = domains
+            .iter()
+            .map(|i| {
+                let mut value = domain_json(t, i);
+                if let (true, Some(config), Some(map)) =
+                    (c.has("long"), t.config_of(i.dom), value.as_object_mut())
+                {
+                    map.insert("config".to_owned(), config_json(&config));
+                }
+                value
+            })
+            .collect();
+        put_json(out, &Value::Array(all));
+        return Ok(());
+    }
+    out.write("Name                                        ID   Mem VCPUs\tState\tTime(s)\n");
+    for i in &domains {
+        out.write(&format!(
+            "{:<40} {:>5} {:>5} {:>5}     {}  {:>8}\n",
+            t.shown_name(i.dom),
+            i.dom.0,
+            i.tot_pages / 256,
+            i.online_vcpus,
+            flags(i),
+            seconds(i.cpu_time_ns)
+        ));
+    }
+    Ok(())
+}
+
+/// A configuration as it was understood.
+pub(super) fn config_json(c: &DomainConfig) -> Value {
+    let disks: Vec<Value> = c
+        .disks
+        .iter()
+        .map(|d| {
+            json!({
+                "target": d.target, "format": d.format.to_string(), "vdev": d.vdev, "devid": d.devid,
+                "access": if d.read_only { "r" } else { "w" }, "cdrom": d.cdrom,
+                "discard": d.discard, "trusted": d.trusted,
+            })
+        })
+        .collect();
+    let vifs: Vec<Value> = c
+        .vifs
+        .iter()
+        .map(|v| {
+            json!({
+                "mac": v.mac.map(|m| m.to_string()), "bridge": v.bridge, "ip": v.ip, "mtu": v.mtu,
+                "bytes_per_second": v.rate.map(|r| r.bytes_per_second),
+            })
+        })
+        .collect();
+    json!({
+        "file": c.file, "name": c.name, "uuid": c.uuid.map(|u| u.to_string()),
+        "kernel": c.kernel, "ramdisk": c.ramdisk, "cmdline": c.cmdline,
+        "memory": c.memory_mib, "maxmem": c.maxmem_mib, "vcpus": c.vcpus, "maxvcpus": c.maxvcpus,
+        "cpus": c.cpus.iter().map(|m| cpu_set(&[*m])).collect::<Vec<_>>(), "cpu_weight": c.cpu_weight,
+        "gic_version": c.gic.map(|g| match g { GicVersion::V2 => "v2", GicVersion::V3 => "v3" }),
+        "vuart": c.vuart, "disk": disks, "vif": vifs,
+        "on_poweroff": c.on_poweroff.name(), "on_reboot": c.on_reboot.name(),
+        "on_crash": c.on_crash.name(), "on_watchdog": c.on_watchdog.name(),
+        "max_grant_frames": c.max_grant_frames, "max_maptrack_frames": c.max_maptrack_frames,
+        "max_event_channels": c.max_event_channels,
+    })
+}
+
+/// `info`.
+pub(super) fn info<H: Host>(t: &Toolstack<H>, c: &Command, out: &mut impl Output) -> Result<()> {
+    let p = t.host().phys_info().during("asking for the machine")?;
+    let v = t
+        .host()
+        .version_info()
+        .during("asking for the hypervisor's version")?;
+    let rows: Vec<(&str, Value)> = alloc::vec![
+        ("machine", json!("aarch64")),
+        ("nr_cpus", json!(p.nr_cpus)),
+        (
+            "cpu_mhz",
+            json!(format!("{}.{:03}", p.cpu_khz / 1000, p.cpu_khz % 1000))
+        ),
+        ("total_memory", json!(p.total_pages / 256)),
+        ("free_memory", json!(p.free_pages / 256)),
+        ("free_pages", json!(p.free_pages)),
+        ("xen_major", json!(v.major)),
+        ("xen_minor", json!(v.minor)),
+        ("xen_extra", json!(v.extra)),
+        (
+            "xen_version",
+            json!(format!("{}.{}{}", v.major, v.minor, v.extra))
+        ),
+        ("xen_caps", json!(v.capabilities.trim())),
+        ("xen_scheduler", json!(v.scheduler)),
+        ("xen_pagesize", json!(4096)),
+        (
+            "platform_params",
+            json!(format!("virt_start=0x{:x}", v.virt_start))
+        ),
+        ("xen_changeset", json!(v.changeset)),
+        ("xen_commandline", json!(v.command_line)),
+        ("cc_compiler", json!(v.compiler)),
+        ("cc_compile_by", json!(v.compile_by)),
+        ("cc_compile_domain", json!(v.compile_domain)),
+        ("cc_compile_date", json!(v.compile_date)),
+    ];
+    if c.has("json") {
+        put_json(
+            out,
+            &Value::Object(rows.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()),
+        );
+        return Ok(());
+    }
+    for (name, value) in rows {
+        let text = value
+            .as_str()
+            .map_or_else(|| value.to_string(), ToOwned::to_owned);
+        out.write(format!("{name:<23}: {text}").trim_end());
+        out.write("\n");
+    }
+    Ok(())
+}
+
+/// CPUs as `0-3,5`, or `all`.
+fn cpu_set(words: &[u64]) -> String {
+    if words.iter().all(|w| *w == u64::MAX) {
+        return "all".to_owned();
+    }
+    let has = |cpu: usize| {
+        words
+            .get(cpu / 64)
+            .is_some_and(|w| w >> (cpu % 64) & 1 == 1)
+    };
+    let mut parts: Vec<String> = Vec::new();
+    let mut cpu = 0;
+    while cpu < words.len() * 64 {
+        let start = cpu;
+        while has(cpu) {
+            cpu += 1;
+        }
+        match cpu - start {
+            0 => cpu += 1,
+            1 => parts.push(start.to_string()),
+            _ => parts.push(format!("{start}-{}", cpu - 1)),
+        }
+    }
+    parts.join(",")
+}
+
+/// `vcpu-list`.
+pub(super) fn vcpu_list<H: Host>(
+    t: &Toolstack<H>,
+    c: &Command,
+    out: &mut impl Output,
+) -> Result<()> {
+    let nr_cpus = t
+        .host()
+        .phys_info()
+        .during("asking for the machine")?
+        .nr_cpus;
+    let present = u64::MAX
+        .checked_shr(64u32.saturating_sub(nr_cpus.clamp(1, 64)))
+        .unwrap_or(u64::MAX);
+    let mut all = Vec::new();
+    if !c.has("json") {
+        out.write(&format!(
+            "{:<32} {:>5} {:>5} {:>5} {:>5} {:>9} {}\n",
+            "Name", "ID", "VCPU", "CPU", "State", "Time(s)", "Affinity (Hard / Soft)"
+        ));
+    }
+    for i in chosen(t, c)? {
+        let name = t.shown_name(i.dom);
+        for vcpu in 0..=i.max_vcpu_id {
+            // A vcpu that was never made, or a domain that ended meanwhile.
+            let Ok(v) = t.host().vcpu_info(i.dom, vcpu) else {
+                continue;
+            };
+            let mut hard = t.host().vcpu_affinity(i.dom, vcpu).unwrap_or_default();
+            if hard.first().is_none_or(|w| w & present == present) {
+                hard = alloc::vec![u64::MAX];
+            }
+            let affinity = cpu_set(&hard);
+            if c.has("json") {
+                all.push(json!({
+                    "domid": i.dom.0, "name": name, "vcpu": vcpu, "cpu": v.online.then_some(v.cpu),
+                    "online": v.online, "running": v.running, "blocked": v.blocked,
+                    "cpu_time_ns": v.cpu_time_ns, "affinity": affinity,
+                }));
+                continue;
+            }
+            let (cpu, state) = match v.online {
+                false => ("-".to_owned(), "--p".to_owned()),
+                true => (
+                    v.cpu.to_string(),
+                    format!(
+                        "{}{}-",
+                        if v.running { 'r' } else { '-' },
+                        if v.blocked { 'b' } else { '-' }
+                    ),
+                ),
+            };
+            out.write(&format!(
+                "{name:<32} {:>5} {vcpu:>5} {cpu:>5} {state:>5} {:>9} {affinity} / all\n",
+                i.dom.0,
+                seconds(v.cpu_time_ns)
+            ));
+        }
+    }
+    if c.has("json") {
+        put_json(out, &Value::Array(all));
+    }
+    Ok(())
+}
+
+/// `uptime`.
+pub(super) fn uptime<H: Host>(t: &Toolstack<H>, c: &Command, out: &mut impl Output) -> Result<()> {
+    let now = t.host().uptime_ns();
+    let mut all = Vec::new();
+    if !c.has("json") {
+        out.write(&format!("{:<33} {:>4} {}\n", "Name", "ID", "Uptime"));
+    }
+    for i in chosen(t, c)? {
+        let name = t.shown_name(i.dom);
+        let up = t
+            .created_ns(i.dom)
+            .map(|from| now.saturating_sub(from) / 1_000_000_000);
+        if c.has("json") {
+            all.push(json!({ "domid": i.dom.0, "name": name, "uptime_s": up }));
+            continue;
+        }
+        let shown = up.map_or("-".to_owned(), |s| {
+            let (days, hours, minutes, s) = (s / 86400, s / 3600 % 24, s / 60 % 60, s % 60);
+            match days {
+                0 => format!("{hours:>2}:{minutes:02}:{s:02}"),
+                1 => format!("1 day, {hours:>2}:{minutes:02}:{s:02}"),
+                n => format!("{n} days, {hours:>2}:{minutes:02}:{s:02}"),
+            }
+        });
+        out.write(&format!("{name:<33} {:>4} {shown}\n", i.dom.0));
+    }
+    if c.has("json") {
+        put_json(out, &Value::Array(all));
+    }
+    Ok(())
+}
+
+/// `block-list`.
+pub(super) fn block_list<H: Host>(
+    t: &Toolstack<H>,
+    c: &Command,
+    out: &mut impl Output,
+) -> Result<()> {
+    let mut all = Vec::new();
+    if !c.has("json") {
+        out.write("Vdev  BE  handle state evt-ch ring-ref BE-path\n");
+    }
+    for i in c
+        .words
+        .iter()
+        .map(|w| t.find_guest(w))
+        .collect::<Result<Vec<_>>>()?
+    {
+        for b in t.blocks(i.dom) {
+            if c.has("json") {
+                all.push(json!({
+                    "domid": i.dom.0, "devid": b.vdev, "vdev": b.name, "target": b.target,
+                    "access": if b.read_only { "r" } else { "w" }, "backend_domid": b.backend_id,
+                    "state": b.state, "event_channel": b.event_channel, "ring_ref": b.ring_ref,
+                    "backend": b.backend,
+                }));
+                continue;
+            }
+            let number = |n: Option<u64>| n.map_or("-1".to_owned(), |n| n.to_string());
+            out.write(&format!(
+                "{:<5} {:<3} {:<6} {:<5} {:<6} {:<8} {}\n",
+                b.vdev,
+                b.backend_id,
+                i.dom.0,
+                b.state,
+                number(b.event_channel),
+                number(b.ring_ref),
+                b.backend
+            ));
+        }
+    }
+    if c.has("json") {
+        put_json(out, &Value::Array(all));
+    }
+    Ok(())
+}

@@ -1,0 +1,452 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+use super::*;
+use crate::editor::Completion;
+use crate::fake::{Fake, run as wait};
+use crate::host::ShutdownCode;
+use crate::life::tests::toolstack;
+use serde_json::Value;
+
+const CFG: &str =
+    "name = 'linux'\nuuid='bdc998cb-c010-4165-97c2-c3167a8060e3'\nkernel = '/guests/Image'
+memory = 16\nvcpus = 2\ndisk = ['/guests/a.img,raw,xvda,w']\n";
+
+fn ready() -> Toolstack<Fake> {
+    let t = toolstack();
+    t.host()
+        .files
+        .borrow_mut()
+        .insert("/guests/linux.cfg".to_owned(), CFG.into());
+    t
+}
+
+/// Runs a line that must succeed.
+fn good(t: &Toolstack<Fake>, line: &str) -> String {
+    let mut out = String::new();
+    let status = wait(run(t, line, &mut out));
+    assert_eq!(status, Status::Done, "{line}: {out}");
+    out
+}
+
+fn bad(t: &Toolstack<Fake>, line: &str) -> String {
+    let mut out = String::new();
+    assert_eq!(
+        wait(run(t, line, &mut out)),
+        Status::Failed,
+        "{line}: {out}"
+    );
+    out
+}
+
+fn misused(t: &Toolstack<Fake>, line: &str) -> String {
+    let mut out = String::new();
+    assert_eq!(wait(run(t, line, &mut out)), Status::Usage, "{line}: {out}");
+    out
+}
+
+fn json(t: &Toolstack<Fake>, line: &str) -> Value {
+    serde_json::from_str(&good(t, line)).unwrap()
+}
+
+#[test]
+fn words() {
+    let split = |line: &str| verbs::split(line).unwrap();
+    assert_eq!(split(""), [""; 0]);
+    assert_eq!(split("  a  b\t c "), ["a", "b", "c"]);
+    assert_eq!(
+        split(r#"a "b c" 'd "e\' f\ g "\"h\\\n" x"y"'z'"#),
+        ["a", "b c", "d \"e\\", "f g", "\"h\\\\n", "xyz"]
+    );
+    assert_eq!(split("a '' \"\" # comment"), ["a", "", ""]);
+    assert_eq!(split("a#b"), ["a#b"]);
+    assert_eq!(verbs::split("a 'b").unwrap_err(), "a ' is not closed");
+    assert_eq!(verbs::split("a \"b\\").unwrap_err(), "a \" is not closed");
+    assert!(verbs::split("a\\").is_err());
+}
+
+#[test]
+fn misuse_is_told_with_the_usage() {
+    let t = ready();
+    for (line, error) in [
+        (
+            "lst",
+            "error: there is no \"lst\"; did you mean \"list\"?\n",
+        ),
+        (
+            "frobnicate",
+            "error: there is no \"frobnicate\"; see: help\n",
+        ),
+        (
+            "create",
+            "error: create: too few words\nusage: create [-c] [-p] [-n] FILE [KEY=VALUE]...\n",
+        ),
+        (
+            "list -x",
+            "error: list: there is no option -x\nusage: list [-l] [--json] [DOMAIN]...\n",
+        ),
+        (
+            "list --jsn",
+            "error: list: there is no option --jsn\nusage: list [-l] [--json] [DOMAIN]...\n",
+        ),
+        (
+            "info x",
+            "error: info: \"x\" is one word too many\nusage: info [--json]\n",
+        ),
+        (
+            "shutdown -t",
+            "error: shutdown: -t needs its SECONDS\nusage: shutdown [-w] [-t SECONDS] [-a] GUEST... | -a\n",
+        ),
+        ("list 'x", "error: a ' is not closed\n"),
+    ] {
+        assert_eq!(misused(&t, line), error);
+    }
+    assert!(misused(&t, "list --json=x").starts_with("error: list: "));
+    assert_eq!(
+        [Status::Done, Status::Failed, Status::Usage].map(Status::code),
+        [0, 1, 2]
+    );
+}
+
+#[test]
+fn help_for_everything() {
+    let t = ready();
+    let all = good(&t, "help");
+    for v in verbs::VERBS {
+        assert!(all.contains(&format!("\n  {} ", v.name)), "{}", v.name);
+        let help = good(&t, &format!("help {}", v.name));
+        assert_eq!(help, good(&t, &format!("{} -h", v.name)));
+        assert_eq!(help, good(&t, &format!("vane {} --help", v.name)));
+        assert!(help.starts_with(&format!("usage: {}", v.name)) && help.contains("-h, --help"));
+        assert!(help.lines().all(|l| l.len() <= 79), "{help}");
+        let mut letters: Vec<_> = v
+            .options
+            .iter()
+            .filter_map(|o| o.short)
+            .chain(['h'])
+            .collect();
+        letters.sort_unstable();
+        assert!(letters.windows(2).all(|w| w[0] != w[1]), "{}", v.name);
+    }
+    assert_eq!(good(&t, "-h"), all);
+    assert_eq!(
+        bad(&t, "help lits"),
+        "error: there is no \"lits\"; did you mean \"list\"?\n"
+    );
+    assert_eq!(
+        good(&t, "help destroy"),
+        "usage: destroy GUEST...\n\ndestroy: end guests at once\n\n  -h, --help  show this\n"
+    );
+}
+
+#[test]
+fn a_session() {
+    let t = ready();
+    assert_eq!(good(&t, ""), "");
+    assert_eq!(good(&t, "# nothing"), "");
+    assert_eq!(
+        good(&t, "create linux memory=8"),
+        "domain 1 (linux) created\n"
+    );
+    assert_eq!(
+        good(&t, "list"),
+        "Name                                        ID   Mem VCPUs\tState\tTime(s)\n\
+         Domain-0                                     0   128     1     r-----       2.3\n\
+         linux                                        1     8     1     ------       1.5\n"
+    );
+    assert_eq!(good(&t, "domid linux"), "1\n");
+    assert_eq!(good(&t, "domname 1"), "linux\n");
+    good(&t, "pause linux");
+    assert!(good(&t, "list linux").contains("--p---"));
+    good(&t, "unpause 1");
+    good(&t, "rename linux tux");
+    assert_eq!(
+        good(&t, "vcpu-list tux"),
+        "Name                                ID  VCPU   CPU State   Time(s) Affinity (Hard / Soft)\n\
+         tux                                  1     0     1   -b-       0.7 all / all\n\
+         tux                                  1     1     -   --p       0.7 all / all\n"
+    );
+    assert_eq!(
+        good(&t, "block-list tux"),
+        "Vdev  BE  handle state evt-ch ring-ref BE-path\n\
+         51712 0   1      1     -1     -1       /local/domain/0/backend/vbd/1/51712\n"
+    );
+    good(&t, "block-attach tux /guests/b.img,raw xvdb r");
+    assert_eq!(json(&t, "block-list tux --json")[1]["vdev"], "xvdb");
+    good(&t, "block-detach tux xvdb");
+    assert_eq!(
+        bad(&t, "block-detach tux xvdb"),
+        "error: domain 1 has no disk 51728; see: block-list 1\n"
+    );
+    assert!(bad(&t, "block-attach tux /guests/b.img").contains("there is no vdev"));
+    good(&t, "vcpu-set tux 1");
+    good(&t, "mem-set tux 4096k");
+    assert_eq!(
+        t.host().node("/local/domain/1/memory/target").as_deref(),
+        Some("4096")
+    );
+    assert_eq!(
+        bad(&t, "mem-set tux much"),
+        "error: \"much\" is no size; write for instance 256, 256m or 1g\n"
+    );
+    good(&t, "console tux");
+    assert_eq!(*t.host().attached.borrow(), [DomId(1)]);
+    assert_eq!(
+        bad(&t, "console Domain-0"),
+        "error: domain 0 is the control domain; this is for guests only\n"
+    );
+    assert_eq!(good(&t, "dmesg"), "(XEN) hello\n");
+    assert_eq!(good(&t, "dmesg -c"), "last\n");
+    assert!(good(&t, "uptime").contains("tux                                  1  0:00:0"));
+    assert!(good(&t, "info").contains("\nfree_memory            : "));
+    t.host().stop(DomId(1), ShutdownCode::Crash);
+    assert!(good(&t, "list tux").contains("---sc-"));
+    good(&t, "destroy tux");
+    assert_eq!(
+        bad(&t, "destroy tux"),
+        "error: there is no domain \"tux\"; see: list\n"
+    );
+    assert_eq!(t.host().open.get(), 0);
+}
+
+#[test]
+fn creating() {
+    let t = ready();
+    assert_eq!(
+        bad(&t, "create nothing"),
+        "error: there is no file /guests/nothing or /guests/nothing.cfg; see: the files under /guests\n"
+    );
+    assert!(bad(&t, "create /guests/Image").contains("UTF-8"));
+    assert_eq!(
+        bad(&t, "create linux.cfg memory=x"),
+        "error: command line:1:8: memory = \"x\" is no number; write a whole number from 1 to 1043456\n"
+    );
+    t.host().files.borrow_mut().insert(
+        "/guests/typo.cfg".to_owned(),
+        format!("{CFG}memroy = 1\nvif = ['']\n").into(),
+    );
+    assert_eq!(
+        good(&t, "create typo -p"),
+        "warning: /guests/typo.cfg:7: unknown key \"memroy\" is ignored; did you mean \"memory\"?\n\
+         warning: /guests/typo.cfg: vif: there is no network yet; the guest has none\n\
+         domain 1 (linux) created\n"
+    );
+    assert!(t.find("linux").unwrap().paused);
+    good(&t, "destroy linux");
+    // A dry run makes nothing, and tells what would go wrong.
+    let before = t.host().state.borrow().clone();
+    let config: Value = json(
+        &t,
+        "create -n linux \"disk=['/guests/b.img,raw,xvdb,r']\" name=dry",
+    );
+    assert_eq!(
+        (&config["name"], &config["disk"][0]["vdev"]),
+        (&"dry".into(), &"xvdb".into())
+    );
+    assert!(bad(&t, "create -n linux kernel=/guests/none").contains("there is no such thing"));
+    assert!(
+        bad(
+            &t,
+            "create -n linux ramdisk=/guests/initrd memory=1 \"cmdline=a\nb\" vcpus=200"
+        )
+        .contains("out of range")
+    );
+    assert!(*t.host().state.borrow() == before);
+    good(&t, "create linux -c");
+    assert_eq!(t.host().attached.borrow().len(), 1);
+}
+
+#[test]
+fn shutting_down() {
+    let t = ready();
+    good(&t, "create linux");
+    assert_eq!(bad(&t, "shutdown"), "error: name a guest, or all with -a\n");
+    assert_eq!(
+        bad(&t, "shutdown linux -t 3"),
+        "note: domain 1 has not said that it listens to this; to end it at once: destroy 1\n\
+         error: domain 1 has not stopped after 3 s; to end it at once: destroy 1\n"
+    );
+    t.host().obeys.set(true);
+    good(
+        &t,
+        "xenstore-write /local/domain/1/control/feature-poweroff 1",
+    );
+    assert_eq!(good(&t, "shutdown -w linux"), "");
+    assert_eq!(wait(t.reap()).len(), 1);
+    assert_eq!(good(&t, "shutdown -a -w"), "");
+
+    t.host().obeys.set(false);
+    good(&t, "create linux");
+    assert_eq!(good(&t, "reboot -F linux"), "domain 2 is domain 3 now\n");
+
+    // One that listens is asked, another is ended; what their configurations say is not done.
+    good(
+        &t,
+        "create linux name=two uuid=11111111-c010-4165-97c2-c3167a8060e3 on_poweroff=restart disk=[]",
+    );
+    good(
+        &t,
+        "xenstore-write /local/domain/4/control/feature-poweroff 1",
+    );
+    t.host().obeys.set(true);
+    assert_eq!(good(&t, "poweroff"), "asking domain 4 (two) to power off\n");
+    assert_eq!(t.host().powered.get(), Some(false));
+    assert!(wait(t.reap()).is_empty() && t.host().state.borrow().doms.is_empty());
+}
+
+/// A terminal whose person presses Ctrl-C at once.
+#[derive(Default)]
+struct Impatient(String);
+
+impl Output for Impatient {
+    fn write(&mut self, text: &str) {
+        self.0.push_str(text);
+    }
+    async fn flush(&mut self) {}
+    async fn interrupted(&mut self) {}
+}
+
+#[test]
+fn waiting_can_be_interrupted() {
+    let t = ready();
+    good(&t, "create linux");
+    // The sleep of the fake is over at once as well and comes first; then nothing does.
+    let mut out = Impatient::default();
+    let doms = [DomId(1)];
+    let result = wait(async {
+        match first(core::future::pending::<()>(), out.interrupted()).await {
+            First::A(()) => "slept",
+            First::B(()) => "interrupted",
+        }
+    });
+    assert_eq!(result, "interrupted");
+    assert!(wait(wait_stopped(&t, &doms, Some(1), &mut out)).is_err());
+    assert_eq!(
+        wait(run(&t, "xenstore-watch -n 0 /local", &mut out)),
+        Status::Done
+    );
+}
+
+#[test]
+fn the_store() {
+    let t = ready();
+    good(&t, "create linux disk=[]");
+    assert_eq!(
+        good(&t, "xenstore-ls -fp /local/domain/1/memory"),
+        "/local/domain/1/memory/static-max = \"16384\"   (n0,r1)\n\
+         /local/domain/1/memory/target = \"16384\"   (n0,r1)\n\
+         /local/domain/1/memory/videoram = \"0\"   (n0,r1)\n"
+    );
+    let tree = good(&t, "xenstore-ls");
+    assert!(
+        tree.contains("local = \"\"\n domain = \"\"\n  0 = \"\"\n"),
+        "{tree}"
+    );
+    assert_eq!(
+        json(&t, "xenstore-ls --json /vm")["/vm/bdc998cb-c010-4165-97c2-c3167a8060e3/name"]["value"],
+        "linux"
+    );
+    good(&t, "xenstore-write a 'x \"y\"\n' /tool/b 2");
+    assert_eq!(good(&t, "xenstore-read a /tool/b"), "x \\\"y\\\"\\n\n2\n");
+    assert_eq!(
+        good(&t, "xenstore-read -p /local/domain/0/name"),
+        "/local/domain/0/name: Domain-0\n"
+    );
+    assert_eq!(good(&t, "xenstore-list /local"), "domain\npool\n");
+    assert_eq!(json(&t, "xenstore-list --json /local")[0], "/local/domain");
+    good(&t, "xenstore-rm /tool/b");
+    assert_eq!(
+        bad(&t, "xenstore-read /tool/b"),
+        "error: /tool/b: there is no such thing (ENOENT)\n"
+    );
+    assert_eq!(
+        bad(&t, "xenstore-write a 1 b"),
+        "error: \"b\" has no value; write PATH VALUE pairs\n"
+    );
+    assert!(bad(&t, "xenstore-read a//b").contains("is no path"));
+    t.host().polite.set(true);
+    good(&t, "xenstore-write /tool/w 1");
+    assert_eq!(good(&t, "xenstore-watch /tool/w -n 1"), "/tool/w = \"6\"\n");
+}
+
+#[test]
+fn json_for_programs() {
+    let t = ready();
+    good(&t, "create linux cpus=1");
+    let list = json(&t, "list --json");
+    assert_eq!(
+        (&list[1]["name"], &list[1]["domid"], &list[1]["state"]),
+        (&"linux".into(), &1.into(), &"blocked".into())
+    );
+    let long = json(&t, "list -l linux");
+    assert_eq!(long[0]["config"]["kernel"], "/guests/Image");
+    assert_eq!(json(&t, "info --json")["nr_cpus"], 2);
+    assert_eq!(json(&t, "vcpu-list --json linux")[0]["affinity"], "1");
+    assert_eq!(json(&t, "vcpu-list --json linux")[1]["online"], false);
+    assert_eq!(json(&t, "uptime --json")[0]["name"], "Domain-0");
+    assert_eq!(
+        json(&t, "block-list linux --json")[0]["target"],
+        "/guests/a.img"
+    );
+}
+
+#[test]
+fn completion_of_everything() {
+    let t = ready();
+    good(&t, "create linux");
+    let found = |line: &str| wait(complete(&t, line));
+    let words = |line: &str| found(line).candidates;
+    assert_eq!(words("cre"), ["create"]);
+    assert_eq!(
+        found("xenstore-r"),
+        Completion {
+            typed: 10,
+            candidates: alloc::vec!["xenstore-read".into(), "xenstore-rm".into()],
+        }
+    );
+    assert_eq!(words("").len(), verbs::VERBS.len());
+    assert_eq!(words("vane li"), ["list"]);
+    assert_eq!(words("destroy "), ["linux"]);
+    assert_eq!(words("list D"), ["Domain-0"]);
+    assert_eq!(words("list --j"), ["--json"]);
+    assert_eq!(words("create l"), ["linux.cfg"]);
+    assert_eq!(words("create /guests/a"), ["/guests/a.img"]);
+    assert_eq!(words("create linux.cfg m"), [""; 0]);
+    assert_eq!(words("console -h li"), ["linux"]);
+    assert_eq!(words("console linux "), [""; 0]);
+    assert_eq!(words("block-detach linux x"), ["xvda"]);
+    assert_eq!(words("xenstore-ls /local/d"), ["/local/domain/"]);
+    assert_eq!(
+        words("xenstore-read /local/domain/0/n"),
+        ["/local/domain/0/name"]
+    );
+    assert_eq!(words("xenstore-ls /lo"), ["/local/"]);
+    assert_eq!(words("help unp"), ["unpause"]);
+    assert_eq!(words("nothing x"), [""; 0]);
+    assert_eq!(words("create '/guests/a"), [""; 0]);
+}
+
+#[test]
+fn sizes() {
+    for (text, kib) in [
+        ("256", Some(262_144)),
+        ("256m", Some(262_144)),
+        ("1G", Some(1 << 20)),
+        ("8k", Some(8)),
+        ("m", None),
+        ("1t", None),
+        ("", None),
+        ("99999999999999999999", None),
+        ("18446744073709551615g", None),
+    ] {
+        assert_eq!(size_kib(text), kib, "{text}");
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn never_panics(line in "(create|list|shutdown|xenstore-ls|xenstore-read|block-attach|mem-set|help)?[ -~é]{0,40}") {
+        let t = ready();
+        let mut out = String::new();
+        wait(run(&t, &line, &mut out));
+        let _ = wait(complete(&t, &line));
+    }
+}
