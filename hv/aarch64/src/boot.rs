@@ -40,7 +40,10 @@ const STACK: usize = 0x8000;
 const BOOT_STACK_SIZE: u64 = 0x4_0000;
 const MIB: u64 = 1 << 20;
 /// dom0's window for grant frames and foreign pages: above any RAM that a board has.
-const DOM0_WINDOW: Region = Region { base: 0x10_0000_0000, size: 0x4_0000_0000 };
+const DOM0_WINDOW: Region = Region {
+    base: 0x10_0000_0000,
+    size: 0x4_0000_0000,
+};
 
 /// One stack for each CPU but the first.
 #[repr(C, align(4096))]
@@ -64,8 +67,18 @@ struct SecondaryStart {
 fn image() -> Image {
     let at = |s: *const u8| s as u64;
     let (start, end) = (at(&raw const _head), at(&raw const _image_end));
-    let text = Range { start, end: at(&raw const __text_end) };
-    Image { whole: Range { start, end }, text, rodata: Range { start: text.end, end: at(&raw const __rodata_end) } }
+    let text = Range {
+        start,
+        end: at(&raw const __text_end),
+    };
+    Image {
+        whole: Range { start, end },
+        text,
+        rodata: Range {
+            start: text.end,
+            end: at(&raw const __rodata_end),
+        },
+    }
 }
 
 fn current_el() -> u64 {
@@ -83,7 +96,9 @@ fn not_at_el2(el: u64) -> ! {
     let tail = b". QEMU: -machine virt,virtualization=on\r\n";
     for b in text.iter().chain(&[b'0' + el as u8]).chain(tail) {
         // SAFETY: a store to what is a PL011's data register on the only board where this happens.
-        unsafe { asm!("str {v:w}, [{p}]", v = in(reg) u32::from(*b), p = in(reg) UART, options(nostack)) };
+        unsafe {
+            asm!("str {v:w}, [{p}]", v = in(reg) u32::from(*b), p = in(reg) UART, options(nostack))
+        };
     }
     run::halt()
 }
@@ -98,8 +113,14 @@ extern "C" fn hv_boot(dtb: u64) -> ! {
     let image = image();
     // A first map that knows the image and the device tree, which is at most 2 MiB.
     let first = [
-        Range { start: image.whole.start & !(2 * MIB - 1), end: (image.whole.end + 2 * MIB) & !(2 * MIB - 1) },
-        Range { start: dtb & !(2 * MIB - 1), end: (dtb & !(2 * MIB - 1)) + 4 * MIB },
+        Range {
+            start: image.whole.start & !(2 * MIB - 1),
+            end: (image.whole.end + 2 * MIB) & !(2 * MIB - 1),
+        },
+        Range {
+            start: dtb & !(2 * MIB - 1),
+            end: (dtb & !(2 * MIB - 1)) + 4 * MIB,
+        },
     ];
     // SAFETY: the boot CPU, MMU off; the vectors are the image's own.
     unsafe {
@@ -125,18 +146,35 @@ fn start(dtb: u64, image: &Image) -> ! {
         // SAFETY: from the device tree; Device memory in the first map as in the second.
         unsafe { console::init(u) };
     }
-    log::info!("Paravane {} on {}", env!("CARGO_PKG_VERSION"), machine.model);
+    log::info!(
+        "Paravane {} on {}",
+        env!("CARGO_PKG_VERSION"),
+        machine.model
+    );
     panic::REBOOT.store(machine.bootargs.contains("panic=reboot"), Ordering::Relaxed);
 
-    let ram: Vec2 = machine.memory.iter().map(|r| Range { start: r.base, end: r.end() }).collect();
+    let ram: Vec2 = machine
+        .memory
+        .iter()
+        .map(|r| Range {
+            start: r.base,
+            end: r.end(),
+        })
+        .collect();
     // SAFETY: second and last table, before other CPUs run; it covers what the first one did.
     let root = unsafe {
         let root = mmu::build(false, &ram, image);
         asm!("msr ttbr0_el2, {}", "isb", "tlbi alle2", "dsb ish", "isb", in(reg) root);
         root
     };
-    let taken = Range { start: dtb & !4095, end: (dtb + machine.dtb_size as u64 + 4095) & !4095 };
-    let initrd = machine.initrd.map(|r| Range { start: r.base & !4095, end: (r.end() + 4095) & !4095 });
+    let taken = Range {
+        start: dtb & !4095,
+        end: (dtb + machine.dtb_size as u64 + 4095) & !4095,
+    };
+    let initrd = machine.initrd.map(|r| Range {
+        start: r.base & !4095,
+        end: (r.end() + 4095) & !4095,
+    });
     let hv = memory(&machine, image, &ram, taken, initrd, t0);
     HV.call_once(|| TicketMutex::new(hv));
     PSCI.call_once(|| Psci::new(machine.psci.unwrap_or(platform::psci::Conduit::Smc)));
@@ -177,7 +215,14 @@ fn fixed_uart() -> Option<u32> {
 }
 
 /// Lays out the hypervisor's own memory behind the image, and gives the rest to the allocator.
-fn memory(machine: &Machine, image: &Image, ram: &[Range], dtb: Range, initrd: Option<Range>, t0: u64) -> Hypervisor {
+fn memory(
+    machine: &Machine,
+    image: &Image,
+    ram: &[Range],
+    dtb: Range,
+    initrd: Option<Range>,
+    t0: u64,
+) -> Hypervisor {
     let lo = ram.iter().map(|r| r.start).min().unwrap_or(0);
     let hi = ram.iter().map(|r| r.end).max().unwrap_or(0);
     let pages = (hi - lo) / 4096;
@@ -189,9 +234,14 @@ fn memory(machine: &Machine, image: &Image, ram: &[Range], dtb: Range, initrd: O
         end: image.whole.end + heap_size + table_size,
     };
     let overlaps = |r: &Range| r.start < own.end && own.start < r.end;
-    let fits = ram.iter().any(|r| r.contains(own.start, own.end - own.start));
+    let fits = ram
+        .iter()
+        .any(|r| r.contains(own.start, own.end - own.start));
     if !fits || overlaps(&dtb) || initrd.is_some_and(|r| overlaps(&r)) {
-        panic!("no room behind the image for {} KiB of tables", (heap_size + table_size) >> 10);
+        panic!(
+            "no room behind the image for {} KiB of tables",
+            (heap_size + table_size) >> 10
+        );
     }
     // SAFETY: RAM behind the image that nothing else uses, mapped read-write.
     let table = unsafe {
@@ -212,11 +262,17 @@ fn memory(machine: &Machine, image: &Image, ram: &[Range], dtb: Range, initrd: O
     let mut frames = Frames::new(Mfn::of(lo), table);
     let mut busy: Vec<Range> = [own, dtb].into_iter().chain(initrd).collect();
     let reserved = machine.reserved.iter().chain(machine.board.reserved);
-    busy.extend(reserved.map(|r| Range { start: r.base & !4095, end: (r.end() + 4095) & !4095 }));
+    busy.extend(reserved.map(|r| Range {
+        start: r.base & !4095,
+        end: (r.end() + 4095) & !4095,
+    }));
     busy.sort_by_key(|r| r.start);
     for bank in ram {
         let mut at = bank.start;
-        for b in busy.iter().filter(|b| b.start < bank.end && bank.start < b.end) {
+        for b in busy
+            .iter()
+            .filter(|b| b.start < bank.end && bank.start < b.end)
+        {
             if b.start > at {
                 frames.add_ram(Mfn::of(at), (b.start - at) / 4096);
             }
@@ -230,8 +286,11 @@ fn memory(machine: &Machine, image: &Image, ram: &[Range], dtb: Range, initrd: O
         GicInfo::V2 { gicv, .. } => (2, gicv.base),
         GicInfo::V3 { .. } => (3, 0),
     };
-    // SAFETY: the PL031's data register, Device memory by our map.
-    let wall_sec = machine.rtc.map_or(0, |r| u64::from(unsafe { core::ptr::read_volatile(r.regs.base as *const u32) }));
+
+    let wall_sec = machine.rtc.map_or(0, |r| {
+        // SAFETY: the data register of the PL031, Device memory by our map.
+        u64::from(unsafe { core::ptr::read_volatile(r.regs.base as *const u32) })
+    });
     let info = MachineInfo {
         cpus: machine.cpus.len() as u32,
         khz: (platform::timer::frequency() / 1000) as u32,
@@ -265,10 +324,25 @@ macro_rules! id_regs {
 fn constants(machine: &Machine, version: u8) -> Fixed {
     let ids = IdRegs::read(|crm, op2| id_regs!(crm, op2; 1, 2, 3, 4, 5, 6, 7));
     // VM SWIO PTW FMO IMO AMO FB BSU=inner TWI TID3 TSC TIDCP TACR RW
-    let hcr = 0b11_1111 | (1 << 9) | (1 << 10) | (1 << 13) | (1 << 18) | (1 << 19) | (1 << 20) | (1 << 21) | (1 << 31);
+    let hcr = 0b11_1111
+        | (1 << 9)
+        | (1 << 10)
+        | (1 << 13)
+        | (1 << 18)
+        | (1 << 19)
+        | (1 << 20)
+        | (1 << 21)
+        | (1 << 31);
     let (gicd, gicr, maint) = match &machine.gic {
-        GicInfo::V2 { gicd, maintenance, .. } => ((gicd.base, gicd.size.min(0x1000)), (0, 0), *maintenance),
-        GicInfo::V3 { gicd, gicr, maintenance, .. } => {
+        GicInfo::V2 {
+            gicd, maintenance, ..
+        } => ((gicd.base, gicd.size.min(0x1000)), (0, 0), *maintenance),
+        GicInfo::V3 {
+            gicd,
+            gicr,
+            maintenance,
+            ..
+        } => {
             let base = gicr.first().map_or(0, |r| r.base);
             ((gicd.base, 0x1_0000), (base, 0x2_0000), *maintenance)
         }
@@ -350,7 +424,9 @@ fn secondaries(machine: &Machine, root: u64) {
 }
 
 fn option(args: &str, name: &str) -> Option<u64> {
-    let v = args.split_whitespace().find_map(|a| a.strip_prefix(name)?.strip_prefix('='))?;
+    let v = args
+        .split_whitespace()
+        .find_map(|a| a.strip_prefix(name)?.strip_prefix('='))?;
     let (digits, unit) = match v.as_bytes().last()? {
         b'M' | b'm' => (&v[..v.len() - 1], MIB),
         b'G' | b'g' => (&v[..v.len() - 1], MIB << 10),
@@ -373,7 +449,10 @@ fn dom0(machine: &Machine, nr_irqs: u32, initrd: Option<Range>) {
         Ok(h) => h,
         Err(e) => panic!("control domain: {e}"),
     };
-    let memory = option(&machine.bootargs, "dom0_mem").unwrap_or(128 * MIB).next_power_of_two().clamp(32 * MIB, 1 << 30);
+    let memory = option(&machine.bootargs, "dom0_mem")
+        .unwrap_or(128 * MIB)
+        .next_power_of_two()
+        .clamp(32 * MIB, 1 << 30);
     let order = (memory / 4096).trailing_zeros() as u8;
     let mut h = run::hv().lock();
     let nr_spis = (nr_irqs - 32).min(hv_core::vgic::MAX_SPIS) as u16;
@@ -392,7 +471,10 @@ fn dom0(machine: &Machine, nr_irqs: u32, initrd: Option<Range>) {
         Err(e) => panic!("control domain: {e}"),
     };
     let Ok(base) = h.frames.alloc(slot, Use::Guest, order) else {
-        panic!("control domain: no {} MiB of memory in one piece (dom0_mem=)", memory / MIB);
+        panic!(
+            "control domain: no {} MiB of memory in one piece (dom0_mem=)",
+            memory / MIB
+        );
     };
     (0..memory / 4096).for_each(|k| m.zero_page(Mfn(base.0 + k)));
     let load = base.addr() + header.text_offset;
@@ -403,13 +485,25 @@ fn dom0(machine: &Machine, nr_irqs: u32, initrd: Option<Range>) {
     let gic = match &machine.gic {
         GicInfo::V2 { gicd, gicc, .. } => GicNode {
             version: GicVersion::V2,
-            distributor: Region { base: gicd.base, size: 0x1000 },
-            cpu: Region { base: gicc.base, size: 0x2000 },
+            distributor: Region {
+                base: gicd.base,
+                size: 0x1000,
+            },
+            cpu: Region {
+                base: gicc.base,
+                size: 0x2000,
+            },
         },
         GicInfo::V3 { .. } => GicNode {
             version: GicVersion::V3,
-            distributor: Region { base: run::fixed().dom0_gicd.0, size: run::fixed().dom0_gicd.1 },
-            cpu: Region { base: run::fixed().dom0_gicr.0, size: run::fixed().dom0_gicr.1 },
+            distributor: Region {
+                base: run::fixed().dom0_gicd.0,
+                size: run::fixed().dom0_gicd.1,
+            },
+            cpu: Region {
+                base: run::fixed().dom0_gicr.0,
+                size: run::fixed().dom0_gicr.1,
+            },
         },
     };
     let virtio: Vec<VirtioMmio> = machine
@@ -418,14 +512,20 @@ fn dom0(machine: &Machine, nr_irqs: u32, initrd: Option<Range>) {
         .filter_map(|d| {
             let irq = d.irq?;
             Some(VirtioMmio {
-                reg: Region { base: d.regs.base, size: d.regs.size },
+                reg: Region {
+                    base: d.regs.base,
+                    size: d.regs.size,
+                },
                 spi: irq.intid - 32,
                 flags: if irq.edge { 1 } else { 4 },
             })
         })
         .collect();
     let tree = builder::tree::dom0_tree(&Dom0Tree {
-        banks: &[Region { base: base.addr(), size: memory }],
+        banks: &[Region {
+            base: base.addr(),
+            size: memory,
+        }],
         vcpus: 1,
         gic,
         grant_window: DOM0_WINDOW,
@@ -449,14 +549,21 @@ fn dom0(machine: &Machine, nr_irqs: u32, initrd: Option<Range>) {
         d.max_pages = (memory / 4096) as u32;
         d.p2m.set_table_limit(4096);
         for k in (0..memory / 4096).step_by(512) {
-            d.p2m.map(&mut c, Gfn(base.0 + k), Mfn(base.0 + k), 9, Kind::Ram)?;
+            d.p2m
+                .map(&mut c, Gfn(base.0 + k), Mfn(base.0 + k), 9, Kind::Ram)?;
         }
         for p in pages {
             d.p2m.map(&mut c, Gfn(p), Mfn(p), 0, Kind::Mmio)?;
         }
         if let GicInfo::V2 { gicc, gicv, .. } = &machine.gic {
             for k in 0..2 {
-                d.p2m.map(&mut c, Gfn((gicc.base >> 12) + k), Mfn((gicv.base >> 12) + k), 0, Kind::Mmio)?;
+                d.p2m.map(
+                    &mut c,
+                    Gfn((gicc.base >> 12) + k),
+                    Mfn((gicv.base >> 12) + k),
+                    0,
+                    Kind::Mmio,
+                )?;
             }
         }
         for dev in machine.virtio.iter().filter_map(|d| d.irq) {
@@ -464,12 +571,21 @@ fn dom0(machine: &Machine, nr_irqs: u32, initrd: Option<Range>) {
             run::gic().set_edge(dev.intid, dev.edge);
             run::gic().set_target(dev.intid, 0);
         }
-        let v = VcpuRef { slot: Slot(slot.0), vcpu: VcpuId(0) };
-        let mut s = StartState { pc: load, cpsr: 0x3c5, sctlr: guest_abi::arch::SCTLR_GUEST_INIT, ..StartState::default() };
+        let v = VcpuRef {
+            slot: Slot(slot.0),
+            vcpu: VcpuId(0),
+        };
+        let mut s = StartState {
+            pc: load,
+            cpsr: 0x3c5,
+            sctlr: guest_abi::arch::SCTLR_GUEST_INIT,
+            ..StartState::default()
+        };
         s.x[0] = dtb;
         h.start_vcpu(m, v, &s)?;
         // The image was copied out: its memory is free now.
-        h.frames.add_ram(Mfn::of(initrd.start), (initrd.end - initrd.start) / 4096);
+        h.frames
+            .add_ram(Mfn::of(initrd.start), (initrd.end - initrd.start) / 4096);
         h.pause_domain(m, slot, false)
     })();
     if let Err(e) = r {

@@ -10,7 +10,10 @@ use spin::mutex::TicketMutex;
 
 static UART: Once<TicketMutex<Uart>> = Once::new();
 /// Bytes printed by the hypervisor itself, kept for `dmesg` until the log takes them over.
-static EARLY: TicketMutex<Early> = TicketMutex::new(Early { len: 0, bytes: [0; 4096] });
+static EARLY: TicketMutex<Early> = TicketMutex::new(Early {
+    len: 0,
+    bytes: [0; 4096],
+});
 static LOST: AtomicUsize = AtomicUsize::new(0);
 
 struct Early {

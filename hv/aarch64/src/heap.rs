@@ -15,7 +15,10 @@ static HEAP: Global = Global(TicketMutex::new(Heap::empty()));
 // `init` gave it for ever; the lock makes it one caller's at a time.
 unsafe impl GlobalAlloc for Global {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        self.0.lock().alloc(layout).map_or(core::ptr::null_mut(), NonNull::as_ptr)
+        self.0
+            .lock()
+            .alloc(layout)
+            .map_or(core::ptr::null_mut(), NonNull::as_ptr)
     }
     unsafe fn dealloc(&self, p: *mut u8, layout: Layout) {
         if let Some(p) = NonNull::new(p) {

@@ -5,9 +5,7 @@ use crate::mmu::Range;
 use crate::vcpu;
 use core::arch::asm;
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
-use hv_core::machine::{
-    Cache, CacheOp, Clock, GuestVa, PhysMem, StartState, Tlb, Uart, VcpuRegs,
-};
+use hv_core::machine::{Cache, CacheOp, Clock, GuestVa, PhysMem, StartState, Tlb, Uart, VcpuRegs};
 use hv_core::types::{Access, Errno, Mfn, Pa, VcpuRef};
 
 /// RAM outside the hypervisor, which is all that policy may touch.
@@ -31,7 +29,7 @@ impl Mach {
             && end <= self.ram.end
             && end >= pa.0
             && (end <= self.own.start || pa.0 >= self.own.end)
-            && pa.0 % core::mem::align_of::<T>() as u64 == 0;
+            && pa.0.is_multiple_of(core::mem::align_of::<T>() as u64);
         debug_assert!(ok, "access outside guest RAM");
         ok.then_some(pa.0 as *mut T)
     }
@@ -47,16 +45,17 @@ impl Mach {
     #[must_use]
     pub fn ticks(&self, ns: u64) -> u64 {
         let t = u128::from(ns) * u128::from(self.freq) / 1_000_000_000;
-        self.epoch.saturating_add(u64::try_from(t).unwrap_or(u64::MAX))
+        self.epoch
+            .saturating_add(u64::try_from(t).unwrap_or(u64::MAX))
     }
 }
 
 macro_rules! cell {
     ($self:ident, $pa:ident, $atomic:ty, $prim:ty, $c:ident => $e:expr, $else:expr) => {
         match $self.at::<$prim>($pa, core::mem::size_of::<$prim>()) {
-            // SAFETY: `at` proved the address to be aligned, mapped RAM that the hypervisor's own
-            // Rust objects never occupy; other parties may write it, hence only atomics.
             Some(p) => {
+                // SAFETY: `at` proved the address to be aligned, mapped RAM that the hypervisor's own
+                // Rust objects never occupy; other parties may write it, hence only atomics.
                 let $c = unsafe { <$atomic>::from_ptr(p) };
                 $e
             }

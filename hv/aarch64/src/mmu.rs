@@ -87,7 +87,9 @@ pub unsafe fn build(first: bool, ram: &[Range], image: &Image) -> u64 {
     // A block may stand for a range when RAM covers it wholly or not at all, and it holds no image.
     let uniform = |a: u64, b: u64| {
         !touches(a, b, &image.whole)
-            && ram.iter().all(|r| !touches(a, b, r) || r.contains(a, b - a))
+            && ram
+                .iter()
+                .all(|r| !touches(a, b, r) || r.contains(a, b - a))
     };
     for i in 0..512usize {
         let a = (i as u64) << 30;

@@ -15,7 +15,10 @@ unsafe extern "C" {
 }
 
 fn image() -> (u64, u64) {
-    (core::ptr::addr_of!(_head) as u64, core::ptr::addr_of!(_image_end) as u64)
+    (
+        core::ptr::addr_of!(_head) as u64,
+        core::ptr::addr_of!(_image_end) as u64,
+    )
 }
 
 /// Prints return addresses from the chain of frame records. They are relative to the image, as
@@ -23,7 +26,7 @@ fn image() -> (u64, u64) {
 fn trace(mut fp: u64) {
     let (start, end) = image();
     for _ in 0..32 {
-        if fp < start || fp >= end || fp % 8 != 0 {
+        if fp < start || fp >= end || !fp.is_multiple_of(8) {
             break;
         }
         // SAFETY: inside the image, where the stacks are too, and aligned.

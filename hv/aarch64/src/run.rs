@@ -166,7 +166,9 @@ fn switch_out(h: &mut Hypervisor, v: VcpuRef, cpu: CpuId, now: u64) {
 
 fn switch_in(h: &mut Hypervisor, v: VcpuRef, cpu: CpuId, now: u64) {
     let Some(f) = vcpu::file(v) else { return };
-    let Some(d) = h.domains.get_mut(v.slot) else { return };
+    let Some(d) = h.domains.get_mut(v.slot) else {
+        return;
+    };
     f.cpu = cpu.0;
     f.vttbr = d.p2m.vttbr();
     f.vmpidr = hv_core::psci::vmpidr(v.vcpu);
@@ -211,7 +213,11 @@ pub fn resume(cpu: CpuId, mut loaded: Option<VcpuRef>) -> *mut VcpuFile {
             h.kick_vcpus(v.slot, k, now);
         }
         let at = h.next_timer(cpu, d.run, |ns| mach().ticks(ns));
-        let until = if d.until == u64::MAX { u64::MAX } else { mach().ticks(d.until) };
+        let until = if d.until == u64::MAX {
+            u64::MAX
+        } else {
+            mach().ticks(d.until)
+        };
         let first = at.min(until);
         if first == u64::MAX {
             platform::timer::disarm();

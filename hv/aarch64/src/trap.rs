@@ -38,7 +38,11 @@ extern "C" fn hv_hvc(f: &mut VcpuFile, esr: u64) -> u64 {
             let effects = &mut h.effects;
             let mine = effects.kick & (1 << cpu.0) != 0;
             let slow = mine || effects.resched || effects.power.is_some() || reply == Reply::Again;
-            let kicks = if slow { 0 } else { core::mem::take(&mut effects.kick) };
+            let kicks = if slow {
+                0
+            } else {
+                core::mem::take(&mut effects.kick)
+            };
             drop(h);
             match reply {
                 Reply::Done(r) => f.x[0] = r as u64,
@@ -92,16 +96,26 @@ fn smccc(f: &mut VcpuFile) -> u64 {
             let _ = h.sched.down(v, now);
             return 1;
         }
-        Call::CpuOn { target, entry, context, v0_1 } => {
+        Call::CpuOn {
+            target,
+            entry,
+            context,
+            v0_1,
+        } => {
             f.x[0] = cpu_on(v, target, entry, context, v0_1) as u64;
             return 1;
         }
         Call::AffinityInfo(set) => {
             let h = hv().lock();
             let up = h.domains.get(v.slot).is_some_and(|d| {
-                d.vcpu_refs().any(|x| set.holds(x.vcpu) && !h.sched.is_down(x))
+                d.vcpu_refs()
+                    .any(|x| set.holds(x.vcpu) && !h.sched.is_down(x))
             });
-            (if up { psci::AFFINITY_ON } else { psci::AFFINITY_OFF }) as u64
+            (if up {
+                psci::AFFINITY_ON
+            } else {
+                psci::AFFINITY_OFF
+            }) as u64
         }
         c @ (Call::SystemOff | Call::SystemReset) => {
             let reason = u32::from(c == Call::SystemReset);
@@ -114,10 +128,19 @@ fn smccc(f: &mut VcpuFile) -> u64 {
 
 fn cpu_on(v: VcpuRef, target: VcpuId, entry: u64, context: u64, v0_1: bool) -> i64 {
     let mut h = hv().lock();
-    let known = h.domains.get(v.slot).and_then(|d| d.vcpu(u32::from(target.0)));
-    let Some(t) = known else { return psci::number(Code::InvalidParameters) };
+    let known = h
+        .domains
+        .get(v.slot)
+        .and_then(|d| d.vcpu(u32::from(target.0)));
+    let Some(t) = known else {
+        return psci::number(Code::InvalidParameters);
+    };
     if !h.sched.is_down(t) {
-        return if v0_1 { psci::number(Code::InvalidParameters) } else { psci::number(Code::AlreadyOn) };
+        return if v0_1 {
+            psci::number(Code::InvalidParameters)
+        } else {
+            psci::number(Code::AlreadyOn)
+        };
     }
     let mut s = StartState {
         pc: entry,
@@ -127,7 +150,11 @@ fn cpu_on(v: VcpuRef, target: VcpuId, entry: u64, context: u64, v0_1: bool) -> i
     };
     s.x[0] = context;
     let r = h.start_vcpu(mach(), t, &s);
-    if r.is_ok() { psci::number(Code::Success) } else { psci::number(Code::Denied) }
+    if r.is_ok() {
+        psci::number(Code::Success)
+    } else {
+        psci::number(Code::Denied)
+    }
 }
 
 /// WFI: sleeps unless there is an interrupt to take.
@@ -171,7 +198,11 @@ fn crash(f: &VcpuFile, esr: u64, why: &str, addr: u64) {
     let mut h = hv().lock();
     let domid = h.domid(f.who.slot);
     log::error!("domain {domid} vcpu {}: {why}", f.who.vcpu.0);
-    log::error!("  pc {:016x} pstate {:08x} esr {esr:08x} address {addr:016x}", f.pc, f.spsr);
+    log::error!(
+        "  pc {:016x} pstate {:08x} esr {esr:08x} address {addr:016x}",
+        f.pc,
+        f.spsr
+    );
     for (i, r) in f.x.chunks(4).enumerate() {
         let n = i * 4;
         match r {
@@ -288,7 +319,9 @@ fn sysreg_access(f: &mut VcpuFile, iss: u32) {
 fn fault_ipa() -> u64 {
     let (hpfar, far): (u64, u64);
     // SAFETY: reads fault registers.
-    unsafe { asm!("mrs {}, hpfar_el2", "mrs {}, far_el2", out(reg) hpfar, out(reg) far, options(nomem, nostack)) };
+    unsafe {
+        asm!("mrs {}, hpfar_el2", "mrs {}, far_el2", out(reg) hpfar, out(reg) far, options(nomem, nostack))
+    };
     ((hpfar & 0xfff_ffff_fff0) << 8) | (far & 0xfff)
 }
 
@@ -304,7 +337,10 @@ fn data_abort(f: &mut VcpuFile, esr: u64, iss: u32) {
     let (gicd, gicr) = if privileged {
         (fixed().dom0_gicd, fixed().dom0_gicr)
     } else if v3 {
-        ((map::GUEST_GICV3_GICD_BASE, map::GUEST_GICV3_GICD_SIZE), (map::GUEST_GICV3_GICR0_BASE, map::GUEST_GICV3_GICR0_SIZE))
+        (
+            (map::GUEST_GICV3_GICD_BASE, map::GUEST_GICV3_GICD_SIZE),
+            (map::GUEST_GICV3_GICR0_BASE, map::GUEST_GICV3_GICR0_SIZE),
+        )
     } else {
         ((map::GUEST_GICD_BASE, map::GUEST_GICD_SIZE), (0, 0))
     };
@@ -332,7 +368,11 @@ fn data_abort(f: &mut VcpuFile, esr: u64, iss: u32) {
         let far: u64;
         // SAFETY: reads the fault address.
         unsafe { asm!("mrs {}, far_el2", out(reg) far, options(nomem, nostack)) };
-        let access = if iss & (1 << 6) != 0 { Access::Write } else { Access::Read };
+        let access = if iss & (1 << 6) != 0 {
+            Access::Write
+        } else {
+            Access::Read
+        };
         let _h = hv().lock();
         if iss & (1 << 7) == 0 && mach().translate(far, access).is_some() {
             return;
@@ -341,7 +381,12 @@ fn data_abort(f: &mut VcpuFile, esr: u64, iss: u32) {
         return crash(f, esr, "touched memory where nothing is mapped", ipa);
     };
     if iss & (1 << 24) == 0 {
-        return crash(f, esr, "accessed a device with an instruction that the hardware does not describe (ISV=0)", ipa);
+        return crash(
+            f,
+            esr,
+            "accessed a device with an instruction that the hardware does not describe (ISV=0)",
+            ipa,
+        );
     }
     let size = 1u8 << ((iss >> 22) & 3);
     let rt = ((iss >> 16) & 31) as usize;
@@ -349,7 +394,10 @@ fn data_abort(f: &mut VcpuFile, esr: u64, iss: u32) {
     h.vgics.sync(v.slot, v.vcpu, &mut crate::run::Lrs);
     let ok = if iss & (1 << 6) != 0 {
         let value = if rt == 31 { 0 } else { f.x[rt] };
-        match h.vgics.mmio_write(v.slot, v.vcpu, region, offset, size, value) {
+        match h
+            .vgics
+            .mmio_write(v.slot, v.vcpu, region, offset, size, value)
+        {
             Ok(e) => {
                 let now = mach().ns(counter());
                 h.kick_vcpus(v.slot, e.kick, now);
@@ -380,7 +428,12 @@ fn data_abort(f: &mut VcpuFile, esr: u64, iss: u32) {
     if ok {
         f.pc += 4;
     } else {
-        crash(f, esr, "accessed an interrupt controller register in a way that it does not allow", ipa);
+        crash(
+            f,
+            esr,
+            "accessed an interrupt controller register in a way that it does not allow",
+            ipa,
+        );
     }
 }
 

@@ -149,7 +149,11 @@ pub fn set_state(v: VcpuRef, s: &StartState) {
     f.pc = s.pc;
     // A guest runs at EL1 or EL0 only, in AArch64 at EL1.
     let mode = s.cpsr & 0x1f;
-    f.spsr = if matches!(mode, 0 | 4 | 5) { s.cpsr & 0xffff_ffff } else { (s.cpsr & 0xffff_ffe0) | 5 };
+    f.spsr = if matches!(mode, 0 | 4 | 5) {
+        s.cpsr & 0xffff_ffff
+    } else {
+        (s.cpsr & 0xffff_ffe0) | 5
+    };
     f.sys = [0; SYS];
     f.sys[SCTLR] = s.sctlr;
     f.sys[TTBR0] = s.ttbr0;
@@ -168,7 +172,9 @@ pub fn set_state(v: VcpuRef, s: &StartState) {
 
 /// Reads the state of a vcpu that is off the CPUs.
 pub fn get_state(v: VcpuRef) -> StartState {
-    let Some(f) = file(v) else { return StartState::default() };
+    let Some(f) = file(v) else {
+        return StartState::default();
+    };
     StartState {
         x: f.x,
         pc: f.pc,
@@ -231,5 +237,5 @@ pub fn enter(f: &VcpuFile) {
 /// Makes `f` the register file into which traps on this CPU save.
 pub fn set_current(f: *const VcpuFile) {
     // SAFETY: TPIDR_EL2 is the hypervisor's own.
-    unsafe { asm!("msr tpidr_el2, {}", in(reg) f, options(nomem, nostack)) };
+    unsafe { asm!("msr tpidr_el2, {}", in(reg) f, options(nostack)) };
 }

@@ -20,7 +20,11 @@ impl Console {
     /// Empty; allocates both buffers (at boot).
     #[must_use]
     pub fn new() -> Self {
-        Self { log: VecDeque::with_capacity(LOG), logged: 0, input: VecDeque::with_capacity(INPUT) }
+        Self {
+            log: VecDeque::with_capacity(LOG),
+            logged: 0,
+            input: VecDeque::with_capacity(INPUT),
+        }
     }
 
     /// Remembers what the hypervisor printed; the oldest goes.
@@ -66,7 +70,9 @@ impl Console {
     pub fn read_input(&mut self, buf: &mut [u8]) -> usize {
         let mut n = 0;
         for place in buf {
-            let Some(b) = self.input.pop_front() else { break };
+            let Some(b) = self.input.pop_front() else {
+                break;
+            };
             *place = b;
             n += 1;
         }

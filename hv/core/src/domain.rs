@@ -2,8 +2,8 @@
 //! Domains: what one consists of besides the tables that the subsystems keep for it.
 
 use crate::p2m::P2m;
-use crate::vpl011::Vpl011;
 use crate::types::{CpuId, DomId, Errno, Gfn, MAX_DOMAINS, Mfn, Port, Slot, VcpuId, VcpuRef};
+use crate::vpl011::Vpl011;
 use alloc::vec::Vec;
 
 /// Parameters that HVMOP_set_param and get_param know (`HVM_NR_PARAMS`, `hvm/params.h`).
@@ -107,13 +107,19 @@ impl Domain {
     #[must_use]
     pub fn vcpu(&self, id: u32) -> Option<VcpuRef> {
         let known = (id as usize) < self.vcpus.len();
-        known.then_some(VcpuRef { slot: self.slot, vcpu: VcpuId(id as u8) })
+        known.then_some(VcpuRef {
+            slot: self.slot,
+            vcpu: VcpuId(id as u8),
+        })
     }
 
     /// References to all its vcpus.
     pub fn vcpu_refs(&self) -> impl Iterator<Item = VcpuRef> + use<> {
         let slot = self.slot;
-        (0..self.vcpus.len() as u8).map(move |v| VcpuRef { slot, vcpu: VcpuId(v) })
+        (0..self.vcpus.len() as u8).map(move |v| VcpuRef {
+            slot,
+            vcpu: VcpuId(v),
+        })
     }
 
     /// Whether its vcpus may run.
@@ -135,7 +141,10 @@ impl Domains {
     pub fn new() -> Self {
         let mut table = Vec::new();
         table.resize_with(MAX_DOMAINS, || None);
-        Self { table, next_domid: 1 }
+        Self {
+            table,
+            next_domid: 1,
+        }
     }
 
     /// The domain in a slot.
@@ -160,7 +169,9 @@ impl Domains {
     /// The slot of a domain number, without domains that are being destroyed.
     #[must_use]
     pub fn find_alive(&self, domid: DomId) -> Option<Slot> {
-        self.iter().find(|d| d.domid == domid && d.death == Death::Alive).map(|d| d.slot)
+        self.iter()
+            .find(|d| d.domid == domid && d.death == Death::Alive)
+            .map(|d| d.slot)
     }
 
     /// All domains, in slot order.
@@ -173,7 +184,11 @@ impl Domains {
     /// # Errors
     /// `ENOMEM` when all are taken.
     pub fn free_slot(&self) -> Result<Slot, Errno> {
-        let i = self.table.iter().position(Option::is_none).ok_or(Errno::ENOMEM)?;
+        let i = self
+            .table
+            .iter()
+            .position(Option::is_none)
+            .ok_or(Errno::ENOMEM)?;
         Ok(Slot(i as u8))
     }
 
@@ -185,7 +200,11 @@ impl Domains {
         for _ in 0..=MAX_DOMAINS {
             let id = DomId(self.next_domid);
             let next = self.next_domid + 1;
-            self.next_domid = if next >= DomId::FIRST_RESERVED.0 { 1 } else { next };
+            self.next_domid = if next >= DomId::FIRST_RESERVED.0 {
+                1
+            } else {
+                next
+            };
             if self.find(id).is_none() {
                 return Ok(id);
             }

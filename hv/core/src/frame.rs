@@ -43,8 +43,14 @@ pub struct Frame {
 
 impl Frame {
     /// A page outside RAM, which every entry is until [`Frames::add_ram`].
-    pub const RESERVED: Self =
-        Self { a: 0, b: 0, owner: 0, usage: Use::Reserved, order: 0, head: false };
+    pub const RESERVED: Self = Self {
+        a: 0,
+        b: 0,
+        owner: 0,
+        usage: Use::Reserved,
+        order: 0,
+        head: false,
+    };
 }
 
 /// All machine pages between the lowest and the highest RAM address.
@@ -132,7 +138,10 @@ impl Frames {
     }
 
     fn frame(&self, i: u32) -> Frame {
-        self.table.get(i as usize).copied().unwrap_or(Frame::RESERVED)
+        self.table
+            .get(i as usize)
+            .copied()
+            .unwrap_or(Frame::RESERVED)
     }
 
     fn set(&mut self, i: u32, f: Frame) {
@@ -142,9 +151,21 @@ impl Frames {
     }
 
     fn push_free(&mut self, i: u32, order: u8) {
-        let Some(head) = self.free_heads.get_mut(order as usize) else { return };
+        let Some(head) = self.free_heads.get_mut(order as usize) else {
+            return;
+        };
         let next = core::mem::replace(head, i);
-        self.set(i, Frame { a: NIL, b: next, owner: 0, usage: Use::Free, order, head: true });
+        self.set(
+            i,
+            Frame {
+                a: NIL,
+                b: next,
+                owner: 0,
+                usage: Use::Free,
+                order,
+                head: true,
+            },
+        );
         if let Some(n) = self.table.get_mut(next as usize) {
             n.a = i;
         }
@@ -186,7 +207,17 @@ impl Frames {
         }
         let pages = 1u32 << order;
         for k in i..i + pages {
-            self.set(k, Frame { a: 1, b: 0, owner: slot.0, usage, order: 0, head: false });
+            self.set(
+                k,
+                Frame {
+                    a: 1,
+                    b: 0,
+                    owner: slot.0,
+                    usage,
+                    order: 0,
+                    head: false,
+                },
+            );
         }
         self.free_pages -= u64::from(pages);
         if let Some(c) = self.account(slot, usage) {
@@ -212,13 +243,21 @@ impl Frames {
         while order < MAX_ORDER {
             // Buddies are paired by machine frame number, not by table index.
             let buddy = (self.base + u64::from(at)) ^ (1 << order);
-            let Some(b) = self.index(Mfn(buddy)) else { break };
+            let Some(b) = self.index(Mfn(buddy)) else {
+                break;
+            };
             let other = self.frame(b);
             if !(other.head && other.usage == Use::Free && other.order == order) {
                 break;
             }
             self.unlink(b);
-            self.set(at.max(b), Frame { usage: Use::Free, ..Frame::RESERVED });
+            self.set(
+                at.max(b),
+                Frame {
+                    usage: Use::Free,
+                    ..Frame::RESERVED
+                },
+            );
             at = at.min(b);
             order += 1;
         }
@@ -261,7 +300,9 @@ impl Frames {
     /// Drops a reference; the last one frees the page.
     pub fn put(&mut self, mfn: Mfn) {
         let Some(i) = self.index(mfn) else { return };
-        let Some(f) = self.table.get_mut(i as usize) else { return };
+        let Some(f) = self.table.get_mut(i as usize) else {
+            return;
+        };
         if matches!(f.usage, Use::Reserved | Use::Free) || f.a == 0 {
             debug_assert!(false, "put of a page that is not in use");
             return;

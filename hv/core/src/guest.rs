@@ -18,7 +18,11 @@ impl<M: PhysMem + GuestVa> Guest<'_, M> {
     #[inline]
     fn place(&self, va: u64, access: Access) -> Result<Pa, Errno> {
         let pa = self.m.translate(va, access).ok_or(Errno::EFAULT)?;
-        if self.frames.is_guest_accessible(pa.mfn()) { Ok(pa) } else { Err(Errno::EFAULT) }
+        if self.frames.is_guest_accessible(pa.mfn()) {
+            Ok(pa)
+        } else {
+            Err(Errno::EFAULT)
+        }
     }
 
     /// Copies `buf.len()` bytes in.

@@ -10,9 +10,9 @@ use crate::grant::{Destroyed, Grants, PageHost};
 use crate::machine::{Machine, StartState};
 use crate::p2m::{Ctx, Kind, P2m};
 use crate::sched::Scheduler;
+use crate::types::{Access, CpuId, DomId, Errno, Gfn, Mfn, Pa, Slot, VcpuId, VcpuRef};
 use crate::vgic::{Version, Vgics};
 use crate::vtimer::{PPI_PHYSICAL, PPI_VIRTUAL, VTimers};
-use crate::types::{Access, CpuId, DomId, Errno, Gfn, Mfn, Pa, Slot, VcpuId, VcpuRef};
 use alloc::vec::Vec;
 
 /// VIRQ_DOM_EXC: a domain's state changed (`xen.h`).
@@ -122,7 +122,11 @@ impl<M: Machine> PageHost for Host<'_, M> {
     fn resolve(&self, slot: Slot, gfn: Gfn, access: Access) -> Result<Mfn, Errno> {
         let d = self.domains.get(slot).ok_or(Errno::ESRCH)?;
         let map = d.p2m.lookup(self.m, gfn).ok_or(Errno::EINVAL)?;
-        if map.kind == Kind::Ram && map.allows(access) { Ok(map.mfn) } else { Err(Errno::EINVAL) }
+        if map.kind == Kind::Ram && map.allows(access) {
+            Ok(map.mfn)
+        } else {
+            Err(Errno::EINVAL)
+        }
     }
     fn get_page(&mut self, mfn: Mfn) -> Result<(), Errno> {
         self.frames.get(mfn)
@@ -132,8 +136,21 @@ impl<M: Machine> PageHost for Host<'_, M> {
     }
     fn map_granted(&mut self, slot: Slot, gfn: Gfn, mfn: Mfn, access: Access) -> Result<(), Errno> {
         let d = self.domains.get_mut(slot).ok_or(Errno::ESRCH)?;
-        let kind = if access == Access::Write { Kind::Grant } else { Kind::GrantRo };
-        d.p2m.map(&mut Ctx { m: self.m, frames: self.frames }, gfn, mfn, 0, kind)
+        let kind = if access == Access::Write {
+            Kind::Grant
+        } else {
+            Kind::GrantRo
+        };
+        d.p2m.map(
+            &mut Ctx {
+                m: self.m,
+                frames: self.frames,
+            },
+            gfn,
+            mfn,
+            0,
+            kind,
+        )
     }
     fn unmap_granted(&mut self, slot: Slot, gfn: Gfn, mfn: Mfn) -> Result<(), Errno> {
         let d = self.domains.get_mut(slot).ok_or(Errno::EINVAL)?;
@@ -141,7 +158,15 @@ impl<M: Machine> PageHost for Host<'_, M> {
             Some(map) if map.mfn == mfn && matches!(map.kind, Kind::Grant | Kind::GrantRo) => {}
             _ => return Err(Errno::EINVAL),
         }
-        d.p2m.unmap(&mut Ctx { m: self.m, frames: self.frames }, gfn).map(drop)
+        d.p2m
+            .unmap(
+                &mut Ctx {
+                    m: self.m,
+                    frames: self.frames,
+                },
+                gfn,
+            )
+            .map(drop)
     }
     fn alloc_shared(&mut self, slot: Slot) -> Result<Mfn, Errno> {
         let mfn = self.frames.alloc(slot, Use::Shared, 0)?;
@@ -180,14 +205,34 @@ impl Hypervisor {
     }
 
     /// Borrows what grant operations need, and the grant tables.
-    pub fn grants_and_host<'a, M: Machine>(&'a mut self, m: &'a M) -> (&'a mut Grants, Host<'a, M>) {
-        (&mut self.grants, Host { m, frames: &mut self.frames, domains: &mut self.domains })
+    pub fn grants_and_host<'a, M: Machine>(
+        &'a mut self,
+        m: &'a M,
+    ) -> (&'a mut Grants, Host<'a, M>) {
+        (
+            &mut self.grants,
+            Host {
+                m,
+                frames: &mut self.frames,
+                domains: &mut self.domains,
+            },
+        )
     }
 
     /// A domain's p2m and what its operations need.
-    pub fn p2m_of<'a, M>(&'a mut self, m: &'a M, slot: Slot) -> Result<(&'a mut Domain, Ctx<'a, M>), Errno> {
+    pub fn p2m_of<'a, M>(
+        &'a mut self,
+        m: &'a M,
+        slot: Slot,
+    ) -> Result<(&'a mut Domain, Ctx<'a, M>), Errno> {
         let d = self.domains.get_mut(slot).ok_or(Errno::ESRCH)?;
-        Ok((d, Ctx { m, frames: &mut self.frames }))
+        Ok((
+            d,
+            Ctx {
+                m,
+                frames: &mut self.frames,
+            },
+        ))
     }
 
     fn kick(&mut self, cpu: Option<CpuId>) {
@@ -208,7 +253,10 @@ impl Hypervisor {
         if n.is_none() {
             return;
         }
-        debug_assert!(n.xen.is_none(), "events for the hypervisor go through notify_with");
+        debug_assert!(
+            n.xen.is_none(),
+            "events for the hypervisor go through notify_with"
+        );
         for v in n.upcall_vcpus() {
             self.wake(v, now);
         }
@@ -233,10 +281,16 @@ impl Hypervisor {
 
     fn vuart_effects<M: Machine>(&mut self, m: &M, slot: Slot, e: crate::vpl011::Effects) {
         if let Some(level) = e.irq {
-            let k = self.vgics.set_level(slot, VcpuId(0), crate::vpl011::INTID, level);
+            let k = self
+                .vgics
+                .set_level(slot, VcpuId(0), crate::vpl011::INTID, level);
             self.kick_vcpus(slot, k.kick, m.now());
         }
-        let port = self.domains.get(slot).and_then(|d| d.vuart.as_ref()).map(|u| u.1);
+        let port = self
+            .domains
+            .get(slot)
+            .and_then(|d| d.vuart.as_ref())
+            .map(|u| u.1);
         if let (true, Some(port)) = (e.notify, port) {
             let n = self.events.notify_xen(slot, port, m);
             self.notify(n, m.now());
@@ -245,7 +299,14 @@ impl Hypervisor {
 
     /// A vcpu reads (`value` is `None`) or writes a register of its emulated PL011. `None` when
     /// the access is not one that a PL011 answers, or there is none.
-    pub fn vuart_access<M: Machine>(&mut self, m: &M, slot: Slot, off: u64, size: u8, value: Option<u32>) -> Option<u32> {
+    pub fn vuart_access<M: Machine>(
+        &mut self,
+        m: &M,
+        slot: Slot,
+        off: u64,
+        size: u8,
+        value: Option<u32>,
+    ) -> Option<u32> {
         let (uart, _) = self.domains.get_mut(slot)?.vuart.as_mut()?;
         let (answer, effects) = match value {
             Some(v) => (0, uart.write(m, off, size, v)?),
@@ -260,7 +321,13 @@ impl Hypervisor {
     ///
     /// # Errors
     /// `EINVAL` for a frame that is not its RAM, `EBUSY` when it has one.
-    pub fn vuart_init<M: Machine>(&mut self, m: &M, slot: Slot, ring: Gfn, console_dom: DomId) -> Result<crate::types::Port, Errno> {
+    pub fn vuart_init<M: Machine>(
+        &mut self,
+        m: &M,
+        slot: Slot,
+        ring: Gfn,
+        console_dom: DomId,
+    ) -> Result<crate::types::Port, Errno> {
         let d = self.domains.get(slot).ok_or(Errno::ESRCH)?;
         if d.vuart.is_some() {
             return Err(Errno::EBUSY);
@@ -270,7 +337,10 @@ impl Hypervisor {
             _ => return Err(Errno::EINVAL),
         };
         self.frames.get(page)?;
-        match self.events.alloc_unbound_xen(slot, console_dom, crate::event::Consumer::Vpl011, m) {
+        match self
+            .events
+            .alloc_unbound_xen(slot, console_dom, crate::event::Consumer::Vpl011, m)
+        {
             Ok(port) => {
                 if let Some(d) = self.domains.get_mut(slot) {
                     d.vuart = Some((crate::vpl011::Vpl011::new(Some(page)), port));
@@ -287,7 +357,11 @@ impl Hypervisor {
     /// SCHEDOP_poll is over for a vcpu.
     pub fn end_poll(&mut self, v: VcpuRef) {
         self.events.poll_done(v);
-        if let Some(x) = self.domains.get_mut(v.slot).and_then(|d| d.vcpus.get_mut(v.vcpu.idx())) {
+        if let Some(x) = self
+            .domains
+            .get_mut(v.slot)
+            .and_then(|d| d.vcpus.get_mut(v.vcpu.idx()))
+        {
             x.polling = false;
         }
     }
@@ -306,17 +380,32 @@ impl Hypervisor {
     /// `EINVAL` for limits that cannot be, `ENOMEM`.
     pub fn create_domain<M: Machine>(&mut self, m: &M, new: &NewDomain) -> Result<Slot, Errno> {
         let n = new.max_vcpus as usize;
-        let gic = if new.gic_version == 0 { self.info.gic_version } else { new.gic_version };
+        let gic = if new.gic_version == 0 {
+            self.info.gic_version
+        } else {
+            new.gic_version
+        };
         let most = if gic == 2 { 8 } else { crate::types::MAX_VCPUS };
         if n == 0 || n > most || gic != self.info.gic_version || new.nr_spis > 960 {
             return Err(Errno::EINVAL);
         }
         let slot = self.domains.free_slot()?;
-        let domid = if new.privileged { DomId(0) } else { self.domains.free_domid()? };
+        let domid = if new.privileged {
+            DomId(0)
+        } else {
+            self.domains.free_domid()?
+        };
         let mut vcpus: Vec<Vcpu> = Vec::new();
         vcpus.try_reserve_exact(n).map_err(|_| Errno::ENOMEM)?;
         vcpus.resize(n, Vcpu::NEW);
-        let p2m = P2m::new(&mut Ctx { m, frames: &mut self.frames }, slot, 64)?;
+        let p2m = P2m::new(
+            &mut Ctx {
+                m,
+                frames: &mut self.frames,
+            },
+            slot,
+            64,
+        )?;
         let mut d = Domain {
             domid,
             slot,
@@ -351,13 +440,24 @@ impl Hypervisor {
         Ok(slot)
     }
 
-    fn create_parts<M: Machine>(&mut self, m: &M, d: &mut Domain, new: &NewDomain) -> Result<(), Errno> {
+    fn create_parts<M: Machine>(
+        &mut self,
+        m: &M,
+        d: &mut Domain,
+        new: &NewDomain,
+    ) -> Result<(), Errno> {
         let slot = d.slot;
         d.shared_info = self.frames.alloc(slot, Use::Shared, 0)?;
         m.zero_page(d.shared_info);
-        self.events.create_domain(slot, d.domid, new.max_port, d.vcpus.len())?;
-        self.events.set_shared_info(slot, Some(Pa(d.shared_info.addr())))?;
-        let mut host = Host { m, frames: &mut self.frames, domains: &mut self.domains };
+        self.events
+            .create_domain(slot, d.domid, new.max_port, d.vcpus.len())?;
+        self.events
+            .set_shared_info(slot, Some(Pa(d.shared_info.addr())))?;
+        let mut host = Host {
+            m,
+            frames: &mut self.frames,
+            domains: &mut self.domains,
+        };
         self.grants.create_domain(
             &mut host,
             slot,
@@ -369,12 +469,21 @@ impl Hypervisor {
             let gicc = guest_abi::arch::GUEST_GICC_BASE >> 12;
             let gicv = self.info.gicv.0;
             for k in 0..guest_abi::arch::GUEST_GICC_SIZE >> 12 {
-                let mut c = Ctx { m, frames: &mut self.frames };
-                d.p2m.map(&mut c, Gfn(gicc + k), Mfn(gicv + k), 0, Kind::Mmio)?;
+                let mut c = Ctx {
+                    m,
+                    frames: &mut self.frames,
+                };
+                d.p2m
+                    .map(&mut c, Gfn(gicc + k), Mfn(gicv + k), 0, Kind::Mmio)?;
             }
         }
-        let version = if d.gic_version == 2 { Version::V2 } else { Version::V3 };
-        self.vgics.create_domain(slot, version, d.vcpus.len(), u32::from(d.nr_spis))?;
+        let version = if d.gic_version == 2 {
+            Version::V2
+        } else {
+            Version::V3
+        };
+        self.vgics
+            .create_domain(slot, version, d.vcpus.len(), u32::from(d.nr_spis))?;
         self.vtimers.create_domain(slot, d.vcpus.len(), d.cntvoff)?;
         let now = m.now();
         for v in d.vcpu_refs() {
@@ -401,7 +510,10 @@ impl Hypervisor {
         if d.shared_info.0 != 0 {
             self.frames.put(d.shared_info);
         }
-        let mut c = Ctx { m, frames: &mut self.frames };
+        let mut c = Ctx {
+            m,
+            frames: &mut self.frames,
+        };
         while !d.p2m.free_tables(&mut c, SLICE) {}
     }
 
@@ -409,7 +521,12 @@ impl Hypervisor {
     ///
     /// # Errors
     /// `EINVAL` when there is no such vcpu or it is up already.
-    pub fn start_vcpu<M: Machine>(&mut self, m: &M, v: VcpuRef, s: &StartState) -> Result<(), Errno> {
+    pub fn start_vcpu<M: Machine>(
+        &mut self,
+        m: &M,
+        v: VcpuRef,
+        s: &StartState,
+    ) -> Result<(), Errno> {
         if !self.sched.is_down(v) || self.sched.running_on(v).is_some() {
             return Err(Errno::EINVAL);
         }
@@ -426,7 +543,12 @@ impl Hypervisor {
     ///
     /// # Errors
     /// `ESRCH`; `EINVAL` when it is not paused.
-    pub fn pause_domain<M: Machine>(&mut self, m: &M, slot: Slot, pause: bool) -> Result<(), Errno> {
+    pub fn pause_domain<M: Machine>(
+        &mut self,
+        m: &M,
+        slot: Slot,
+        pause: bool,
+    ) -> Result<(), Errno> {
         let d = self.domains.get_mut(slot).ok_or(Errno::ESRCH)?;
         if pause {
             d.paused = d.paused.checked_add(1).ok_or(Errno::EINVAL)?;
@@ -443,7 +565,11 @@ impl Hypervisor {
         let now = m.now();
         for vcpu in (0..n).map(VcpuId) {
             let v = VcpuRef { slot, vcpu };
-            let cpu = if pause { self.sched.pause(v, now) } else { self.sched.unpause(v, now) };
+            let cpu = if pause {
+                self.sched.pause(v, now)
+            } else {
+                self.sched.unpause(v, now)
+            };
             self.kick(cpu);
         }
         self.effects.resched = true;
@@ -452,14 +578,20 @@ impl Hypervisor {
     /// A domain shuts itself down (or is made to): all its vcpus stop, the toolstack is told.
     /// dom0's shutdown is the machine's.
     pub fn shutdown_domain<M: Machine>(&mut self, m: &M, slot: Slot, reason: u32) {
-        let Some(d) = self.domains.get_mut(slot) else { return };
+        let Some(d) = self.domains.get_mut(slot) else {
+            return;
+        };
         if d.shutdown.is_some() || d.death != Death::Alive {
             return;
         }
         d.shutdown = Some(reason);
         let n = d.vcpus.len() as u8;
         if d.privileged {
-            self.effects.power = Some(if reason == 1 { Power::Reset } else { Power::Off });
+            self.effects.power = Some(if reason == 1 {
+                Power::Reset
+            } else {
+                Power::Off
+            });
         }
         self.all_vcpus(m, slot, n, true);
         self.dom0_virq(m, VIRQ_DOM_EXC);
@@ -578,7 +710,10 @@ impl Hypervisor {
                 let (grants, mut host) = self.grants_and_host(m);
                 let _ = grants.destroy(&mut host, slot, SLICE);
                 self.frames.put(d.shared_info);
-                let mut c = Ctx { m, frames: &mut self.frames };
+                let mut c = Ctx {
+                    m,
+                    frames: &mut self.frames,
+                };
                 while !d.p2m.free_tables(&mut c, SLICE) {}
                 self.dom0_virq(m, VIRQ_DOM_EXC);
             }
@@ -593,8 +728,16 @@ impl Hypervisor {
         let quiet = self.vgics.hw_active(v.slot, v.vcpu, PPI_VIRTUAL);
         let at = self.vtimers.deadline(v.slot, v.vcpu, asleep, quiet);
         let _ = now_ticks;
-        if let Some(x) = self.domains.get_mut(v.slot).and_then(|d| d.vcpus.get_mut(v.vcpu.idx())) {
-            x.deadline = if asleep { at.unwrap_or(u64::MAX) } else { u64::MAX };
+        if let Some(x) = self
+            .domains
+            .get_mut(v.slot)
+            .and_then(|d| d.vcpus.get_mut(v.vcpu.idx()))
+        {
+            x.deadline = if asleep {
+                at.unwrap_or(u64::MAX)
+            } else {
+                u64::MAX
+            };
             x.watcher = cpu;
         }
     }
@@ -602,7 +745,12 @@ impl Hypervisor {
     /// When `cpu` must look at timers next: those of vcpus that sleep and are watched by it, and
     /// the emulated one of `running`. In ticks, with SCHEDOP_poll's time-outs by `ticks`.
     #[must_use]
-    pub fn next_timer(&self, cpu: CpuId, running: Option<VcpuRef>, ticks: impl Fn(u64) -> u64) -> u64 {
+    pub fn next_timer(
+        &self,
+        cpu: CpuId,
+        running: Option<VcpuRef>,
+        ticks: impl Fn(u64) -> u64,
+    ) -> u64 {
         let mut first = u64::MAX;
         for d in self.domains.iter() {
             for v in &d.vcpus {
@@ -627,10 +775,18 @@ impl Hypervisor {
 
     /// The timer of `cpu` rang: wakes those whose time has come, and ends domains whose watchdog
     /// was not renewed.
-    pub fn timer_rang<M: Machine>(&mut self, m: &M, cpu: CpuId, running: Option<VcpuRef>, now_ticks: u64) {
+    pub fn timer_rang<M: Machine>(
+        &mut self,
+        m: &M,
+        cpu: CpuId,
+        running: Option<VcpuRef>,
+        now_ticks: u64,
+    ) {
         let now = m.now();
         for slot in (0..crate::types::MAX_DOMAINS as u8).map(Slot) {
-            let Some(d) = self.domains.get(slot) else { continue };
+            let Some(d) = self.domains.get(slot) else {
+                continue;
+            };
             let dead_watch = cpu.0 == 0 && d.watchdogs.iter().any(|&w| w != 0 && w <= now);
             let refs = d.vcpu_refs();
             if dead_watch {
@@ -641,7 +797,11 @@ impl Hypervisor {
                 continue;
             }
             for v in refs {
-                let Some(x) = self.domains.get_mut(slot).and_then(|d| d.vcpus.get_mut(v.vcpu.idx())) else {
+                let Some(x) = self
+                    .domains
+                    .get_mut(slot)
+                    .and_then(|d| d.vcpus.get_mut(v.vcpu.idx()))
+                else {
                     continue;
                 };
                 if running != Some(v) && x.watcher != cpu {
@@ -665,7 +825,9 @@ impl Hypervisor {
 
     fn expire_vcpu(&mut self, v: VcpuRef, asleep: bool, now_ticks: u64, now: u64) {
         let quiet = self.vgics.hw_active(v.slot, v.vcpu, PPI_VIRTUAL);
-        let fired = self.vtimers.expire(v.slot, v.vcpu, now_ticks, asleep, quiet);
+        let fired = self
+            .vtimers
+            .expire(v.slot, v.vcpu, now_ticks, asleep, quiet);
         if fired.physical {
             let e = self.vgics.set_level(v.slot, v.vcpu, PPI_PHYSICAL, true);
             self.kick_vcpus(v.slot, e.kick, now);
@@ -689,10 +851,24 @@ impl Hypervisor {
     /// the CPU, as the address is one of its own virtual ones; an address that does not work is
     /// the guest's loss.
     pub fn write_runstate<M: Machine>(&mut self, m: &M, v: VcpuRef, now: u64) {
-        let Some(d) = self.domains.get(v.slot) else { return };
-        let Some(area) = d.vcpus.get(v.vcpu.idx()).map(|x| x.runstate_area).filter(|&a| a != 0) else { return };
-        let Some(r) = self.sched.runstate_at(v, now) else { return };
-        let guest = crate::guest::Guest { m, frames: &self.frames };
+        let Some(d) = self.domains.get(v.slot) else {
+            return;
+        };
+        let Some(area) = d
+            .vcpus
+            .get(v.vcpu.idx())
+            .map(|x| x.runstate_area)
+            .filter(|&a| a != 0)
+        else {
+            return;
+        };
+        let Some(r) = self.sched.runstate_at(v, now) else {
+            return;
+        };
+        let guest = crate::guest::Guest {
+            m,
+            frames: &self.frames,
+        };
         let mut info = guest_abi::vcpu::VcpuRunstateInfo {
             state: r.state as u32,
             _pad: 0,

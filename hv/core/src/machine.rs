@@ -158,12 +158,19 @@ pub mod fake {
         /// New RAM of `pages` pages at `base` (page-aligned).
         #[must_use]
         pub fn new(base: u64, pages: usize) -> Self {
-            Self { base, bytes: RefCell::new(std::vec![0xA5; pages * 4096]) }
+            Self {
+                base,
+                bytes: RefCell::new(std::vec![0xA5; pages * 4096]),
+            }
         }
         fn at(&self, pa: Pa, len: usize, align: u64) -> usize {
             assert_eq!(pa.0 % align, 0, "misaligned access at {:#x}", pa.0);
             let off = pa.0.checked_sub(self.base).expect("below RAM") as usize;
-            assert!(off + len <= self.bytes.borrow().len(), "beyond RAM: {:#x}", pa.0);
+            assert!(
+                off + len <= self.bytes.borrow().len(),
+                "beyond RAM: {:#x}",
+                pa.0
+            );
             off
         }
         fn get<const N: usize>(&self, pa: Pa) -> [u8; N] {

@@ -121,11 +121,21 @@ impl P2m {
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub fn new<M: PhysMem>(c: &mut Ctx<'_, M>, slot: Slot, table_limit: u32) -> Result<Self, Errno> {
+    pub fn new<M: PhysMem>(
+        c: &mut Ctx<'_, M>,
+        slot: Slot,
+        table_limit: u32,
+    ) -> Result<Self, Errno> {
         let root = c.frames.alloc(slot, Use::Table, 1)?;
         c.m.zero_page(root);
         c.m.zero_page(Mfn(root.0 + 1));
-        Ok(Self { slot, root, tables: 0, table_limit, max_gfn: 0 })
+        Ok(Self {
+            slot,
+            root,
+            tables: 0,
+            table_limit,
+            max_gfn: 0,
+        })
     }
 
     /// Sets how many tables the map may grow to (XEN_DOMCTL_set_paging_mempool_size).
@@ -152,7 +162,11 @@ impl P2m {
     }
 
     fn entry_pa(table: u64, level: u8, gfn: u64) -> Pa {
-        let index = if level == 1 { (gfn >> 18) & (ROOT_ENTRIES - 1) } else { (gfn / span(level)) & 511 };
+        let index = if level == 1 {
+            (gfn >> 18) & (ROOT_ENTRIES - 1)
+        } else {
+            (gfn / span(level)) & 511
+        };
         Pa(table + index * 8)
     }
 
@@ -199,7 +213,12 @@ impl P2m {
     }
 
     /// Gives the place of `gfn`'s entry at `level`, making tables and breaking blocks on the way.
-    fn descend<M: PhysMem + Tlb>(&mut self, c: &mut Ctx<'_, M>, gfn: u64, level: u8) -> Result<Pa, Errno> {
+    fn descend<M: PhysMem + Tlb>(
+        &mut self,
+        c: &mut Ctx<'_, M>,
+        gfn: u64,
+        level: u8,
+    ) -> Result<Pa, Errno> {
         loop {
             let (pa, e, at) = self.walk(c.m, gfn, level);
             if at == level {
@@ -246,7 +265,7 @@ impl P2m {
             _ => return Err(Errno::EINVAL),
         };
         let pages = span(level);
-        if gfn.0 >= MAX_GFN || MAX_GFN - gfn.0 < pages || gfn.0 % pages != 0 || mfn.0 % pages != 0 {
+        if gfn.0 >= MAX_GFN || MAX_GFN - gfn.0 < pages || !gfn.0.is_multiple_of(pages) || !mfn.0.is_multiple_of(pages) {
             return Err(Errno::EINVAL);
         }
         let pa = self.descend(c, gfn.0, level)?;
@@ -264,7 +283,11 @@ impl P2m {
     ///
     /// # Errors
     /// `ENOENT` when nothing is mapped, `ENOMEM` when a block cannot be broken.
-    pub fn unmap<M: PhysMem + Tlb>(&mut self, c: &mut Ctx<'_, M>, gfn: Gfn) -> Result<Mapping, Errno> {
+    pub fn unmap<M: PhysMem + Tlb>(
+        &mut self,
+        c: &mut Ctx<'_, M>,
+        gfn: Gfn,
+    ) -> Result<Mapping, Errno> {
         let old = self.lookup(c.m, gfn).ok_or(Errno::ENOENT)?;
         let pa = self.descend(c, gfn.0, 3)?;
         c.m.store64(pa, 0);

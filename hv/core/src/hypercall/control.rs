@@ -56,7 +56,12 @@ impl<M: Machine> Call<'_, M> {
             }
             _ => {}
         }
-        if self.hv.domains.get(slot).is_none_or(|d| d.death != Death::Alive) {
+        if self
+            .hv
+            .domains
+            .get(slot)
+            .is_none_or(|d| d.death != Death::Alive)
+        {
             return Err(Errno::ESRCH);
         }
         match cmd {
@@ -64,7 +69,8 @@ impl<M: Machine> Call<'_, M> {
                 if own {
                     return Err(Errno::EINVAL);
                 }
-                self.hv.pause_domain(m, slot, cmd == DomctlCmd::Pausedomain)?;
+                self.hv
+                    .pause_domain(m, slot, cmd == DomctlCmd::Pausedomain)?;
             }
             DomctlCmd::MaxVcpus => {
                 let p: DomctlMaxVcpus = op.payload();
@@ -86,7 +92,9 @@ impl<M: Machine> Call<'_, M> {
             }
             DomctlCmd::GetPagingMempoolSize => {
                 let d = self.hv.domains.get(slot).ok_or(Errno::ESRCH)?;
-                op.set_payload(&DomctlPagingMempool { size: u64::from(d.p2m.table_limit()) * 4096 });
+                op.set_payload(&DomctlPagingMempool {
+                    size: u64::from(d.p2m.table_limit()) * 4096,
+                });
                 self.guest().put(a[0], &op)?;
             }
             DomctlCmd::SetAddressSize => {
@@ -111,11 +119,22 @@ impl<M: Machine> Call<'_, M> {
                     return Err(Errno::EBUSY);
                 }
                 let s = m.get_state(v);
-                let mut c = VcpuGuestContext { sctlr: s.sctlr, ttbcr: s.tcr, ttbr0: s.ttbr0, ttbr1: s.ttbr1, ..Default::default() };
-                c.flags = if self.hv.sched.is_down(v) { 0 } else { VGCF_ONLINE };
+                let mut c = VcpuGuestContext {
+                    sctlr: s.sctlr,
+                    ttbcr: s.tcr,
+                    ttbr0: s.ttbr0,
+                    ttbr1: s.ttbr1,
+                    ..Default::default()
+                };
+                c.flags = if self.hv.sched.is_down(v) {
+                    0
+                } else {
+                    VGCF_ONLINE
+                };
                 let r = &mut c.user_regs;
                 (r.x, r.pc64, r.cpsr) = (s.x, s.pc, s.cpsr);
-                (r.sp_el0, r.sp_el1, r.elr_el1, r.spsr_el1) = (s.sp_el0, s.sp_el1, s.elr_el1, s.spsr_el1);
+                (r.sp_el0, r.sp_el1, r.elr_el1, r.spsr_el1) =
+                    (s.sp_el0, s.sp_el1, s.elr_el1, s.spsr_el1);
                 self.guest().put(p.ctxt, &c)?;
             }
             DomctlCmd::Getvcpuinfo => {
@@ -125,8 +144,17 @@ impl<M: Machine> Call<'_, M> {
                 p.online = u8::from(!self.hv.sched.is_down(v));
                 p.blocked = u8::from(self.hv.sched.is_blocked(v));
                 p.running = u8::from(on.is_some());
-                p.cpu_time = self.hv.sched.runstate_at(v, m.now()).map_or(0, |r| r.time.first().copied().unwrap_or(0));
-                let watcher = self.hv.domains.get(slot).and_then(|d| d.vcpus.get(v.vcpu.idx())).map_or(0, |x| x.watcher.0);
+                p.cpu_time = self
+                    .hv
+                    .sched
+                    .runstate_at(v, m.now())
+                    .map_or(0, |r| r.time.first().copied().unwrap_or(0));
+                let watcher = self
+                    .hv
+                    .domains
+                    .get(slot)
+                    .and_then(|d| d.vcpus.get(v.vcpu.idx()))
+                    .map_or(0, |x| x.watcher.0);
                 p.cpu = u32::from(on.map_or(watcher, |c| c.0));
                 op.set_payload(&p);
                 self.guest().put(a[0], &op)?;
@@ -137,7 +165,10 @@ impl<M: Machine> Call<'_, M> {
                 if cmd == DomctlCmd::Getvcpuaffinity {
                     let mask = self.hv.sched.affinity(v);
                     self.put_bitmap(&p.cpumap_hard, mask)?;
-                    self.put_bitmap(&p.cpumap_soft, u64::MAX >> (64 - self.hv.info.cpus.clamp(1, 64)))?;
+                    self.put_bitmap(
+                        &p.cpumap_soft,
+                        u64::MAX >> (64 - self.hv.info.cpus.clamp(1, 64)),
+                    )?;
                 } else if p.flags & affinity::HARD != 0 {
                     let mask = self.get_bitmap(&p.cpumap_hard)?;
                     let kick = self.hv.sched.set_affinity(v, mask, m.now())?;
@@ -202,7 +233,8 @@ impl<M: Machine> Call<'_, M> {
             nr_spis: u16::try_from(p.arch.nr_spis).map_err(|_| Errno::EINVAL)?,
             privileged: false,
         };
-        self.guest().check_writable(arg, size_of::<Domctl>() as u64)?;
+        self.guest()
+            .check_writable(arg, size_of::<Domctl>() as u64)?;
         let slot = self.hv.create_domain(self.m, &new)?;
         if let Some(d) = self.hv.domains.get(slot) {
             p.arch.gic_version = d.gic_version - 1;
@@ -213,7 +245,11 @@ impl<M: Machine> Call<'_, M> {
     }
 
     fn vcpu(&self, slot: Slot, id: u32) -> Result<VcpuRef, Errno> {
-        self.hv.domains.get(slot).and_then(|d| d.vcpu(id)).ok_or(Errno::ESRCH)
+        self.hv
+            .domains
+            .get(slot)
+            .and_then(|d| d.vcpu(id))
+            .ok_or(Errno::ESRCH)
     }
 
     fn set_context(&mut self, slot: Slot, id: u32, c: &VcpuGuestContext) -> Result<(), Errno> {
@@ -241,15 +277,21 @@ impl<M: Machine> Call<'_, M> {
     fn put_bitmap(&self, b: &XenctlBitmap, mask: u64) -> Result<(), Errno> {
         let bytes = mask.to_le_bytes();
         let n = (b.nr_bits.div_ceil(8) as usize).min(8);
-        self.guest().write(b.bitmap, bytes.get(..n).ok_or(Errno::EINVAL)?)
+        self.guest()
+            .write(b.bitmap, bytes.get(..n).ok_or(Errno::EINVAL)?)
     }
 
     fn get_bitmap(&self, b: &XenctlBitmap) -> Result<u64, Errno> {
         let mut bytes = [0; 8];
         let n = (b.nr_bits.div_ceil(8) as usize).min(8);
-        self.guest().read(b.bitmap, bytes.get_mut(..n).ok_or(Errno::EINVAL)?)?;
+        self.guest()
+            .read(b.bitmap, bytes.get_mut(..n).ok_or(Errno::EINVAL)?)?;
         let all = u64::from_le_bytes(bytes);
-        Ok(if b.nr_bits < 64 { all & ((1 << b.nr_bits) - 1) } else { all })
+        Ok(if b.nr_bits < 64 {
+            all & ((1 << b.nr_bits) - 1)
+        } else {
+            all
+        })
     }
 
     fn cache_flush(&mut self, a: &mut [u64; 5], slot: Slot, mut op: Domctl) -> Answer {
@@ -322,7 +364,11 @@ impl<M: Machine> Call<'_, M> {
         match SysctlCmd::from_number(op.cmd).ok_or(Errno::ENOSYS)? {
             SysctlCmd::Readconsole => {
                 let mut p: SysctlReadconsole = op.payload();
-                let mut at = if p.incremental != 0 { u64::from(p.index) } else { 0 };
+                let mut at = if p.incremental != 0 {
+                    u64::from(p.index)
+                } else {
+                    0
+                };
                 let mut buf = [0; 256];
                 let mut n = 0;
                 let mut first = None;
@@ -335,7 +381,8 @@ impl<M: Machine> Call<'_, M> {
                     }
                     first.get_or_insert(from);
                     let part = buf.get(..got).ok_or(Errno::EINVAL)?;
-                    self.guest().write(p.buffer.wrapping_add(u64::from(n)), part)?;
+                    self.guest()
+                        .write(p.buffer.wrapping_add(u64::from(n)), part)?;
                     at = from + got as u64;
                     n += got as u32;
                 }
@@ -362,12 +409,17 @@ impl<M: Machine> Call<'_, M> {
                     ..Default::default()
                 });
             }
-            SysctlCmd::SchedId => op.set_payload(&SysctlSchedId { sched_id: domctl::scheduler::CREDIT2 }),
+            SysctlCmd::SchedId => op.set_payload(&SysctlSchedId {
+                sched_id: domctl::scheduler::CREDIT2,
+            }),
             SysctlCmd::Getdomaininfolist => {
                 let mut p: SysctlGetdomaininfolist = op.payload();
                 let mut ids = [(DomId(0), Slot(0)); crate::types::MAX_DOMAINS];
                 let mut n = 0;
-                for (place, d) in ids.iter_mut().zip(self.hv.domains.iter().filter(|d| d.domid >= p.first_domain)) {
+                for (place, d) in ids
+                    .iter_mut()
+                    .zip(self.hv.domains.iter().filter(|d| d.domid >= p.first_domain))
+                {
                     *place = (d.domid, d.slot);
                     n += 1;
                 }
@@ -394,7 +446,14 @@ impl<M: Machine> Call<'_, M> {
                 if p.cputopo != 0 {
                     for i in 0..cpus.min(p.num_cpus) {
                         let at = u64::from(i) * size_of::<SysctlCputopo>() as u64;
-                        self.guest().put(p.cputopo.wrapping_add(at), &SysctlCputopo { core: i, socket: 0, node: 0 })?;
+                        self.guest().put(
+                            p.cputopo.wrapping_add(at),
+                            &SysctlCputopo {
+                                core: i,
+                                socket: 0,
+                                node: 0,
+                            },
+                        )?;
                     }
                 }
                 p.num_cpus = cpus;

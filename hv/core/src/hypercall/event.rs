@@ -28,7 +28,11 @@ impl<M: Machine> Call<'_, M> {
             EventOp::AllocUnbound => {
                 let mut o: EvtchnAllocUnbound = self.guest().get(arg)?;
                 let target = self.live_target(o.dom)?;
-                let remote = if o.remote_dom == DomId::SELF { self.own_id() } else { o.remote_dom };
+                let remote = if o.remote_dom == DomId::SELF {
+                    self.own_id()
+                } else {
+                    o.remote_dom
+                };
                 self.guest().check_writable(arg, size_of_val(&o) as u64)?;
                 o.port = self.hv.events.alloc_unbound(target, remote, m)?;
                 self.guest().put(arg, &o)?;
@@ -40,7 +44,10 @@ impl<M: Machine> Call<'_, M> {
                     id => self.hv.domains.find_alive(id).ok_or(Errno::ESRCH)?,
                 };
                 self.guest().check_writable(arg, size_of_val(&o) as u64)?;
-                let (port, n) = self.hv.events.bind_interdomain(slot, remote, o.remote_port, m)?;
+                let (port, n) = self
+                    .hv
+                    .events
+                    .bind_interdomain(slot, remote, o.remote_port, m)?;
                 self.hv.notify(n, m.now());
                 o.local_port = port;
                 self.guest().put(arg, &o)?;
@@ -101,7 +108,11 @@ impl<M: Machine> Call<'_, M> {
                 let frames = &mut self.hv.frames;
                 // x2 is no argument of the call: it carries "resuming" from slice to slice.
                 let resuming = a[2] == u64::MAX;
-                match self.hv.events.reset(target, resuming, SLICE, m, |p| frames.put(p))? {
+                match self
+                    .hv
+                    .events
+                    .reset(target, resuming, SLICE, m, |p| frames.put(p))?
+                {
                     Progress::Done => {}
                     Progress::More => {
                         a[2] = u64::MAX;
@@ -142,7 +153,10 @@ impl<M: Machine> Call<'_, M> {
     }
 
     fn own_id(&self) -> DomId {
-        self.hv.domains.get(self.slot()).map_or(DomId::INVALID, |d| d.domid)
+        self.hv
+            .domains
+            .get(self.slot())
+            .map_or(DomId::INVALID, |d| d.domid)
     }
 
     /// Takes a reference on a page of the caller's own memory.

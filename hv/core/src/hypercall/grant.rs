@@ -24,9 +24,18 @@ impl<M: Machine> Call<'_, M> {
         }
         match op {
             GrantOp::MapGrantRef => self.each(a, |c, e: &mut GnttabMapGrantRef| {
-                let op = MapOp { host_addr: e.host_addr, flags: e.flags, gref: e.gref, dom: e.dom };
+                let op = MapOp {
+                    host_addr: e.host_addr,
+                    flags: e.flags,
+                    gref: e.gref,
+                    dom: e.dom,
+                };
                 match c.with_host(|g, h| {
-                    let found = if op.dom == DomId::SELF { Some(slot) } else { h.domains.find_alive(op.dom) };
+                    let found = if op.dom == DomId::SELF {
+                        Some(slot)
+                    } else {
+                        h.domains.find_alive(op.dom)
+                    };
                     g.map(h, slot, &op, |_| found)
                 }) {
                     Ok(mapped) => {
@@ -39,19 +48,34 @@ impl<M: Machine> Call<'_, M> {
             }),
             GrantOp::UnmapGrantRef => {
                 let answer = self.each(a, |c, e: &mut GnttabUnmapGrantRef| {
-                    let op = UnmapOp { host_addr: e.host_addr, handle: e.handle };
+                    let op = UnmapOp {
+                        host_addr: e.host_addr,
+                        handle: e.handle,
+                    };
                     e.status = c.with_host(|g, h| g.unmap(h, slot, &op)).number();
                 });
                 self.hv.reap(m);
                 answer
             }
             GrantOp::Copy => self.each(a, |c, e: &mut GnttabCopy| {
-                let end = |p: &GnttabCopyPtr| CopyPtr { frame: p.u, domid: p.domid, offset: p.offset };
-                let op = CopyOp { source: end(&e.source), dest: end(&e.dest), len: e.len, flags: e.flags };
+                let end = |p: &GnttabCopyPtr| CopyPtr {
+                    frame: p.u,
+                    domid: p.domid,
+                    offset: p.offset,
+                };
+                let op = CopyOp {
+                    source: end(&e.source),
+                    dest: end(&e.dest),
+                    len: e.len,
+                    flags: e.flags,
+                };
                 e.status = c
                     .with_host(|g, h| {
-                        let pair = [op.source.domid, op.dest.domid].map(|d| (d, h.domains.find_alive(d)));
-                        g.copy(h, slot, &op, |d| pair.iter().find(|p| p.0 == d).and_then(|p| p.1))
+                        let pair =
+                            [op.source.domid, op.dest.domid].map(|d| (d, h.domains.find_alive(d)));
+                        g.copy(h, slot, &op, |d| {
+                            pair.iter().find(|p| p.0 == d).and_then(|p| p.1)
+                        })
                     })
                     .number();
             }),
@@ -67,7 +91,8 @@ impl<M: Machine> Call<'_, M> {
                         if e.status == 0 {
                             for i in 0..e.nr_frames {
                                 let gfn = self.hv.grants.shared_gfn(target, i);
-                                self.guest().put(e.frame_list.wrapping_add(u64::from(i) * 8), &gfn)?;
+                                self.guest()
+                                    .put(e.frame_list.wrapping_add(u64::from(i) * 8), &gfn)?;
                             }
                         }
                     }
@@ -118,7 +143,12 @@ impl<M: Machine> Call<'_, M> {
                 let mut cursor = 0;
                 while a[2] != 0 {
                     let e: GnttabCacheFlush = self.guest().get(a[1])?;
-                    let op = CacheFlushOp { dev_bus_addr: e.a, offset: e.offset, length: e.length, op: e.op };
+                    let op = CacheFlushOp {
+                        dev_bus_addr: e.a,
+                        offset: e.offset,
+                        length: e.length,
+                        op: e.op,
+                    };
                     while !self.with_host(|g, h| g.cache_flush(h, slot, &op, &mut cursor))? {}
                     cursor = 0;
                     a[1] = a[1].wrapping_add(size_of::<GnttabCacheFlush>() as u64);
@@ -126,9 +156,10 @@ impl<M: Machine> Call<'_, M> {
                 }
                 OK
             }
-            GrantOp::Transfer | GrantOp::UnmapAndReplace | GrantOp::GetStatusFrames | GrantOp::DumpTable => {
-                Err(Errno::ENOSYS)
-            }
+            GrantOp::Transfer
+            | GrantOp::UnmapAndReplace
+            | GrantOp::GetStatusFrames
+            | GrantOp::DumpTable => Err(Errno::ENOSYS),
         }
     }
 

@@ -24,9 +24,9 @@ impl<M: Machine> Call<'_, M> {
         let op = MemoryOp::from_number(a[0] & MEMOP_CMD_MASK).ok_or(Errno::ENOSYS)?;
         let start = (a[0] & 0xffff_ffff) >> MEMOP_EXTENT_SHIFT;
         match op {
-            MemoryOp::PopulatePhysmap | MemoryOp::IncreaseReservation | MemoryOp::DecreaseReservation => {
-                self.reservation(a, op, start)
-            }
+            MemoryOp::PopulatePhysmap
+            | MemoryOp::IncreaseReservation
+            | MemoryOp::DecreaseReservation => self.reservation(a, op, start),
             MemoryOp::AddToPhysmap => {
                 let x: AddToPhysmap = self.guest().get(a[1])?;
                 let target = self.live_target(x.domid)?;
@@ -77,7 +77,9 @@ impl<M: Machine> Call<'_, M> {
         if r.extent_order > MAX_EXTENT_ORDER {
             return done(start as i64);
         }
-        let Ok(target) = self.live_target(r.domid) else { return done(start as i64) };
+        let Ok(target) = self.live_target(r.domid) else {
+            return done(start as i64);
+        };
         let mut budget = BATCH_PAGES;
         let mut i = start;
         while i < r.nr_extents {
@@ -87,9 +89,13 @@ impl<M: Machine> Call<'_, M> {
             }
             budget = budget.saturating_sub(1 << r.extent_order);
             let at = r.extent_start.wrapping_add(i * 8);
-            let Ok(frame) = self.guest().get::<u64>(at) else { break };
+            let Ok(frame) = self.guest().get::<u64>(at) else {
+                break;
+            };
             let ok = match op {
-                MemoryOp::PopulatePhysmap => self.populate(target, Gfn(frame), r.extent_order as u8),
+                MemoryOp::PopulatePhysmap => {
+                    self.populate(target, Gfn(frame), r.extent_order as u8)
+                }
                 MemoryOp::DecreaseReservation => self.decrease(target, Gfn(frame), r.extent_order),
                 _ => Err(Errno::ENOSYS),
             };
@@ -111,7 +117,11 @@ impl<M: Machine> Call<'_, M> {
         if d.direct_mapped || have.checked_add(pages).is_none_or(|n| n > d.max_pages) {
             return Err(Errno::ENOMEM);
         }
-        if gfn.0.checked_add(u64::from(pages)).is_none_or(|e| e > crate::p2m::MAX_GFN) {
+        if gfn
+            .0
+            .checked_add(u64::from(pages))
+            .is_none_or(|e| e > crate::p2m::MAX_GFN)
+        {
             return Err(Errno::EINVAL);
         }
         if (0..u64::from(pages)).any(|k| d.p2m.lookup(m, Gfn(gfn.0 + k)).is_some()) {
@@ -121,7 +131,7 @@ impl<M: Machine> Call<'_, M> {
         for k in 0..u64::from(pages) {
             m.zero_page(Mfn(mfn.0 + k));
         }
-        if order == 9 && gfn.0 % 512 == 0 {
+        if order == 9 && gfn.0.is_multiple_of(512) {
             if let Err(e) = d.p2m.map(&mut c, gfn, mfn, 9, Kind::Ram) {
                 (0..512).for_each(|k| c.frames.put(Mfn(mfn.0 + k)));
                 return Err(e);
@@ -129,7 +139,10 @@ impl<M: Machine> Call<'_, M> {
             return Ok(());
         }
         for k in 0..u64::from(pages) {
-            if let Err(e) = d.p2m.map(&mut c, Gfn(gfn.0 + k), Mfn(mfn.0 + k), 0, Kind::Ram) {
+            if let Err(e) = d
+                .p2m
+                .map(&mut c, Gfn(gfn.0 + k), Mfn(mfn.0 + k), 0, Kind::Ram)
+            {
                 for back in 0..k {
                     let _ = d.p2m.unmap(&mut c, Gfn(gfn.0 + back));
                 }
@@ -221,7 +234,11 @@ impl<M: Machine> Call<'_, M> {
             return Err(Errno::ENOSYS);
         }
         self.require_privilege()?;
-        let source = self.hv.domains.find_alive(x.foreign_domid).ok_or(Errno::ESRCH)?;
+        let source = self
+            .hv
+            .domains
+            .find_alive(x.foreign_domid)
+            .ok_or(Errno::ESRCH)?;
         if source == target {
             return Err(Errno::EINVAL);
         }
@@ -268,12 +285,27 @@ impl<M: Machine> Call<'_, M> {
         self.require_privilege()?;
         let x: MemAcquireResource = self.guest().get(arg)?;
         let source = self.hv.domains.find_alive(x.domid).ok_or(Errno::ESRCH)?;
-        if Resource::from_number(x.kind) != Some(Resource::GrantTable) || x.id != RESOURCE_GRANT_TABLE_SHARED {
+        if Resource::from_number(x.kind) != Some(Resource::GrantTable)
+            || x.id != RESOURCE_GRANT_TABLE_SHARED
+        {
             return Err(Errno::EOPNOTSUPP);
         }
         if x.nr_frames == 0 {
-            let (_, max) = self.hv.grants.query_size(source).map_err(|_| Errno::EINVAL)?;
-            return self.guest().put(arg, &MemAcquireResource { nr_frames: max, ..x }).and(OK);
+            let (_, max) = self
+                .hv
+                .grants
+                .query_size(source)
+                .map_err(|_| Errno::EINVAL)?;
+            return self
+                .guest()
+                .put(
+                    arg,
+                    &MemAcquireResource {
+                        nr_frames: max,
+                        ..x
+                    },
+                )
+                .and(OK);
         }
         if x.nr_frames > 32 {
             return Err(Errno::E2BIG);

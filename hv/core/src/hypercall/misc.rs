@@ -42,7 +42,8 @@ impl<M: Machine> Call<'_, M> {
             }
             VersionOp::Changeset => self.guest().put(a[1], &text::<64>("unavailable"))?,
             VersionOp::PlatformParameters => {
-                self.guest().put(a[1], &PlatformParameters { virt_start: 0 })?;
+                self.guest()
+                    .put(a[1], &PlatformParameters { virt_start: 0 })?;
             }
             VersionOp::GetFeatures => {
                 let mut f: FeatureInfo = self.guest().get(a[1])?;
@@ -51,7 +52,11 @@ impl<M: Machine> Call<'_, M> {
                         | Feature::AutoTranslatedPhysmap.bit()
                         | Feature::MemoryOpVnodeSupported.bit()
                         | Feature::ArmSmcccSupported.bit();
-                    bits |= if d.direct_mapped { Feature::DirectMapped.bit() } else { Feature::NotDirectMapped.bit() };
+                    bits |= if d.direct_mapped {
+                        Feature::DirectMapped.bit()
+                    } else {
+                        Feature::NotDirectMapped.bit()
+                    };
                     bits | if d.privileged { Feature::Dom0.bit() } else { 0 }
                 } else {
                     0
@@ -60,10 +65,17 @@ impl<M: Machine> Call<'_, M> {
             }
             VersionOp::GuestHandle => self.guest().put(a[1], &d.handle)?,
             VersionOp::Commandline => {
-                self.guest().put(a[1], &text::<1024>(if self.privileged { "" } else { "<denied>" }))?;
+                self.guest().put(
+                    a[1],
+                    &text::<1024>(if self.privileged { "" } else { "<denied>" }),
+                )?;
             }
             VersionOp::BuildId => {
-                return Err(if self.privileged { Errno::ENODATA } else { Errno::EPERM });
+                return Err(if self.privileged {
+                    Errno::ENODATA
+                } else {
+                    Errno::EPERM
+                });
             }
         }
         OK
@@ -81,7 +93,13 @@ impl<M: Machine> Call<'_, M> {
         let target = self.live_target(p.domid)?;
         let guest_may_read = matches!(
             Param::from_number(p.index),
-            Some(Param::CallbackIrq | Param::StorePfn | Param::StoreEvtchn | Param::ConsolePfn | Param::ConsoleEvtchn)
+            Some(
+                Param::CallbackIrq
+                    | Param::StorePfn
+                    | Param::StoreEvtchn
+                    | Param::ConsolePfn
+                    | Param::ConsoleEvtchn
+            )
         );
         let known = guest_may_read || Param::from_number(p.index) == Some(Param::MonitorRingPfn);
         let d = self.hv.domains.get_mut(target).ok_or(Errno::ESRCH)?;
@@ -91,7 +109,12 @@ impl<M: Machine> Call<'_, M> {
             if !known {
                 return Err(Errno::EINVAL);
             }
-            if let Some(place) = self.hv.domains.get_mut(target).and_then(|d| d.params.get_mut(p.index as usize)) {
+            if let Some(place) = self
+                .hv
+                .domains
+                .get_mut(target)
+                .and_then(|d| d.params.get_mut(p.index as usize))
+            {
                 *place = p.value;
             }
         } else {
@@ -126,7 +149,11 @@ impl<M: Machine> Call<'_, M> {
                 }
                 a[1] -= part.len() as u64;
                 a[2] = a[2].wrapping_add(part.len() as u64);
-                if a[1] as u32 == 0 { OK } else { Ok(super::Reply::Again) }
+                if a[1] as u32 == 0 {
+                    OK
+                } else {
+                    Ok(super::Reply::Again)
+                }
             }
             ConsoleOp::Read => {
                 self.require_privilege()?;
@@ -141,7 +168,9 @@ impl<M: Machine> Call<'_, M> {
 
     fn may_print(&mut self, bytes: u32) -> bool {
         let second = self.m.now() / 1_000_000_000;
-        let Some(d) = self.hv.domains.get_mut(self.who.slot) else { return false };
+        let Some(d) = self.hv.domains.get_mut(self.who.slot) else {
+            return false;
+        };
         if d.print_budget.0 != second {
             d.print_budget = (second, 0);
         }
@@ -198,9 +227,15 @@ impl crate::hypervisor::Hypervisor {
         let version = shared_info.add(offset::WC_VERSION as u64);
         let next = (m.load32(version) | 1).wrapping_add(1);
         m.store32(version, next.wrapping_sub(1));
-        m.store32(shared_info.add(offset::WC_SEC as u64), self.info.wall_sec as u32);
+        m.store32(
+            shared_info.add(offset::WC_SEC as u64),
+            self.info.wall_sec as u32,
+        );
         m.store32(shared_info.add(offset::WC_NSEC as u64), 0);
-        m.store32(shared_info.add(offset::WC_SEC_HI as u64), (self.info.wall_sec >> 32) as u32);
+        m.store32(
+            shared_info.add(offset::WC_SEC_HI as u64),
+            (self.info.wall_sec >> 32) as u32,
+        );
         m.store32(version, next);
     }
 

@@ -54,7 +54,10 @@ impl<M: Machine> Call<'_, M> {
     }
 
     fn guest(&self) -> Guest<'_, M> {
-        Guest { m: self.m, frames: &self.hv.frames }
+        Guest {
+            m: self.m,
+            frames: &self.hv.frames,
+        }
     }
 
     /// The slot of a domain that the caller may act on: itself, or any for the control domain.
@@ -79,7 +82,11 @@ impl<M: Machine> Call<'_, M> {
     }
 
     fn require_privilege(&self) -> Result<(), Errno> {
-        if self.privileged { Ok(()) } else { Err(Errno::EPERM) }
+        if self.privileged {
+            Ok(())
+        } else {
+            Err(Errno::EPERM)
+        }
     }
 
     fn dispatch(&mut self, nr: u64, a: &mut [u64; 5]) -> Answer {
@@ -120,7 +127,11 @@ impl<M: Machine> Call<'_, M> {
             let mut e: MulticallEntry = self.guest().get(a[0])?;
             let mut args = [e.args[0], e.args[1], e.args[2], e.args[3], e.args[4]];
             let nested = e.op == HypercallNr::Multicall.number();
-            let answer = if nested { Err(Errno::EINVAL) } else { self.dispatch(e.op, &mut args) };
+            let answer = if nested {
+                Err(Errno::EINVAL)
+            } else {
+                self.dispatch(e.op, &mut args)
+            };
             match answer {
                 Ok(Reply::Done(r)) => e.result = r as u64,
                 Err(err) => e.result = err.to_ret() as u64,
@@ -154,7 +165,13 @@ impl Hypervisor {
         x: &mut [u64; 5],
     ) -> Reply {
         let privileged = self.domains.get(who.slot).is_some_and(|d| d.privileged);
-        let mut call = Call { hv: self, m, who, cpu, privileged };
+        let mut call = Call {
+            hv: self,
+            m,
+            who,
+            cpu,
+            privileged,
+        };
         match call.dispatch(nr, x) {
             Ok(r) => r,
             Err(e) => Reply::Done(e.to_ret()),

@@ -64,7 +64,11 @@ impl<M: Machine> Call<'_, M> {
             Poll::Wait => {
                 let now = self.m.now();
                 let until = if p.timeout == 0 { u64::MAX } else { p.timeout };
-                let vcpu = self.hv.domains.get_mut(self.who.slot).and_then(|d| d.vcpus.get_mut(self.who.vcpu.idx()));
+                let vcpu = self
+                    .hv
+                    .domains
+                    .get_mut(self.who.slot)
+                    .and_then(|d| d.vcpus.get_mut(self.who.vcpu.idx()));
                 if let Some(v) = vcpu {
                     v.polling = true;
                     v.poll_until = until;
@@ -80,7 +84,9 @@ impl<M: Machine> Call<'_, M> {
     fn watchdog(&mut self, w: SchedWatchdog) -> Answer {
         let now = self.m.now();
         let d = self.hv.domains.get_mut(self.who.slot).ok_or(Errno::ESRCH)?;
-        let expiry = now.saturating_add(u64::from(w.timeout).saturating_mul(1_000_000_000)).max(1);
+        let expiry = now
+            .saturating_add(u64::from(w.timeout).saturating_mul(1_000_000_000))
+            .max(1);
         if w.id > NR_WATCHDOGS {
             return Err(Errno::EINVAL);
         }
@@ -88,13 +94,20 @@ impl<M: Machine> Call<'_, M> {
             if w.timeout == 0 {
                 return Err(Errno::EINVAL);
             }
-            let free = d.watchdogs.iter().position(|&t| t == 0).ok_or(Errno::EEXIST)?;
+            let free = d
+                .watchdogs
+                .iter()
+                .position(|&t| t == 0)
+                .ok_or(Errno::EEXIST)?;
             if let Some(t) = d.watchdogs.get_mut(free) {
                 *t = expiry;
             }
             return done(free as i64 + 1);
         }
-        let t = d.watchdogs.get_mut(w.id as usize - 1).ok_or(Errno::EINVAL)?;
+        let t = d
+            .watchdogs
+            .get_mut(w.id as usize - 1)
+            .ok_or(Errno::EINVAL)?;
         if *t == 0 {
             return Err(Errno::EINVAL);
         }
@@ -110,7 +123,9 @@ impl<M: Machine> Call<'_, M> {
         match VcpuOp::from_number(u64::from(a[0] as u32)) {
             Some(VcpuOp::RegisterVcpuInfo) => {
                 let info: VcpuRegisterVcpuInfo = self.guest().get(a[2])?;
-                self.hv.events.check_vcpu_info(slot, vcpu, u64::from(info.offset))?;
+                self.hv
+                    .events
+                    .check_vcpu_info(slot, vcpu, u64::from(info.offset))?;
                 let page = self.take_own_page(Gfn(info.mfn))?;
                 let place = Pa(page.addr()).add(u64::from(info.offset));
                 match self.hv.events.set_vcpu_info(slot, vcpu, place, m) {
