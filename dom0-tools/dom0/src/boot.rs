@@ -2,9 +2,12 @@
 //! From the machine to the prompt.
 
 use crate::base64;
+use crate::exec::Notify;
 use crate::host::Dom0;
+use crate::prompt::Prompt;
 use crate::rt::Rt;
 use crate::terminal::Terminal;
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -12,7 +15,18 @@ use el1::machine::Gic;
 use el1::{Machine, events, hvc, time};
 use guest_abi::calls;
 use guest_abi::xen::Virq;
-use toolstack::host::{DomId, Errno, Host};
+use toolstack::cli::Status;
+use toolstack::host::Host;
+use toolstack::life::Toolstack;
+
+/// The person's side, which tasks share.
+struct Vane {
+    dom0: Dom0,
+    tools: Toolstack<Dom0>,
+    prompt: Prompt,
+    /// A domain stopped.
+    stopped: Notify,
+}
 
 /// The program.
 pub fn main(machine: Machine) -> ! {
@@ -26,25 +40,35 @@ pub fn main(machine: Machine) -> ! {
         }
         None => Terminal::uart(rt),
     };
-    if let Some(e) = trouble {
-        terminal.write(&format!("dom0: no events: {e}\n"));
-    }
     let dom0 = Dom0::new(rt, machine, terminal);
-    rt.spawn(watch_domains(dom0));
-    rt.spawn(person(dom0));
+    let vane: &'static Vane = Box::leak(Box::new(Vane {
+        dom0,
+        tools: Toolstack::new(dom0),
+        prompt: Prompt::new(dom0),
+        stopped: Notify::default(),
+    }));
+    if let Some(e) = trouble {
+        vane.prompt.say(&format!("dom0: no events: {e}"));
+    }
+    if let Err(e) = vane.tools.start() {
+        vane.prompt.say(&format!("dom0: {e}"));
+    }
+    if vane.dom0.machine.hypervisor.is_some() {
+        rt.spawn(watch_domains(vane));
+        rt.spawn(reap(vane));
+    }
+    rt.spawn(person(vane));
     rt.run()
 }
 
 /// Tells xenstore's clients of domains that stopped or went (`VIRQ_DOM_EXC`).
-async fn watch_domains(dom0: Dom0) {
-    if dom0.machine.hypervisor.is_none() {
-        return;
-    }
+async fn watch_domains(vane: &'static Vane) {
+    let dom0 = vane.dom0;
     let port = match calls::event::bind_virq(&hvc::xen(), Virq::DomExc, 0) {
         Ok(port) => port,
         Err(e) => {
-            dom0.terminal
-                .write(&format!("dom0: not told of domains that stop: {e}\n"));
+            vane.prompt
+                .say(&format!("dom0: is not told of domains that stop: {e}"));
             return;
         }
     };
@@ -61,6 +85,18 @@ async fn watch_domains(dom0: Dom0) {
                 _ => dom0.xs.forget(dom),
             }
         }
+        vane.stopped.notify();
+    }
+}
+
+/// Does what domains' configurations ask for at their ends.
+async fn reap(vane: &'static Vane) {
+    let mut seen = vane.stopped.seen();
+    loop {
+        vane.stopped.changed(&mut seen).await;
+        for exit in vane.tools.reap().await {
+            vane.prompt.say(&format!("{exit}"));
+        }
     }
 }
 
@@ -71,47 +107,38 @@ fn word<'a>(bootargs: &'a str, name: &str) -> Option<&'a str> {
         .find_map(|w| w.strip_prefix(name)?.strip_prefix('='))
 }
 
-async fn person(dom0: Dom0) {
-    setup_store(dom0);
-    match word(&dom0.machine.bootargs, "exec").map(base64::decode) {
-        None => {
-            banner(dom0);
-            prompt(dom0).await;
-        }
-        Some(commands) => {
-            let failed = match commands.map(String::from_utf8) {
-                Some(Ok(commands)) => run_all(dom0, &commands).await,
-                _ => Some(String::from("exec= is not base64url: status 2")),
-            };
-            dom0.terminal.write(&match failed {
-                None => String::from("exec: ok\n"),
-                Some(what) => format!("exec: failed: {what}\n"),
-            });
-            end(dom0).await;
-        }
-    }
-}
-
-async fn end(dom0: Dom0) {
-    if let Err(e) = dom0.power(false).await {
-        dom0.terminal
-            .write(&format!("dom0: cannot power off: {e}\n"));
-    }
-}
-
-/// What guests and tools expect to find.
-fn setup_store(dom0: Dom0) {
-    let write = |path: &str, value: &str| {
-        let _ = dom0.xs_write(path, value.as_bytes());
+async fn person(vane: &'static Vane) {
+    let dom0 = vane.dom0;
+    let Some(commands) = word(&dom0.machine.bootargs, "exec").map(base64::decode) else {
+        banner(dom0);
+        return vane.prompt.run(&vane.tools).await;
     };
-    write("/local/domain/0/name", "Domain-0");
-    write("/local/domain/0/domid", "0");
-    let _: Result<(), Errno> = Ok(());
-    let _ = DomId(0);
+    let failed = match commands.map(String::from_utf8) {
+        Some(Ok(commands)) => run_all(vane, &commands).await,
+        _ => Some(format!("exec=: status {}", Status::Usage.code())),
+    };
+    vane.prompt.say(&match failed {
+        None => String::from("exec: ok"),
+        Some(what) => format!("exec: failed: {what}"),
+    });
+    vane.tools.forget_actions();
+    if let Err(e) = dom0.power(false).await {
+        vane.prompt.say(&format!("dom0: cannot power off: {e}"));
+    }
+}
+
+/// Runs commands, a line each, up to the first that fails: that one, and how it failed.
+async fn run_all(vane: &Vane, commands: &str) -> Option<String> {
+    for line in commands.lines() {
+        let status = vane.prompt.command(&vane.tools, line).await;
+        if status != Status::Done {
+            return Some(format!("{line}: status {}", status.code()));
+        }
+    }
+    None
 }
 
 fn banner(dom0: Dom0) {
-    let t = &dom0.terminal;
     let m = &dom0.machine;
     let gic = match m.gic {
         Gic::V2 { .. } => "GICv2",
@@ -121,64 +148,21 @@ fn banner(dom0: Dom0) {
         Ok(i) => (i.nr_cpus, i.total_pages * 4096),
         Err(_) => (m.cpus, m.memory_bytes()),
     };
-    let names: Vec<&str> = dom0.disks.keys().map(String::as_str).collect();
-    let up = time::now_ns() / 1_000_000;
-    t.write(&format!(
-        "\nParavane {}: {cpus} CPUs, {} MiB, {gic}, disks: {}; up in {up} ms\n",
+    let disks: Vec<&str> = dom0.disks.keys().map(String::as_str).collect();
+    let disks = match disks[..] {
+        [] => String::from("no disks"),
+        _ => format!("disks {}", disks.join(", ")),
+    };
+    dom0.terminal.write(&format!(
+        "\nParavane {}: {cpus} CPUs, {} MiB, {gic}, {disks}; up {} ms after reset\n",
         env!("CARGO_PKG_VERSION"),
         total >> 20,
-        if names.is_empty() {
-            String::from("none")
-        } else {
-            names.join(" ")
-        },
+        time::now_ns() / 1_000_000,
     ));
     if dom0.volume.is_none() {
-        t.write("There is no disk `volume` with a FAT32 partition: no guests.\n");
+        dom0.terminal
+            .write("There is no disk \"volume\" with a FAT32 partition, so there are no guests.\n");
     }
-}
-
-/// Runs commands, a line each; the first that fails, and how.
-async fn run_all(dom0: Dom0, commands: &str) -> Option<String> {
-    for line in commands.lines().filter(|l| !l.trim().is_empty()) {
-        let status = command(dom0, line).await;
-        if status != 0 {
-            return Some(format!("{line}: status {status}"));
-        }
-    }
-    None
-}
-
-async fn command(dom0: Dom0, line: &str) -> i32 {
-    dom0.terminal.write(&format!("{line}?\n"));
-    if line == "poweroff" {
-        end(dom0).await;
-    }
-    if line == "info" {
-        dom0.terminal.write(&format!(
-            "{:?}\n{:?}\n{:?}\n",
-            dom0.phys_info(),
-            dom0.version_info(),
-            dom0.domain_list()
-        ));
-    }
-    0
-}
-
-async fn prompt(dom0: Dom0) {
-    loop {
-        dom0.terminal.write("vane> ");
-        let mut line = String::new();
-        loop {
-            match dom0.terminal.read().await {
-                b'\r' | b'\n' => break,
-                b => {
-                    line.push(b as char);
-                    dom0.terminal.write_raw(&[b]);
-                }
-            }
-        }
-        dom0.terminal.write("\n");
-        command(dom0, &line).await;
-    }
+    dom0.terminal
+        .write("Type \"help\" for what there is to do.\n");
 }
