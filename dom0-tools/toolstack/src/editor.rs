@@ -98,7 +98,7 @@ impl Editor {
 
     /// Takes the line off the screen, for a message to be shown in its place.
     pub fn hide(&mut self) {
-        self.to_start();
+        self.rewind();
         self.output.push_str("\x1b[J");
         self.row = 0;
     }
@@ -400,7 +400,7 @@ impl Editor {
         }
     }
 
-    fn to_start(&mut self) {
+    fn rewind(&mut self) {
         if self.row > 0 {
             self.output.push_str(&format!("\x1b[{}A", self.row));
         }
@@ -408,7 +408,7 @@ impl Editor {
     }
 
     fn redraw(&mut self) {
-        self.to_start();
+        self.rewind();
         self.output.push_str("\x1b[J");
         self.draw();
     }

@@ -132,7 +132,10 @@ async fn execute<H: Host>(t: &Toolstack<H>, c: &Command, out: &mut impl Output) 
                 .host()
                 .read_console(c.has("clear"))
                 .during("reading the hypervisor's log")?;
-            out.write(&String::from_utf8_lossy(&log));
+            // Whatever got into the log, it does not command the terminal.
+            let text = String::from_utf8_lossy(&log);
+            let plain = |c: &char| !c.is_control() || matches!(c, '\n' | '\t');
+            out.write(&text.chars().filter(plain).collect::<String>());
             Ok(())
         }
         Id::Uptime => show::uptime(t, c, out),

@@ -3,7 +3,7 @@
 
 use alloc::borrow::ToOwned;
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use serde_json::{Map, Value, json};
@@ -218,7 +218,7 @@ pub(super) async fn watch<H: Host>(
                 let value = match t.host().xs_read(&changed) {
                     Ok(value) => format!(" = \"{}\"", shown(&value)),
                     Err(Errno::ENOENT) if changed.starts_with('@') => String::new(),
-                    Err(e) => format!(" ({})", e.to_string()),
+                    Err(e) => format!(" ({e})"),
                 };
                 out.write(&format!("{changed}{value}\n"));
                 out.flush().await;

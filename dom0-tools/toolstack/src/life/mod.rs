@@ -140,10 +140,9 @@ impl<H: Host> Toolstack<H> {
             .iter()
             .map(|d| self.name_of(d.dom).unwrap_or_default())
             .collect();
-        if let Some(at) = names.iter().position(|n| n == what) {
-            if let Some(info) = domains.into_iter().nth(at) {
-                return Ok(info);
-            }
+        let at = names.iter().position(|n| n == what);
+        if let Some(info) = at.and_then(|at| domains.into_iter().nth(at)) {
+            return Ok(info);
         }
         match crate::text::closest(what, names.iter().map(String::as_str)) {
             Some(name) => fail!("there is no domain \"{what}\"; did you mean \"{name}\"?"),
