@@ -138,8 +138,10 @@ pub struct Dom0Tree<'a> {
     pub vcpus: u32,
     /// Its interrupt controller, at the host's addresses.
     pub gic: GicNode,
-    /// Where grant-table frames and foreign pages may be mapped.
+    /// Where grant-table frames may be mapped.
     pub grant_window: Region,
+    /// Address space without memory behind it, where foreign and granted pages may be mapped.
+    pub extended: &'a [Region],
     /// The events' interrupt: a PPI, 16 to 31.
     pub event_intid: u32,
     /// Its command line; the property is left out if it is empty.
@@ -265,7 +267,7 @@ pub fn dom0_tree(t: &Dom0Tree<'_>) -> Result<Vec<u8>> {
         clock_frequency: t.clock_frequency,
         hypervisor: Hypervisor {
             grant: t.grant_window,
-            extended: &[],
+            extended: t.extended,
             event_intid: t.event_intid,
         },
     };
@@ -739,6 +741,7 @@ mod tests {
                 base: 0x6000_0000,
                 size: 0x4000_0000,
             },
+            extended: &[],
             event_intid: 22,
             bootargs: "log=info",
             initrd: None,

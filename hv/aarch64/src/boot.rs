@@ -39,10 +39,15 @@ const STACK: usize = 0x8000;
 /// As entry.s has it: building the tables of a whole hypervisor takes more than running it.
 const BOOT_STACK_SIZE: u64 = 0x4_0000;
 const MIB: u64 = 1 << 20;
-/// dom0's window for grant frames and foreign pages: above any RAM that a board has.
-const DOM0_WINDOW: Region = Region {
+/// Where dom0 may map grant-table frames: above any RAM that a board has.
+const DOM0_GRANTS: Region = Region {
     base: 0x10_0000_0000,
-    size: 0x4_0000_0000,
+    size: 0x0100_0000,
+};
+/// Where dom0 may map pages of others.
+const DOM0_FOREIGN: Region = Region {
+    base: 0x10_4000_0000,
+    size: 0x1_0000_0000,
 };
 
 /// One stack for each CPU but the first.
@@ -528,7 +533,8 @@ fn dom0(machine: &Machine, nr_irqs: u32, initrd: Option<Range>) {
         }],
         vcpus: 1,
         gic,
-        grant_window: DOM0_WINDOW,
+        grant_window: DOM0_GRANTS,
+        extended: &[DOM0_FOREIGN],
         event_intid: run::PPI_EVENT,
         bootargs: &machine.bootargs,
         initrd: None,

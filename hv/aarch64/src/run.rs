@@ -206,9 +206,6 @@ pub fn resume(cpu: CpuId, mut loaded: Option<VcpuRef>) -> *mut VcpuFile {
         }
         let mut kicks = d.kick.map_or(0, |c| 1 << c.0);
         if let Some(v) = d.run {
-            let high = h.events.upcall_pending(v, mach());
-            let e = h.vgics.set_level(v.slot, v.vcpu, PPI_EVENT, high);
-            physical(e.phys);
             let k = h.vgics.flush(v.slot, v.vcpu, &mut Lrs);
             h.kick_vcpus(v.slot, k, now);
         }
@@ -283,7 +280,12 @@ pub fn interrupts(cpu: CpuId, running: Option<VcpuRef>) {
             h.timer_rang(mach(), cpu, running, counter());
         } else if irq == f.ppi_maint {
             if let Some(v) = running {
-                hv().lock().vgics.maintenance(v.slot, v.vcpu);
+                // The line stays high until the list registers are written anew.
+                let mut h = hv().lock();
+                h.vgics.maintenance(v.slot, v.vcpu);
+                let k = h.vgics.flush(v.slot, v.vcpu, &mut Lrs);
+                let now = mach().ns(counter());
+                h.kick_vcpus(v.slot, k, now);
             }
         } else if Some(irq) == f.uart {
             typed();

@@ -258,6 +258,9 @@ impl Hypervisor {
             "events for the hypervisor go through notify_with"
         );
         for v in n.upcall_vcpus() {
+            // One interrupt for each time that the upcall became pending; the guest takes all
+            // events in one go.
+            let _ = self.vgics.pulse(v.slot, v.vcpu, guest_abi::arch::GUEST_EVTCHN_PPI);
             self.wake(v, now);
         }
         for v in n.poller_vcpus() {

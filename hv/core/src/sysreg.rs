@@ -140,8 +140,8 @@ const fn rule(a: &SysAccess) -> Rule {
         (3, 0, 12, 11, 5) => Rule::Sgi(SgiReg::Sgi1r),
         (3, 0, 12, 11, 6) => Rule::Sgi(SgiReg::Asgi1r),
         (3, 0, 12, 11, 7) => Rule::Sgi(SgiReg::Sgi0r),
-        // ICC_SRE_EL1, ICC_SRE_EL2.Enable: a GICv2 guest on a GICv3 is to use memory.
-        (3, 0, 12, 12, 5) => Rule::Fixed(0),
+        // ICC_SRE_EL1: guests always have the system-register interface on a GICv3.
+        (3, 0, 12, 12, 5) => Rule::Fixed(7),
         // HCR_EL2.TID3: the identification registers of group 3, unallocated ones included.
         (3, 0, 0, 1..=7, _) => Rule::Id,
         // HCR_EL2.TACR: ACTLR_EL1.
