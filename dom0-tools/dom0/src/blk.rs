@@ -55,10 +55,13 @@ struct Served {
     ended: Cell<bool>,
 }
 
+/// Devices by their domain and number.
+type Table = BTreeMap<(DomId, u32), Rc<Served>>;
+
 /// All devices that are served.
 #[derive(Default)]
 pub struct Blocks {
-    all: Rc<RefCell<BTreeMap<(DomId, u32), Rc<Served>>>>,
+    all: Rc<RefCell<Table>>,
 }
 
 impl Blocks {

@@ -132,14 +132,18 @@ impl Consoles {
 async fn serve(console: Rc<Console>, page: Mapping, mut listener: Listener) {
     let own = listener.port().0;
     while !console.ended.get() {
-        let mut engine = console.engine.borrow_mut();
         // A ring with impossible indices is left alone until the domain ends.
-        let printed = engine.drain_output(&*page).unwrap_or(false);
+        let printed = console.engine.borrow_mut().drain_output(&*page);
+        let printed = printed.unwrap_or(false);
         if printed || console.current.get() == 0 {
             console.current.set(own);
         }
-        let typed = console.current.get() == own && engine.flush_input(&*page).unwrap_or(false);
-        drop(engine);
+        let typed = console.current.get() == own
+            && console
+                .engine
+                .borrow_mut()
+                .flush_input(&*page)
+                .unwrap_or(false);
         if printed {
             console.changed.notify();
         }

@@ -265,7 +265,7 @@ impl<S: Sectors> Volume<S> {
                     name,
                     dir: attributes.is_directory(),
                     size: u64::from(e.size),
-                    short: e.name.clone(),
+                    short: e.name,
                     place: (u64::from(e.entry_block.0), e.entry_offset as usize),
                 })
             })

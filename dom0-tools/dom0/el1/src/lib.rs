@@ -63,7 +63,7 @@ extern "C" fn el1_start(dtb: usize, counter: u64) -> ! {
     let machine = machine::read(&tree, counter);
     shared::init(&machine.memory);
     if let Some(h) = &machine.hypervisor {
-        mem::init(&h.extended, &machine.memory);
+        mem::init(h, &machine.memory);
     }
     gic::init(&machine.gic);
     el1_main(machine)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The window: address space without memory behind it, in which other domains' pages appear.
 
+use crate::machine::Hypervisor;
 use crate::shared::Shared;
 use crate::{Global, hvc, mmu};
 use alloc::collections::BTreeMap;
@@ -30,10 +31,13 @@ struct Window {
 
 static WINDOW: Global<Option<Window>> = Global::new(None);
 
-/// Takes the largest of the hypervisor's extended regions, out of what is mapped, as the window.
-pub(crate) fn init(regions: &[(u64, u64)], memory: &[(u64, u64)]) {
-    let best = regions
+/// Takes the largest of the hypervisor's regions, within what is mapped, as the window: an extended
+/// region, or the place for grant-table frames, which are not used here.
+pub(crate) fn init(hypervisor: &Hypervisor, memory: &[(u64, u64)]) {
+    let best = hypervisor
+        .extended
         .iter()
+        .chain([&hypervisor.grant_window])
         .map(|&(start, len)| {
             let start = start.next_multiple_of(4096);
             (

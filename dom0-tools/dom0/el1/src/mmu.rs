@@ -37,7 +37,7 @@ pub(crate) fn init(tree: &Fdt<'_>) {
     // SAFETY: called once, before anything else could refer to the tables.
     let (top, mixed) = unsafe { &mut *TABLES.0.get() };
     for (gib, entry) in top.0.iter_mut().enumerate() {
-        *entry = gib as u64 * GIB | DEVICE;
+        *entry = (gib as u64 * GIB) | DEVICE;
     }
     let mut used = 0;
     machine::normal_ranges(tree, |start, len| {
@@ -59,7 +59,7 @@ pub(crate) fn init(tree: &Fdt<'_>) {
                     let table = &mut mixed[used];
                     used += 1;
                     for (i, e) in table.0.iter_mut().enumerate() {
-                        *e = gib + i as u64 * MIB2 | DEVICE;
+                        *e = (gib + i as u64 * MIB2) | DEVICE;
                     }
                     *entry = core::ptr::from_ref(table) as u64 | TABLE;
                 }

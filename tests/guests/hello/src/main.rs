@@ -34,11 +34,7 @@ mod guest {
                         line.clear();
                         let _ = write!(guest.console, "hello> ");
                     }
-                    8 | 127 => {
-                        if line.pop().is_some() {
-                            guest.console.write(b"\x08 \x08");
-                        }
-                    }
+                    8 | 127 if line.pop().is_some() => guest.console.write(b"\x08 \x08"),
                     b' '..=b'~' if line.len() < 200 => {
                         line.push(byte as char);
                         guest.console.write(&[byte]);
