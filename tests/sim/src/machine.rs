@@ -1,0 +1,402 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The machine: RAM, translation caches, registers, a clock and a console.
+
+use hv_core::machine::{Cache, CacheOp, Clock, GuestVa, PhysMem, StartState, Tlb, Uart, VcpuRegs};
+use hv_core::types::{Access, Errno, Mfn, PAGE_SIZE, Pa, VcpuRef};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a free page is filled with.
+pub const POISON: u8 = 0xa5;
+
+const TABLE_ADDR: u64 = 0x0000_ffff_ffff_f000;
+
+/// An entry of the stage-2 tables that translates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leaf {
+    /// The first guest frame that it covers.
+    pub gfn: u64,
+    /// The machine frame of that.
+    pub mfn: u64,
+    /// log2 of the frames that it covers.
+    pub order: u8,
+    /// It may be read.
+    pub read: bool,
+    /// It may be written.
+    pub write: bool,
+    /// Its type field, bits 55 to 58.
+    pub kind: u8,
+}
+
+/// The machine.
+pub struct Machine {
+    base: u64,
+    ram: RefCell<Vec<u8>>,
+    /// Pages that are free: nobody may touch them.
+    poisoned: RefCell<Vec<bool>>,
+    /// Cached translations, by VMID, order and first guest frame.
+    tlb: RefCell<BTreeMap<(u64, u8, u64), Leaf>>,
+    /// VTTBR_EL2 of the vcpu that is on the CPU.
+    pub vttbr: Cell<u64>,
+    /// Its stage 1: pages of virtual addresses, their guest physical addresses, and whether they
+    /// may be written. Other addresses are guest physical ones.
+    pub stage1: RefCell<BTreeMap<u64, (u64, bool)>>,
+    /// Nanoseconds.
+    pub now: Cell<u64>,
+    vcpus: RefCell<BTreeMap<VcpuRef, StartState>>,
+    /// What was printed.
+    pub printed: RefCell<Vec<u8>>,
+    /// Cache maintenance: calls and bytes.
+    pub maintained: Cell<(u64, u64)>,
+}
+
+impl Machine {
+    /// `pages` pages of RAM from `base` on, all poisoned.
+    #[must_use]
+    pub fn new(base: u64, pages: u64) -> Self {
+        let bytes = usize::try_from(pages * PAGE_SIZE).expect("fits");
+        Self {
+            base,
+            ram: RefCell::new(vec![POISON; bytes]),
+            poisoned: RefCell::new(vec![true; bytes / 4096]),
+            tlb: RefCell::new(BTreeMap::new()),
+            vttbr: Cell::new(0),
+            stage1: RefCell::new(BTreeMap::new()),
+            now: Cell::new(1_000_000),
+            vcpus: RefCell::new(BTreeMap::new()),
+            printed: RefCell::new(Vec::new()),
+            maintained: Cell::new((0, 0)),
+        }
+    }
+
+    /// How many register files there are.
+    #[must_use]
+    pub fn vcpus(&self) -> usize {
+        self.vcpus.borrow().len()
+    }
+
+    /// Poisons a page that is free now. Gives whether it was not known as free before.
+    pub fn poison(&self, mfn: u64) -> bool {
+        let at = (mfn * PAGE_SIZE - self.base) as usize;
+        let fresh = !std::mem::replace(&mut self.poisoned.borrow_mut()[at / 4096], true);
+        if fresh {
+            self.ram.borrow_mut()[at..at + 4096].fill(POISON);
+        }
+        fresh
+    }
+
+    /// Whether a page is known to be free.
+    #[must_use]
+    pub fn is_poisoned(&self, mfn: u64) -> bool {
+        self.poisoned.borrow()[(mfn - (self.base >> 12)) as usize]
+    }
+
+    fn unpoison(&self, mfn: u64) {
+        let page = mfn.checked_sub(self.base >> 12).expect("below RAM") as usize;
+        self.poisoned.borrow_mut()[page] = false;
+    }
+
+    fn at(&self, pa: u64, len: usize, align: u64) -> usize {
+        assert_eq!(pa % align, 0, "misaligned access at {pa:#x}");
+        let off = pa
+            .checked_sub(self.base)
+            .unwrap_or_else(|| panic!("{pa:#x} is below RAM")) as usize;
+        assert!(
+            off + len <= self.ram.borrow().len(),
+            "{pa:#x} is beyond RAM"
+        );
+        let free = self.poisoned.borrow();
+        let pages = &free[off / 4096..=(off + len.max(1) - 1) / 4096];
+        assert!(!pages.contains(&true), "{pa:#x} is in a free page");
+        off
+    }
+
+    fn get<const N: usize>(&self, pa: Pa) -> [u8; N] {
+        let o = self.at(pa.0, N, N as u64);
+        self.ram.borrow()[o..o + N].try_into().expect("N bytes")
+    }
+
+    fn set<const N: usize>(&self, pa: Pa, v: [u8; N]) {
+        let o = self.at(pa.0, N, N as u64);
+        self.ram.borrow_mut()[o..o + N].copy_from_slice(&v);
+    }
+
+    fn leaf(level: u8, gfn: u64, e: u64) -> Leaf {
+        let order = 9 * (3 - level);
+        assert_ne!(
+            e & 1 << 10,
+            0,
+            "a stage-2 entry without the access flag: {e:#x}"
+        );
+        let device = e >> 2 & 15 == 1;
+        assert!(
+            device || e >> 8 & 3 == 3,
+            "memory that is not inner shareable: {e:#x}"
+        );
+        Self::check_address(e, order);
+        Leaf {
+            gfn: gfn >> order << order,
+            mfn: (e & TABLE_ADDR) >> 12,
+            order,
+            read: e & 1 << 6 != 0,
+            write: e & 1 << 7 != 0,
+            kind: (e >> 55 & 15) as u8,
+        }
+    }
+
+    fn check_address(e: u64, order: u8) {
+        assert_eq!(
+            (e & TABLE_ADDR) >> 12 & ((1 << order) - 1),
+            0,
+            "a misaligned stage-2 block: {e:#x}"
+        );
+    }
+
+    /// Walks the stage-2 tables as the architecture defines: 4 KiB granule, 40 bits, two tables of
+    /// level 1 side by side. No cache.
+    #[must_use]
+    pub fn walk(&self, vttbr: u64, gfn: u64) -> Option<Leaf> {
+        if gfn >> 28 != 0 {
+            return None;
+        }
+        let root = vttbr & 0x0000_ffff_ffff_fffe;
+        assert_eq!(root % 8192, 0, "a misaligned root table");
+        let mut e = self.load64(Pa(root + (gfn >> 18) * 8));
+        for level in 1..=3u8 {
+            if e & 1 == 0 {
+                return None;
+            }
+            if level == 3 || e & 2 == 0 {
+                assert!(level != 3 || e & 2 != 0, "a block at level 3");
+                return Some(Self::leaf(level, gfn, e));
+            }
+            let index = gfn >> (9 * (2 - level)) & 511;
+            e = self.load64(Pa((e & TABLE_ADDR) + index * 8));
+        }
+        None
+    }
+
+    /// Every translating entry, and every table below the root.
+    #[must_use]
+    pub fn tables(&self, vttbr: u64) -> (Vec<Leaf>, Vec<u64>) {
+        let root = vttbr & 0x0000_ffff_ffff_fffe;
+        let (mut leaves, mut tables) = (Vec::new(), vec![root >> 12, (root >> 12) + 1]);
+        let mut todo: Vec<(u8, u64, u64, u64)> = vec![(1, root, 0, 1024)];
+        while let Some((level, table, first, n)) = todo.pop() {
+            for i in 0..n {
+                let e = self.load64(Pa(table + i * 8));
+                let gfn = first + (i << (9 * (3 - level)));
+                if e & 1 == 0 {
+                    continue;
+                }
+                if level == 3 || e & 2 == 0 {
+                    leaves.push(Self::leaf(level, gfn, e));
+                } else {
+                    tables.push((e & TABLE_ADDR) >> 12);
+                    todo.push((level + 1, e & TABLE_ADDR, gfn, 512));
+                }
+            }
+        }
+        (leaves, tables)
+    }
+
+    /// Translates a guest frame as a CPU does: from the cache if it is there.
+    pub fn translate_gfn(&self, vttbr: u64, gfn: u64, access: Access) -> Option<u64> {
+        let vmid = vttbr >> 48;
+        let cached = [0u8, 9, 18].into_iter().find_map(|o| {
+            let key = (vmid, o, gfn >> o << o);
+            self.tlb.borrow().get(&key).copied()
+        });
+        let leaf = match cached {
+            Some(l) => l,
+            None => {
+                let l = self.walk(vttbr, gfn)?;
+                self.tlb.borrow_mut().insert((vmid, l.order, l.gfn), l);
+                l
+            }
+        };
+        let ok = if access == Access::Write {
+            leaf.write
+        } else {
+            leaf.read
+        };
+        ok.then(|| leaf.mfn + (gfn - leaf.gfn))
+    }
+
+    /// Translates a virtual address of the vcpu that is on the CPU.
+    fn translate_va(&self, va: u64, access: Access) -> Option<u64> {
+        let gpa = match self.stage1.borrow().get(&(va >> 12)) {
+            Some(&(_, false)) if access == Access::Write => return None,
+            Some(&(page, _)) => page | (va & 4095),
+            None => va,
+        };
+        let mfn = self.translate_gfn(self.vttbr.get(), gpa >> 12, access)?;
+        Some(mfn * PAGE_SIZE + (gpa & 4095))
+    }
+
+    /// Fills the cache with all that the tables say, as a CPU may at any time.
+    pub fn prefetch(&self, vttbr: u64) {
+        let mut tlb = self.tlb.borrow_mut();
+        for l in self.tables(vttbr).0 {
+            tlb.insert((vttbr >> 48, l.order, l.gfn), l);
+        }
+    }
+
+    /// The cached translations of a VMID.
+    #[must_use]
+    pub fn cached(&self, vmid: u64) -> Vec<Leaf> {
+        let tlb = self.tlb.borrow();
+        tlb.iter()
+            .filter(|(k, _)| k.0 == vmid)
+            .map(|(_, l)| *l)
+            .collect()
+    }
+
+    /// Every VMID of which something is cached.
+    #[must_use]
+    pub fn cached_vmids(&self) -> BTreeSet<u64> {
+        self.tlb.borrow().keys().map(|k| k.0).collect()
+    }
+}
+
+macro_rules! words {
+    ($($load:ident $store:ident $t:ty;)*) => {
+        $(
+            fn $load(&self, pa: Pa) -> $t {
+                <$t>::from_le_bytes(self.get(pa))
+            }
+            fn $store(&self, pa: Pa, v: $t) {
+                self.set(pa, v.to_le_bytes());
+            }
+        )*
+    };
+}
+
+macro_rules! updates {
+    ($($name:ident $load:ident $store:ident $t:ty, $old:ident $v:ident => $e:expr;)*) => {
+        $(
+            fn $name(&self, pa: Pa, $v: $t) -> $t {
+                let $old = self.$load(pa);
+                self.$store(pa, $e);
+                $old
+            }
+        )*
+    };
+}
+
+macro_rules! exchanges {
+    ($($name:ident $load:ident $store:ident $t:ty;)*) => {
+        $(
+            fn $name(&self, pa: Pa, old: $t, new: $t) -> Result<$t, $t> {
+                let found = self.$load(pa);
+                if found != old {
+                    return Err(found);
+                }
+                self.$store(pa, new);
+                Ok(found)
+            }
+        )*
+    };
+}
+
+impl PhysMem for Machine {
+    words! {
+        load8 store8 u8;
+        load16 store16 u16;
+        load32 store32 u32;
+    }
+    updates! {
+        swap8 load8 store8 u8, old v => v;
+        or32 load32 store32 u32, old v => old | v;
+        and32 load32 store32 u32, old v => old & v;
+        or64 load64 store64 u64, old v => old | v;
+        and64 load64 store64 u64, old v => old & v;
+    }
+    exchanges! {
+        cmpxchg16 load16 store16 u16;
+        cmpxchg32 load32 store32 u32;
+    }
+    fn load64(&self, pa: Pa) -> u64 {
+        u64::from_le_bytes(self.get(pa))
+    }
+    fn store64(&self, pa: Pa, v: u64) {
+        if pa.0.is_multiple_of(PAGE_SIZE) {
+            // A table that is filled from its begin on: no longer free.
+            self.unpoison(pa.0 >> 12);
+        }
+        self.set(pa, v.to_le_bytes());
+    }
+    fn read(&self, pa: Pa, buf: &mut [u8]) {
+        let o = self.at(pa.0, buf.len(), 1);
+        buf.copy_from_slice(&self.ram.borrow()[o..o + buf.len()]);
+    }
+    fn write(&self, pa: Pa, buf: &[u8]) {
+        let o = self.at(pa.0, buf.len(), 1);
+        self.ram.borrow_mut()[o..o + buf.len()].copy_from_slice(buf);
+    }
+    fn copy(&self, dst: Pa, src: Pa, len: usize) {
+        let (d, s) = (self.at(dst.0, len, 1), self.at(src.0, len, 1));
+        self.ram.borrow_mut().copy_within(s..s + len, d);
+    }
+    fn zero_page(&self, mfn: Mfn) {
+        self.unpoison(mfn.0);
+        let o = self.at(mfn.addr(), 4096, PAGE_SIZE);
+        self.ram.borrow_mut()[o..o + 4096].fill(0);
+    }
+}
+
+impl Tlb for Machine {
+    fn flush_ipa(&self, vttbr: u64, ipa: u64) {
+        let mut tlb = self.tlb.borrow_mut();
+        for o in [0u8, 9, 18] {
+            tlb.remove(&(vttbr >> 48, o, (ipa >> 12) >> o << o));
+        }
+    }
+    fn flush_vmid(&self, vttbr: u64) {
+        self.tlb.borrow_mut().retain(|k, _| k.0 != vttbr >> 48);
+    }
+}
+
+impl GuestVa for Machine {
+    fn translate(&self, va: u64, access: Access) -> Option<Pa> {
+        self.translate_va(va, access).map(Pa)
+    }
+}
+
+impl Cache for Machine {
+    fn dcache(&self, pa: Pa, len: u64, _: CacheOp) {
+        self.at(pa.0, len as usize, 1);
+        let (calls, bytes) = self.maintained.get();
+        self.maintained.set((calls + 1, bytes + len));
+    }
+}
+
+impl Clock for Machine {
+    fn now(&self) -> u64 {
+        self.now.set(self.now.get() + 1000);
+        self.now.get()
+    }
+}
+
+impl VcpuRegs for Machine {
+    fn create_vcpu(&self, v: VcpuRef) -> Result<(), Errno> {
+        let old = self.vcpus.borrow_mut().insert(v, StartState::default());
+        assert!(old.is_none(), "{v:?} made twice");
+        Ok(())
+    }
+    fn destroy_vcpu(&self, v: VcpuRef) {
+        self.vcpus.borrow_mut().remove(&v);
+    }
+    fn set_state(&self, v: VcpuRef, s: &StartState) {
+        *self.vcpus.borrow_mut().get_mut(&v).expect("a vcpu") = *s;
+    }
+    fn get_state(&self, v: VcpuRef) -> StartState {
+        *self.vcpus.borrow().get(&v).expect("a vcpu")
+    }
+}
+
+impl Uart for Machine {
+    fn put(&self, bytes: &[u8]) {
+        self.printed.borrow_mut().extend_from_slice(bytes);
+    }
+}

@@ -1,0 +1,381 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Domains come and go, and nothing of them stays.
+
+use guest_abi::calls::{domctl, event, grant, memory, sched, vcpu};
+use guest_abi::domctl::dominf;
+use guest_abi::grant_table::{
+    GnttabMapGrantRef, GnttabUnmapGrantRef, RESERVED_CONSOLE, RESERVED_XENSTORE, gntmap,
+};
+use guest_abi::memory::{MapSpace, RESOURCE_GRANT_TABLE_SHARED, Resource};
+use guest_abi::sched::ShutdownReason;
+use guest_abi::xen::Virq;
+use guest_abi::{DomId, Errno, Gfn, GrantRef, Port, arch};
+use sim::{Config, DomU, Guest, WINDOW, World};
+
+const RAM0: u64 = arch::GUEST_RAM0_BASE;
+
+/// A guest does a little of everything that leaves traces.
+fn live(w: &World, d: &DomU) {
+    let g = d.guest(w);
+    let gfn = |n: u64| Gfn((RAM0 >> 12) + n);
+    memory::add_to_physmap(&g, DomId::SELF, MapSpace::SharedInfo, 0, gfn(8)).unwrap();
+    for i in (0..3).rev() {
+        memory::add_to_physmap(
+            &g,
+            DomId::SELF,
+            MapSpace::GrantTable,
+            i,
+            Gfn((arch::GUEST_GNTTAB_BASE >> 12) + i),
+        )
+        .unwrap();
+    }
+    for v in 0..d.config.vcpus {
+        vcpu::register_vcpu_info(&g, v, gfn(9).0, v * 64).unwrap();
+        vcpu::register_runstate_memory_area(&g, v, gfn(10).addr() + u64::from(v) * 64).unwrap();
+        event::init_control(&g, v, gfn(11 + u64::from(v)).0, 0).unwrap();
+        event::bind_ipi(&g, v).unwrap();
+        event::bind_virq(&g, Virq::Timer, v).unwrap();
+    }
+    event::expand_array(&g, gfn(20).0).unwrap();
+    // Nobody has connected yet: dropped.
+    event::send(&g, d.store).unwrap();
+    // Balloon: singles out of a block, and back.
+    let list: Vec<Gfn> = (100..120).map(gfn).collect();
+    assert_eq!(
+        memory::decrease_reservation(&g, DomId::SELF, 0, &list),
+        Ok(20)
+    );
+    assert_eq!(
+        memory::populate_physmap(&g, DomId::SELF, 0, &list[..7]),
+        Ok(7)
+    );
+}
+
+/// The control domain binds the guest's two channels.
+fn attach(h: &Guest<'_>, d: &DomU) -> [Port; 2] {
+    [d.store, d.console].map(|p| event::bind_interdomain(h, d.id, p).unwrap())
+}
+
+fn map(h: &Guest<'_>, dom: DomId, gref: GrantRef, at: u64, flags: u32) -> Result<u32, i16> {
+    let mut op = [GnttabMapGrantRef {
+        host_addr: at,
+        flags,
+        gref,
+        dom,
+        ..Default::default()
+    }];
+    grant::map(h, &mut op).unwrap();
+    if op[0].status == 0 {
+        Ok(op[0].handle)
+    } else {
+        Err(op[0].status)
+    }
+}
+
+fn unmap(h: &Guest<'_>, handle: u32, at: u64) -> i16 {
+    let mut op = [GnttabUnmapGrantRef {
+        host_addr: at,
+        handle,
+        ..Default::default()
+    }];
+    grant::unmap(h, &mut op).unwrap();
+    op[0].status
+}
+
+#[test]
+fn two_hundred_rounds_leave_nothing() {
+    for (gic, rounds) in [(3, 200u64), (2, 12)] {
+        let w = World::boot(gic);
+        let h = w.dom0();
+        // The window's tables stay: count after the first round.
+        let mut start = None;
+        for round in 0..rounds {
+            let config = Config {
+                vcpus: 1 + (round % 3) as u32,
+                vuart: round % 4 == 0,
+                ..Config::default()
+            };
+            let d = w.create(config).unwrap();
+            live(&w, &d);
+            let ports = attach(&h, &d);
+            let handle = map(
+                &h,
+                d.id,
+                RESERVED_XENSTORE,
+                WINDOW + 0x1000,
+                gntmap::HOST_MAP,
+            )
+            .unwrap();
+            if round % 10 == 0 {
+                w.check();
+            }
+            let guest = d.guest(&w);
+            if round % 3 == 0 {
+                sched::shutdown(&guest, ShutdownReason::Poweroff).unwrap();
+                let info = domctl::getdomaininfo(&h, d.id).unwrap();
+                assert_ne!(info.flags & dominf::SHUTDOWN, 0);
+                assert_eq!(dominf::shutdown_code(info.flags), 0);
+            }
+            if round % 2 == 0 {
+                // Let go before the end...
+                assert_eq!(unmap(&h, handle, WINDOW + 0x1000), 0);
+                ports.into_iter().for_each(|p| event::close(&h, p).unwrap());
+                w.destroy(d.id);
+            } else {
+                // ... or after it.
+                w.destroy(d.id);
+                ports.into_iter().for_each(|p| event::close(&h, p).unwrap());
+                assert!(w.slot(d.id).is_some(), "a zombie while a page is mapped");
+                assert_eq!(unmap(&h, handle, WINDOW + 0x1000), 0);
+            }
+            assert_eq!(w.slot(d.id), None);
+            assert_eq!(domctl::pausedomain(&h, d.id), Err(Errno::ESRCH));
+            let now = w.totals();
+            assert_eq!(
+                &now,
+                start.get_or_insert_with(|| now.clone()),
+                "round {round}"
+            );
+        }
+        w.check();
+    }
+}
+
+#[test]
+fn a_zombie_lives_until_the_last_mapping_goes() {
+    let w = World::boot(3);
+    let h = w.dom0();
+    let first = w.create(Config::default()).unwrap();
+    w.destroy(first.id);
+    let start = w.totals();
+
+    let d = w.create(Config::default()).unwrap();
+    let at = [Gfn(WINDOW >> 12), Gfn((WINDOW >> 12) + 1)];
+    let theirs = [Gfn((RAM0 >> 12) + 3), Gfn((RAM0 >> 12) + 515)];
+    let mut errs = [1; 2];
+    memory::map_foreign(&h, d.id, &theirs, &at, &mut errs).unwrap();
+    assert_eq!(errs, [0; 2]);
+    let table = Gfn((WINDOW >> 12) + 2);
+    memory::acquire_resource(
+        &h,
+        d.id,
+        Resource::GrantTable,
+        RESOURCE_GRANT_TABLE_SHARED,
+        0,
+        &[table],
+    )
+    .unwrap();
+    let rw = map(
+        &h,
+        d.id,
+        RESERVED_CONSOLE,
+        WINDOW + 0x3000,
+        gntmap::HOST_MAP,
+    )
+    .unwrap();
+    let ro = map(
+        &h,
+        d.id,
+        RESERVED_CONSOLE,
+        WINDOW + 0x4000,
+        gntmap::HOST_MAP | gntmap::READONLY,
+    )
+    .unwrap();
+    h.put(WINDOW, b"mine");
+    h.put(WINDOW + 0x3000, b"ring");
+    assert!(!h.write(WINDOW + 0x4000, b"no"));
+    w.check();
+
+    w.destroy(d.id);
+    let slot = w.slot(d.id).expect("a zombie");
+    w.check();
+    assert_eq!(w.hv.borrow().frames.guest_pages(slot), 3);
+    assert_ne!(
+        domctl::getdomaininfo(&h, d.id).unwrap().flags & dominf::DYING,
+        0
+    );
+    // Nothing new can be had of it.
+    assert_eq!(
+        map(
+            &h,
+            d.id,
+            RESERVED_CONSOLE,
+            WINDOW + 0x5000,
+            gntmap::HOST_MAP
+        ),
+        Err(-2)
+    );
+    let mut errs = [1];
+    let more = memory::map_foreign(
+        &h,
+        d.id,
+        &theirs[..1],
+        &[Gfn((WINDOW >> 12) + 9)],
+        &mut errs,
+    );
+    assert_eq!(more, Err(Errno::ESRCH));
+    assert_eq!(
+        event::bind_interdomain(&h, d.id, d.store),
+        Err(Errno::ESRCH)
+    );
+    assert_eq!(memory::populate_physmap(&h, d.id, 0, &[Gfn(5)]), Ok(0));
+    assert_eq!(domctl::unpausedomain(&h, d.id), Err(Errno::ESRCH));
+    // What is mapped is still there.
+    assert_eq!(h.get::<[u8; 4]>(WINDOW), *b"mine");
+    assert_eq!(h.get::<[u8; 4]>(WINDOW + 0x4000), *b"ring");
+    // Another domain comes and does not get its pages, number or slot.
+    let other = w.create(Config::default()).unwrap();
+    assert_ne!((other.id, other.v.slot), (d.id, slot));
+    w.check();
+
+    for g in at {
+        memory::remove_from_physmap(&h, DomId::SELF, g).unwrap();
+    }
+    memory::remove_from_physmap(&h, DomId::SELF, table).unwrap();
+    assert_eq!(unmap(&h, rw, WINDOW + 0x3000), 0);
+    assert_eq!(w.slot(d.id), Some(slot), "one mapping is left");
+    assert_eq!(unmap(&h, ro, WINDOW + 0x4000), 0);
+    assert_eq!(w.slot(d.id), None);
+    w.destroy(other.id);
+    w.check();
+    assert_eq!(w.totals(), start);
+}
+
+#[test]
+fn a_grant_frame_that_is_mapped_outlives_its_domain_harmlessly() {
+    let w = World::boot(3);
+    let h = w.dom0();
+    w.destroy(w.create(Config::default()).unwrap().id);
+    let start = w.totals();
+    let d = w.create(Config::default()).unwrap();
+    let at = Gfn(WINDOW >> 12);
+    memory::acquire_resource(
+        &h,
+        d.id,
+        Resource::GrantTable,
+        RESOURCE_GRANT_TABLE_SHARED,
+        0,
+        &[at],
+    )
+    .unwrap();
+    w.destroy(d.id);
+    w.check();
+    let other = w.create(Config::default()).unwrap();
+    h.put(WINDOW + 16, &u64::MAX);
+    w.check();
+    memory::remove_from_physmap(&h, DomId::SELF, at).unwrap();
+    w.check();
+    w.destroy(other.id);
+    assert_eq!(w.totals(), start);
+}
+
+#[test]
+fn guests_that_map_each_other_die_in_any_order() {
+    let w = World::boot(3);
+    w.destroy(w.create(Config::default()).unwrap().id);
+    let start = w.totals();
+    for order in 0..2 {
+        let d = [
+            w.create(Config::default()).unwrap(),
+            w.create(Config::default()).unwrap(),
+        ];
+        for i in 0..2 {
+            let (me, other) = (d[i].guest(&w), &d[1 - i]);
+            let frame = Gfn(arch::GUEST_GNTTAB_BASE >> 12);
+            memory::add_to_physmap(&me, DomId::SELF, MapSpace::GrantTable, 0, frame).unwrap();
+            let e = guest_abi::grant_table::GrantEntryV1 {
+                flags: guest_abi::grant_table::gtf::PERMIT_ACCESS,
+                domid: other.id,
+                frame: (RAM0 >> 12) as u32 + 7,
+            };
+            me.put(arch::GUEST_GNTTAB_BASE + 8 * 8, &e);
+        }
+        for i in 0..2 {
+            let me = d[i].guest(&w);
+            map(&me, d[1 - i].id, GrantRef(8), 0x3a00_0000, gntmap::HOST_MAP).unwrap();
+            me.put(0x3a00_0000, &[i as u8; 8]);
+        }
+        assert_eq!(d[1].guest(&w).get::<[u8; 8]>(RAM0 + 0x7000), [0; 8]);
+        w.check();
+        w.destroy(d[order].id);
+        w.check();
+        assert!(w.slot(d[order].id).is_some());
+        // The survivor still reads the dead one's page.
+        assert_eq!(
+            d[1 - order].guest(&w).get::<[u8; 8]>(0x3a00_0000),
+            [(1 - order) as u8; 8]
+        );
+        w.destroy(d[1 - order].id);
+        w.check();
+        assert_eq!(w.totals(), start);
+    }
+}
+
+#[test]
+fn creation_that_fails_leaves_nothing() {
+    let w = World::boot(3);
+    w.destroy(w.create(Config::default()).unwrap().id);
+    let start = w.totals();
+    // More than the machine has.
+    for blocks in [15, 16, 40] {
+        assert!(
+            w.create(Config {
+                blocks,
+                ..Config::default()
+            })
+            .is_err()
+        );
+        w.check();
+        assert_eq!(w.totals(), start);
+    }
+    // Domains until nothing is free.
+    let mut all = Vec::new();
+    let last = loop {
+        match w.create(Config {
+            blocks: 0,
+            pages: 40,
+            vcpus: 1,
+            vuart: false,
+        }) {
+            Ok(d) => all.push(d),
+            Err(e) => break e,
+        }
+    };
+    assert_eq!(last, Errno::ENOMEM);
+    assert!(all.len() > 60, "only {} domains", all.len());
+    w.check();
+    all.iter().for_each(|d| w.destroy(d.id));
+    assert_eq!(w.totals(), start);
+}
+
+#[test]
+fn a_domain_that_runs_is_taken_off_its_cpu_first() {
+    use hv_core::types::CpuId;
+    let w = World::boot(3);
+    let h = w.dom0();
+    let d = w
+        .create(Config {
+            vcpus: 1,
+            ..Config::default()
+        })
+        .unwrap();
+    let on = |cpu| w.hv.borrow_mut().sched.schedule(CpuId(cpu), 5_000_000).run;
+    let got = [on(0), on(1)];
+    assert!(got.contains(&Some(d.v)), "{got:?}");
+    let cpu = got.iter().position(|g| *g == Some(d.v)).unwrap() as u8;
+    assert_eq!(domctl::destroydomain(&h, d.id), Err(Errno::ERESTART));
+    // Meanwhile a hypercall that it has begun must not bring back what is torn down.
+    let g = d.guest(&w);
+    assert_eq!(
+        memory::populate_physmap(&g, DomId::SELF, 0, &[Gfn(1)]),
+        Ok(0)
+    );
+    assert_eq!(
+        event::alloc_unbound(&g, DomId::SELF, DomId(0)),
+        Err(Errno::ESRCH)
+    );
+    assert_ne!(on(cpu), Some(d.v));
+    w.destroy(d.id);
+    assert_eq!(w.slot(d.id), None);
+    w.check();
+}
