@@ -5,21 +5,42 @@ use super::{Answer, Call, OK, Reply, done};
 use crate::grant::{CacheFlushOp, CopyOp, CopyPtr, Grants, MapOp, UnmapOp};
 use crate::hypervisor::Host;
 use crate::machine::Machine;
-use crate::types::{DomId, Errno, GrantRef};
+use crate::types::{Errno, GrantRef, Slot};
 use guest_abi::grant_table::{
-    GnttabCacheFlush, GnttabCopy, GnttabCopyPtr, GnttabGetVersion, GnttabMapGrantRef,
-    GnttabQuerySize, GnttabSetVersion, GnttabSetupTable, GnttabUnmapGrantRef, GrantOp, GrantStatus,
+    GnttabCacheFlush, GnttabCopy, GnttabCopyPtr, GnttabGetStatusFrames, GnttabGetVersion,
+    GnttabMapGrantRef, GnttabQuerySize, GnttabSetVersion, GnttabSetupTable, GnttabUnmapAndReplace,
+    GnttabUnmapGrantRef, GrantOp, GrantStatus,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Elements handled before others get their turn.
 const BATCH: u64 = 32;
+/// The bits of the operation's number that name it; those above carry a cache flush's progress
+/// from slice to slice (`GNTTABOP_CMD_MASK` of Xen's continuations).
+const CMD_MASK: u64 = (1 << PROGRESS_SHIFT) - 1;
+const PROGRESS_SHIFT: u32 = 12;
+
+/// An element of `GNTTABOP_transfer` (`gnttab_transfer`, 24 bytes), of which only the status is
+/// ever used.
+#[derive(FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct GnttabTransfer {
+    _mfn: u64,
+    _domid: u16,
+    _pad0: u16,
+    _gref: u32,
+    status: i16,
+    _pad1: [u16; 3],
+}
 
 impl<M: Machine> Call<'_, M> {
     pub(super) fn grant_table_op(&mut self, a: &mut [u64; 5]) -> Answer {
-        let op = GrantOp::from_number(u64::from(a[0] as u32)).ok_or(Errno::ENOSYS)?;
+        let op = GrantOp::from_number(a[0] & CMD_MASK).ok_or(Errno::ENOSYS)?;
+        let progress = a[0] as u32 >> PROGRESS_SHIFT;
         let (m, slot) = (self.m, self.slot());
-        if (a[2] as i32) < 0 {
+        // The count is an unsigned int: the rest of the register says nothing.
+        a[2] &= 0xffff_ffff;
+        if (a[2] as i32) < 0 || (progress != 0 && op != GrantOp::CacheFlush) {
             return Err(Errno::EINVAL);
         }
         match op {
@@ -31,11 +52,7 @@ impl<M: Machine> Call<'_, M> {
                     dom: e.dom,
                 };
                 match c.with_host(|g, h| {
-                    let found = if op.dom == DomId::SELF {
-                        Some(slot)
-                    } else {
-                        h.domains.find_alive(op.dom)
-                    };
+                    let found = h.domains.find_alive(op.dom);
                     g.map(h, slot, &op, |_| found)
                 }) {
                     Ok(mapped) => {
@@ -88,12 +105,8 @@ impl<M: Machine> Call<'_, M> {
                     Ok(target) => {
                         let (grants, mut host) = self.hv.grants_and_host(m);
                         e.status = grants.setup_table(&mut host, target, e.nr_frames).number();
-                        if e.status == 0 {
-                            for i in 0..e.nr_frames {
-                                let gfn = self.hv.grants.shared_gfn(target, i);
-                                self.guest()
-                                    .put(e.frame_list.wrapping_add(u64::from(i) * 8), &gfn)?;
-                            }
+                        if e.status == 0 && self.list_frames(target, &e).is_err() {
+                            e.status = GrantStatus::BadVirtAddr.number();
                         }
                     }
                     Err(err) => e.status = status_of(err),
@@ -122,10 +135,11 @@ impl<M: Machine> Call<'_, M> {
             }
             GrantOp::SetVersion => {
                 let mut e: GnttabSetVersion = self.guest().get(a[1])?;
-                Grants::set_version(e.version)?;
-                e.version = 1;
+                let answer = Grants::set_version(e.version);
+                // Told in any case.
+                e.version = Grants::get_version();
                 self.guest().put(a[1], &e)?;
-                OK
+                answer.and(OK)
             }
             GrantOp::GetVersion => {
                 let mut e: GnttabGetVersion = self.guest().get(a[1])?;
@@ -139,28 +153,65 @@ impl<M: Machine> Call<'_, M> {
                 let s = c.with_host(|g, h| g.swap_grant_ref(h, slot, x, y));
                 e[2] = u32::from(s.number() as u16);
             }),
-            GrantOp::CacheFlush => {
-                let mut cursor = 0;
-                while a[2] != 0 {
-                    let e: GnttabCacheFlush = self.guest().get(a[1])?;
-                    let op = CacheFlushOp {
-                        dev_bus_addr: e.a,
-                        offset: e.offset,
-                        length: e.length,
-                        op: e.op,
-                    };
-                    while !self.with_host(|g, h| g.cache_flush(h, slot, &op, &mut cursor))? {}
-                    cursor = 0;
-                    a[1] = a[1].wrapping_add(size_of::<GnttabCacheFlush>() as u64);
-                    a[2] -= 1;
+            GrantOp::CacheFlush => self.cache_flush_list(a, progress),
+            GrantOp::Transfer => self.each(a, |_, e: &mut GnttabTransfer| {
+                e.status = Grants::transfer().number();
+            }),
+            GrantOp::UnmapAndReplace => self.each(a, |_, e: &mut GnttabUnmapAndReplace| {
+                e.status = Grants::unmap_and_replace().number();
+            }),
+            GrantOp::GetStatusFrames => {
+                if a[2] != 1 {
+                    return Err(Errno::EINVAL);
                 }
+                let mut e: GnttabGetStatusFrames = self.guest().get(a[1])?;
+                e.status = match self.target(e.dom) {
+                    Ok(_) => Grants::get_status_frames(e.nr_frames).number(),
+                    Err(err) => status_of(err),
+                };
+                self.guest().put(a[1], &e)?;
                 OK
             }
-            GrantOp::Transfer
-            | GrantOp::UnmapAndReplace
-            | GrantOp::GetStatusFrames
-            | GrantOp::DumpTable => Err(Errno::ENOSYS),
+            GrantOp::DumpTable => Err(Errno::ENOSYS),
         }
+    }
+
+    /// Writes where the domain has its shared frames.
+    fn list_frames(&self, target: Slot, e: &GnttabSetupTable) -> Result<(), Errno> {
+        for i in 0..e.nr_frames {
+            let gfn = self.hv.grants.shared_gfn(target, i);
+            let at = e.frame_list.wrapping_add(u64::from(i) * 8);
+            self.guest().put(at, &gfn)?;
+        }
+        Ok(())
+    }
+
+    /// Maintains caches over the pages of the list at `a[1]`; the first that cannot be had ends it.
+    /// `cursor` is how far the search for the first element's grant was.
+    fn cache_flush_list(&mut self, a: &mut [u64; 5], mut cursor: u32) -> Answer {
+        let slot = self.slot();
+        let mut budget = BATCH;
+        while a[2] != 0 {
+            let e: GnttabCacheFlush = self.guest().get(a[1])?;
+            let op = CacheFlushOp {
+                dev_bus_addr: e.a,
+                offset: e.offset,
+                length: e.length,
+                op: e.op,
+            };
+            let found = self.with_host(|g, h| g.cache_flush(h, slot, &op, &mut cursor))?;
+            if found {
+                cursor = 0;
+                a[1] = a[1].wrapping_add(size_of::<GnttabCacheFlush>() as u64);
+                a[2] -= 1;
+                budget -= 1;
+            }
+            if a[2] != 0 && (!found || budget == 0) {
+                a[0] = GrantOp::CacheFlush.number() | (u64::from(cursor) << PROGRESS_SHIFT);
+                return Ok(Reply::Again);
+            }
+        }
+        OK
     }
 
     fn with_host<R>(&mut self, f: impl FnOnce(&mut Grants, &mut Host<'_, M>) -> R) -> R {
