@@ -13,10 +13,18 @@ use guest_abi::event_channel::{
     EvtchnSetPriority, EvtchnStat, EvtchnStatus, EvtchnUnmask, fifo,
 };
 
+/// The operation's number while a reset goes on: no register that is not an argument tells, as
+/// callers leave anything in those.
+const RESET_GOES_ON: u64 = EventOp::Reset.number() | 1 << 31;
+
 impl<M: Machine> Call<'_, M> {
     pub(super) fn event_channel_op(&mut self, a: &mut [u64; 5]) -> Answer {
         let (m, slot, arg) = (self.m, self.slot(), a[1]);
-        let op = EventOp::from_number(u64::from(a[0] as u32)).ok_or(Errno::ENOSYS)?;
+        let (op, resuming) = match EventOp::from_number(u64::from(a[0] as u32)) {
+            Some(op) => (op, false),
+            None if u64::from(a[0] as u32) == RESET_GOES_ON => (EventOp::Reset, true),
+            None => return Err(Errno::ENOSYS),
+        };
         match op {
             EventOp::Send => {
                 let s: EvtchnSend = self.guest().get(arg)?;
@@ -106,8 +114,6 @@ impl<M: Machine> Call<'_, M> {
                 let o: EvtchnReset = self.guest().get(arg)?;
                 let target = self.target(o.dom)?;
                 let frames = &mut self.hv.frames;
-                // x2 is no argument of the call: it carries "resuming" from slice to slice.
-                let resuming = a[2] == u64::MAX;
                 match self
                     .hv
                     .events
@@ -115,7 +121,7 @@ impl<M: Machine> Call<'_, M> {
                 {
                     Progress::Done => {}
                     Progress::More => {
-                        a[2] = u64::MAX;
+                        a[0] = RESET_GOES_ON;
                         return Ok(Reply::Again);
                     }
                 }
