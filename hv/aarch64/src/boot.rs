@@ -22,7 +22,7 @@ use hv_core::types::{CpuId, Gfn, Mfn, Pa, Slot, VcpuId, VcpuRef};
 use platform::dt::{GicInfo, Machine};
 use platform::gic::Gic;
 use platform::psci::Psci;
-use spin::mutex::TicketMutex;
+use spin::mutex::SpinMutex;
 
 unsafe extern "C" {
     static _head: u8;
@@ -181,7 +181,7 @@ fn start(dtb: u64, image: &Image) -> ! {
         end: (r.end() + 4095) & !4095,
     });
     let hv = memory(&machine, image, &ram, taken, initrd, t0);
-    HV.call_once(|| TicketMutex::new(hv));
+    HV.call_once(|| SpinMutex::new(hv));
     PSCI.call_once(|| Psci::new(machine.psci.unwrap_or(platform::psci::Conduit::Smc)));
     // SAFETY: registers from the device tree, Device memory in our map, driven by nobody else.
     let gic = match unsafe { Gic::new(&machine.gic, |r| r.base as usize) } {

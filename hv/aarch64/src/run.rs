@@ -12,11 +12,11 @@ use hv_core::vgic::{ListRegs, PhysIrqs};
 use platform::gic::Gic;
 use platform::psci::Psci;
 use spin::Once;
-use spin::mutex::TicketMutex;
+use spin::mutex::SpinMutex;
 
 /// The one lock: all policy runs under it. IRQs stay masked at EL2, so a holder is never
 /// interrupted, and every operation under it is bounded.
-pub static HV: Once<TicketMutex<Hypervisor>> = Once::new();
+pub static HV: Once<SpinMutex<Hypervisor>> = Once::new();
 /// The machine.
 pub static MACH: Once<Mach> = Once::new();
 /// The interrupt controller.
@@ -76,7 +76,7 @@ pub fn fixed() -> &'static Fixed {
 
 /// The lock.
 #[inline]
-pub fn hv() -> &'static TicketMutex<Hypervisor> {
+pub fn hv() -> &'static SpinMutex<Hypervisor> {
     // SAFETY: as for `mach`.
     unsafe { HV.get_unchecked() }
 }

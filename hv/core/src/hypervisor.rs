@@ -260,7 +260,9 @@ impl Hypervisor {
         for v in n.upcall_vcpus() {
             // One interrupt for each time that the upcall became pending; the guest takes all
             // events in one go.
-            let _ = self.vgics.pulse(v.slot, v.vcpu, guest_abi::arch::GUEST_EVTCHN_PPI);
+            let _ = self
+                .vgics
+                .pulse(v.slot, v.vcpu, guest_abi::arch::GUEST_EVTCHN_PPI);
             self.wake(v, now);
         }
         for v in n.poller_vcpus() {

@@ -265,7 +265,11 @@ impl P2m {
             _ => return Err(Errno::EINVAL),
         };
         let pages = span(level);
-        if gfn.0 >= MAX_GFN || MAX_GFN - gfn.0 < pages || !gfn.0.is_multiple_of(pages) || !mfn.0.is_multiple_of(pages) {
+        if gfn.0 >= MAX_GFN
+            || MAX_GFN - gfn.0 < pages
+            || !gfn.0.is_multiple_of(pages)
+            || !mfn.0.is_multiple_of(pages)
+        {
             return Err(Errno::EINVAL);
         }
         let pa = self.descend(c, gfn.0, level)?;
