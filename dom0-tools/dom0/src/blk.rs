@@ -20,11 +20,11 @@ use backends::blk::{
 use core::cell::{Cell, RefCell};
 use el1::mem::{self, Granted, ToMap};
 use el1::shared::Shared;
-use el1::{hvc, virtio};
+use el1::virtio;
 use embassy_futures::select::select3;
 use guest_abi::grant_table::GrantStatus;
 use guest_abi::io::xenbus::State;
-use guest_abi::{DomId, Errno, GrantRef, Port, calls};
+use guest_abi::{DomId, Errno, GrantRef};
 use toolstack::host::BlockStart;
 
 /// What a front end may use.
@@ -244,15 +244,14 @@ impl Task {
         Ok(())
     }
 
-    fn open(&self, q: &QueueConfig) -> Result<(mem::Mapping, Queue, Open), Errno> {
+    fn open(&self, q: &QueueConfig) -> Result<(mem::Mapping, Queue, Listener), Errno> {
         let ring = mem::map_grants(self.dom, &q.ring, true).map_err(|e| match e {
             GrantStatus::NoSpace => Errno::ENOMEM,
             _ => Errno::EINVAL,
         })?;
         let queue =
             Queue::attach(&*ring, q.ring_bytes(), self.disk, LIMITS).ok_or(Errno::EINVAL)?;
-        let port = calls::event::bind_interdomain(&hvc::xen(), self.dom, q.port)?;
-        Ok((ring, queue, Open(Some(self.dom0.rt.listen(port)))))
+        Ok((ring, queue, self.dom0.rt.connect(self.dom, q.port)?))
     }
 
     async fn disconnect(&self) {
@@ -263,35 +262,6 @@ impl Task {
         let mut seen = self.served.changed.seen();
         while self.served.queues.get() > 0 {
             self.served.changed.changed(&mut seen).await;
-        }
-    }
-}
-
-/// A port that is closed when it is dropped.
-struct Open(Option<Listener>);
-
-impl Open {
-    fn waker(&self) -> Rc<Notify> {
-        self.0.as_ref().map(Listener::waker).unwrap_or_default()
-    }
-    fn send(&self) {
-        if let Some(l) = &self.0 {
-            hvc::send(l.port());
-        }
-    }
-    async fn wait(&mut self) {
-        if let Some(l) = &mut self.0 {
-            l.wait().await;
-        }
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        if let Some(listener) = self.0.take() {
-            let port: Port = listener.port();
-            drop(listener);
-            let _ = calls::event::close(&hvc::xen(), port);
         }
     }
 }
@@ -338,7 +308,7 @@ struct Runner {
 }
 
 impl Runner {
-    async fn run(mut self, ring: mem::Mapping, mut port: Open) {
+    async fn run(mut self, ring: mem::Mapping, mut port: Listener) {
         let mut ops = Vec::new();
         loop {
             let mut answered = false;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Domains' consoles: what they print is kept, and a person can be connected.
 
-use crate::exec::Notify;
+use crate::exec::{Notify, yield_now};
 use crate::rt::{Listener, Rt};
 use crate::terminal::Terminal;
 use alloc::collections::BTreeMap;
@@ -10,13 +10,20 @@ use alloc::vec;
 use alloc::vec::Vec;
 use backends::console::LOG_SIZE;
 use core::cell::{Cell, RefCell};
-use el1::hvc;
 use el1::mem::{self, Mapping};
 use embassy_futures::select::{Either, select};
-use guest_abi::{DomId, Errno, Gfn, Port, calls};
+use guest_abi::{DomId, Errno, Gfn, Port};
 
 /// Ctrl-].
 const LEAVE: u8 = 0x1d;
+
+type Link = Rc<RefCell<Option<(Mapping, Listener)>>>;
+
+/// A ring. Its end takes page and port away at once; the task ends when it finds that.
+struct Ring {
+    link: Link,
+    wake: Rc<Notify>,
+}
 
 /// One domain's console, of one or two rings.
 struct Console {
@@ -25,7 +32,7 @@ struct Console {
     changed: Notify,
     /// The port of the ring that printed last, which gets the input.
     current: Cell<u32>,
-    wake: RefCell<Vec<Rc<Notify>>>,
+    rings: RefCell<Vec<Ring>>,
     ended: Cell<bool>,
 }
 
@@ -36,7 +43,7 @@ impl Console {
             engine: RefCell::new(engine),
             changed: Notify::default(),
             current: Cell::new(0),
-            wake: RefCell::default(),
+            rings: RefCell::default(),
             ended: Cell::new(false),
         })
     }
@@ -49,9 +56,29 @@ impl Console {
         [a, b].concat()
     }
 
+    /// Serves one of its rings; whether anything moved.
+    fn pump(&self, page: &Mapping, port: &Listener) -> bool {
+        let own = port.port().0;
+        let mut engine = self.engine.borrow_mut();
+        // A ring with impossible indices is left alone until the domain ends.
+        let printed = engine.drain_output(&**page).unwrap_or(false);
+        if printed || self.current.get() == 0 {
+            self.current.set(own);
+        }
+        let typed = self.current.get() == own && engine.flush_input(&**page).unwrap_or(false);
+        drop(engine);
+        if printed {
+            self.changed.notify();
+        }
+        if printed || typed {
+            port.send();
+        }
+        printed || typed
+    }
+
     fn wake(&self) {
-        for wake in &*self.wake.borrow() {
-            wake.notify();
+        for ring in &*self.rings.borrow() {
+            ring.wake.notify();
         }
     }
 }
@@ -77,13 +104,17 @@ impl Consoles {
     /// Serves a ring of a domain's: its console's, or its virtual UART's.
     pub fn start(&self, dom: DomId, ring: Gfn, port: Port) -> Result<(), Errno> {
         let page = mem::map_foreign(dom, &[ring])?;
-        let local = calls::event::bind_interdomain(&hvc::xen(), dom, port)?;
-        let listener = self.rt.listen(local);
+        let listener = self.rt.connect(dom, port)?;
         let known = self.all.borrow().get(&dom).cloned();
         let console = known.map_or_else(|| Console::new().map(Rc::new), Ok)?;
         self.all.borrow_mut().insert(dom, console.clone());
-        console.wake.borrow_mut().push(listener.waker());
-        self.rt.spawn(serve(console, page, listener));
+        let wake = listener.waker();
+        let link: Link = Rc::new(RefCell::new(Some((page, listener))));
+        console.rings.borrow_mut().push(Ring {
+            link: link.clone(),
+            wake: wake.clone(),
+        });
+        self.rt.spawn(serve(console, link, wake));
         Ok(())
     }
 
@@ -92,7 +123,10 @@ impl Consoles {
         if let Some(console) = self.all.borrow_mut().remove(&dom) {
             console.ended.set(true);
             console.changed.notify();
-            console.wake();
+            for ring in console.rings.take() {
+                ring.link.take();
+                ring.wake.notify();
+            }
         }
     }
 
@@ -129,32 +163,17 @@ impl Consoles {
     }
 }
 
-async fn serve(console: Rc<Console>, page: Mapping, mut listener: Listener) {
-    let own = listener.port().0;
-    while !console.ended.get() {
-        // A ring with impossible indices is left alone until the domain ends.
-        let printed = console.engine.borrow_mut().drain_output(&*page);
-        let printed = printed.unwrap_or(false);
-        if printed || console.current.get() == 0 {
-            console.current.set(own);
-        }
-        let typed = console.current.get() == own
-            && console
-                .engine
-                .borrow_mut()
-                .flush_input(&*page)
-                .unwrap_or(false);
-        if printed {
-            console.changed.notify();
-        }
-        if printed || typed {
-            hvc::send(listener.port());
-            crate::exec::yield_now().await;
+async fn serve(console: Rc<Console>, link: Link, wake: Rc<Notify>) {
+    let mut seen = wake.seen();
+    loop {
+        let moved = match &*link.borrow() {
+            None => return,
+            Some((page, port)) => console.pump(page, port),
+        };
+        if moved {
+            yield_now().await;
         } else {
-            listener.wait().await;
+            wake.changed(&mut seen).await;
         }
     }
-    let port = listener.port();
-    drop(listener);
-    let _ = calls::event::close(&hvc::xen(), port);
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One thread, many tasks: the executor, timers, and what tasks wait on.
 //!
-//! A task runs until it has to wait. Between tasks the caller of [`Executor::run_ready`] looks for
+//! A task runs until it has to wait. Between tasks the caller of [`Executor::run_one`] looks for
 //! interrupts and due timers, which wake others; when there is nothing left it sleeps.
 
 use alloc::boxed::Box;
@@ -54,7 +54,7 @@ pub struct Executor {
 }
 
 impl Executor {
-    /// Adds a task, which starts at the next [`Self::run_ready`].
+    /// Adds a task, which starts at the next [`Self::run_one`].
     pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
         let task = self.next.get();
         self.next.set(task.wrapping_add(1));

@@ -479,8 +479,6 @@ impl Host for Dom0 {
     }
     async fn console_stop(&self, dom: DomId) {
         self.consoles.stop(dom);
-        // The ring's task lets go of the page at its next turn.
-        yield_now().await;
     }
     async fn console_attach(&self, dom: DomId) -> Result<(), Errno> {
         self.consoles.attach(dom).await

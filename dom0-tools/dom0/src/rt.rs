@@ -7,8 +7,8 @@ use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
 use core::cell::RefCell;
 use core::future::Future;
-use el1::{cpu, events, gic, time};
-use guest_abi::Port;
+use el1::{cpu, events, gic, hvc, time};
+use guest_abi::{DomId, Errno, Port, calls};
 
 /// How many tasks run between two looks for interrupts.
 const BURST: usize = 16;
@@ -57,7 +57,12 @@ impl Rt {
         }
     }
 
-    /// Listens on a port of one's own.
+    /// Connects to a port that another domain keeps for this one.
+    pub fn connect(&'static self, dom: DomId, port: Port) -> Result<Listener, Errno> {
+        calls::event::bind_interdomain(&hvc::xen(), dom, port).map(|own| self.listen(own))
+    }
+
+    /// Listens on a port of this domain's own, and closes it at the end.
     pub fn listen(&'static self, port: Port) -> Listener {
         let notify: Rc<Notify> = Rc::default();
         self.ports.borrow_mut().insert(port.0, notify.clone());
@@ -98,7 +103,7 @@ impl Rt {
     }
 }
 
-/// A port that is listened on, until this is dropped.
+/// A port that is listened on, until this is dropped, which closes it.
 pub struct Listener {
     rt: &'static Rt,
     port: Port,
@@ -107,10 +112,14 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// The port.
+    /// The port's number.
     #[must_use]
     pub fn port(&self) -> Port {
         self.port
+    }
+    /// Tells the other end.
+    pub fn send(&self) {
+        hvc::send(self.port);
     }
     /// Waits for an event since the last wait.
     pub async fn wait(&mut self) {
@@ -127,5 +136,6 @@ impl Drop for Listener {
     fn drop(&mut self) {
         events::mask(self.port.0);
         self.rt.ports.borrow_mut().remove(&self.port.0);
+        let _ = calls::event::close(&hvc::xen(), self.port);
     }
 }

@@ -1,25 +1,24 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! xenstore's host: a task for each domain's ring, and watches of the control domain's own.
 
-use crate::exec::Notify;
+use crate::exec::{Notify, yield_now};
 use crate::rt::{Listener, Rt};
 use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
 use alloc::string::String;
-use core::cell::{Cell, RefCell};
-use el1::hvc;
+use core::cell::RefCell;
 use el1::mem::{self, Mapping};
 use embassy_futures::select::select;
-use guest_abi::{DomId, Errno, Gfn, Port, calls};
+use guest_abi::{DomId, Errno, Gfn, Port};
 use xenstore::{ConnId, Store};
 
 /// How long output waits for room before the ring is looked at again, in milliseconds.
 const RETRY_MS: u64 = 20;
 
-/// A domain's ring.
+/// A domain's ring. Its end takes page and port away at once; the task ends when it finds that.
 struct Ring {
+    link: Rc<RefCell<Option<(Mapping, Listener)>>>,
     wake: Rc<Notify>,
-    ended: Rc<Cell<bool>>,
 }
 
 /// The store and its clients.
@@ -67,56 +66,49 @@ impl Xenstore {
     pub fn introduce(self: &Rc<Self>, dom: DomId, ring: Gfn, port: Port) -> Result<(), Errno> {
         self.end_ring(dom);
         let page = mem::map_foreign(dom, &[ring])?;
-        let local = calls::event::bind_interdomain(&hvc::xen(), dom, port)?;
-        let listener = self.rt.listen(local);
-        let ended: Rc<Cell<bool>> = Rc::default();
+        let listener = self.rt.connect(dom, port)?;
+        self.with(|s| s.introduce(dom))?;
+        let wake = listener.waker();
+        let link = Rc::new(RefCell::new(Some((page, listener))));
+        let (this, ring) = (self.clone(), link.clone());
         self.rings.borrow_mut().insert(
             dom,
             Ring {
-                wake: listener.waker(),
-                ended: ended.clone(),
+                link,
+                wake: wake.clone(),
             },
         );
-        let introduced = self.with(|s| s.introduce(dom));
-        if let Err(e) = introduced {
-            self.rings.borrow_mut().remove(&dom);
-            close(local);
-            return Err(e);
-        }
-        let this = self.clone();
         self.rt
-            .spawn(async move { this.serve(dom, page, listener, ended).await });
+            .spawn(async move { this.serve(dom, &ring, &wake).await });
         Ok(())
     }
 
-    async fn serve(
-        self: Rc<Self>,
-        dom: DomId,
-        page: Mapping,
-        mut listener: Listener,
-        ended: Rc<Cell<bool>>,
-    ) {
-        while !ended.get() {
-            let result = self.with(|s| s.pump(dom, &*page));
-            if result.notify {
-                hvc::send(listener.port());
-            }
+    async fn serve(&self, dom: DomId, link: &RefCell<Option<(Mapping, Listener)>>, wake: &Notify) {
+        let mut seen = wake.seen();
+        loop {
+            let result = match &*link.borrow() {
+                None => return,
+                Some((page, port)) => {
+                    let result = self.with(|s| s.pump(dom, &**page));
+                    if result.notify {
+                        port.send();
+                    }
+                    result
+                }
+            };
             if result.more {
-                crate::exec::yield_now().await;
+                yield_now().await;
             } else if result.waiting {
-                select(listener.wait(), self.rt.sleep_ms(RETRY_MS)).await;
+                select(wake.changed(&mut seen), self.rt.sleep_ms(RETRY_MS)).await;
             } else {
-                listener.wait().await;
+                wake.changed(&mut seen).await;
             }
         }
-        let port = listener.port();
-        drop(listener);
-        close(port);
     }
 
     fn end_ring(&self, dom: DomId) {
         if let Some(ring) = self.rings.borrow_mut().remove(&dom) {
-            ring.ended.set(true);
+            ring.link.take();
             ring.wake.notify();
         }
     }
@@ -146,10 +138,6 @@ impl Xenstore {
         self.with(|s| s.watch(conn, path, "dom0"))?;
         Ok(watch)
     }
-}
-
-fn close(port: Port) {
-    let _ = calls::event::close(&hvc::xen(), port);
 }
 
 /// A watch of the control domain's, until it is dropped.

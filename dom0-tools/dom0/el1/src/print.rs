@@ -78,7 +78,7 @@ pub fn uart_interrupts() {
     }
 }
 
-/// [`write`] as a [`fmt::Write`].
+/// [`write()`] as a [`fmt::Write`].
 pub struct Writer;
 
 impl fmt::Write for Writer {
