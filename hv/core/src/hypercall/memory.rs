@@ -132,11 +132,15 @@ impl<M: Machine> Call<'_, M> {
             m.zero_page(Mfn(mfn.0 + k));
         }
         if order == 9 && gfn.0.is_multiple_of(512) {
-            if let Err(e) = d.p2m.map(&mut c, gfn, mfn, 9, Kind::Ram) {
-                (0..512).for_each(|k| c.frames.put(Mfn(mfn.0 + k)));
-                return Err(e);
+            match d.p2m.map(&mut c, gfn, mfn, 9, Kind::Ram) {
+                Ok(()) => return Ok(()),
+                // A table is there from pages that were given back: go on by pages.
+                Err(Errno::EEXIST) => {}
+                Err(e) => {
+                    (0..512).for_each(|k| c.frames.put(Mfn(mfn.0 + k)));
+                    return Err(e);
+                }
             }
-            return Ok(());
         }
         for k in 0..u64::from(pages) {
             if let Err(e) = d
@@ -189,7 +193,7 @@ impl<M: Machine> Call<'_, M> {
         let m = self.m;
         let (d, _) = self.hv.p2m_of(m, slot)?;
         match d.p2m.lookup(m, gfn) {
-            Some(x) if x.mfn == mfn => return Ok(()),
+            Some(x) if x.mfn == mfn && x.kind == Kind::Shared => return Ok(()),
             Some(_) => self.unmap_page(slot, gfn)?,
             None => {}
         }
@@ -216,12 +220,12 @@ impl<M: Machine> Call<'_, M> {
     fn map_grant_frame(&mut self, slot: Slot, idx: u64, gfn: Gfn) -> Result<(), Errno> {
         let (grants, mut host) = self.hv.grants_and_host(self.m);
         let mfn = grants.shared_frame(&mut host, slot, idx)?;
-        // A frame is in one place: it leaves the old one first.
         let old = grants.shared_gfn(slot, idx as u32);
+        self.map_shared(slot, gfn, mfn)?;
+        // A frame is in one place.
         if old != u64::MAX && old != gfn.0 {
             self.unmap_page(slot, Gfn(old))?;
         }
-        self.map_shared(slot, gfn, mfn)?;
         self.hv.grants.set_shared_gfn(slot, mfn, Some(gfn));
         Ok(())
     }
