@@ -116,7 +116,7 @@ impl<M: Machine> Call<'_, M> {
     }
 
     pub(super) fn vcpu_op(&mut self, a: &mut [u64; 5]) -> Answer {
-        let (m, slot) = (self.m, self.slot());
+        let (m, slot, who) = (self.m, self.slot(), self.who);
         let vcpu = u32::try_from(a[1]).unwrap_or(u32::MAX);
         let d = self.hv.domains.get(slot).ok_or(Errno::ESRCH)?;
         let target = d.vcpu(vcpu).ok_or(Errno::ENOENT)?;
@@ -142,6 +142,10 @@ impl<M: Machine> Call<'_, M> {
                 let d = self.hv.domains.get_mut(slot).ok_or(Errno::ESRCH)?;
                 if let Some(v) = d.vcpus.get_mut(target.vcpu.idx()) {
                     v.runstate_area = area.addr;
+                }
+                // It may read its own at once.
+                if target == who {
+                    self.hv.write_runstate(m, who, m.now());
                 }
                 OK
             }
