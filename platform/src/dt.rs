@@ -22,7 +22,7 @@ pub const MAX_VIRTIO: usize = 64;
 /// GICv3 redistributor regions; more are an error.
 pub const MAX_GICR: usize = 4;
 /// Bytes of boot arguments; longer ones are cut.
-pub const MAX_BOOTARGS: usize = 1024;
+pub const MAX_BOOTARGS: usize = 16 * 1024;
 /// Bytes that a device tree may have: QEMU's is padded to 1 MiB, the boot protocol allows 2.
 pub const MAX_DTB: usize = 2 << 20;
 /// How deep nodes may nest.

@@ -20,7 +20,8 @@ const FR_TXFF: u32 = 1 << 5;
 const INT_RX: u32 = 1 << 4 | 1 << 6;
 const CR_ENABLE: u32 = 1 << 0 | 1 << 8 | 1 << 9;
 /// 8 bits, FIFOs on.
-const LCRH_8N1: u32 = 0b11 << 5 | 1 << 4;
+const LCRH_8N1: u32 = 0b11 << 5;
+const LCRH_FEN: u32 = 1 << 4;
 
 /// How often a full FIFO is looked at before a character is dropped: a stuck UART must not hang
 /// the hypervisor.
@@ -53,6 +54,8 @@ impl Uart {
     }
 
     /// Makes the UART usable, keeping the firmware's baud rate. Interrupts are off after it.
+    /// The FIFO stays as the firmware left it, on or off: changing it would lose what was typed
+    /// before.
     pub fn init(&self) {
         match self {
             Self::Pl011(u) => u.init(),
@@ -130,7 +133,8 @@ impl Pl011 {
         self.flush();
         self.regs.write32(IMSC, 0);
         self.regs.write32(ICR, 0x7ff);
-        self.regs.write32(LCRH, LCRH_8N1);
+        let fifo = self.regs.read32(LCRH) & LCRH_FEN;
+        self.regs.write32(LCRH, LCRH_8N1 | fifo);
         self.regs.write32(IFLS, 0); // interrupt from one eighth full on
         self.regs.write32(CR, CR_ENABLE);
     }
@@ -213,7 +217,7 @@ mod tests {
         u.rx_interrupt(true);
         assert_eq!(r[IMSC / 4], 0x50);
         assert_eq!(r[CR / 4], 0x301);
-        assert_eq!(r[LCRH / 4], 0x70);
+        assert_eq!(r[LCRH / 4], 0x60);
         let u = uart(&mut r);
         u.rx_interrupt(false);
         assert_eq!(r[IMSC / 4], 0);

@@ -85,7 +85,7 @@ impl Default for Machine {
 }
 
 /// The longest command line that is passed on, in bytes.
-const MAX_COMMAND_LINE: usize = 32 << 10;
+const MAX_COMMAND_LINE: usize = 16 << 10;
 
 impl Machine {
     /// Says what is wrong with the choice.

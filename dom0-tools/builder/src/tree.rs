@@ -17,6 +17,8 @@ pub const XEN_VERSION: &str = "4.17";
 /// The longest kernel command line: arm64 Linux keeps 2048 bytes with the final NUL
 /// (`COMMAND_LINE_SIZE`).
 pub const MAX_BOOTARGS: usize = 2047;
+/// Bytes of the control domain's command line, which may carry commands to run.
+pub const MAX_DOM0_BOOTARGS: usize = 16 * 1024;
 
 const GIC_PHANDLE: u32 = 65000;
 /// Flags of a per-CPU interrupt: level low, CPUs 0 to 3 in GICv2's mask, as Xen writes it.
@@ -169,6 +171,7 @@ struct Tree<'a> {
     vcpus: u32,
     gic: GicNode,
     bootargs: &'a str,
+    bootargs_limit: usize,
     initrd: Option<(u64, u64)>,
     rng_seed: Option<&'a [u8; 128]>,
     stdout: Option<&'a str>,
@@ -222,6 +225,7 @@ pub fn guest_tree(t: &GuestTree<'_>) -> Result<Vec<u8>> {
         vcpus: t.vcpus,
         gic,
         bootargs: t.bootargs,
+        bootargs_limit: MAX_BOOTARGS,
         initrd: t.initrd,
         rng_seed: t.rng_seed,
         stdout: t.vuart.then_some(stdout.as_str()),
@@ -261,6 +265,7 @@ pub fn dom0_tree(t: &Dom0Tree<'_>) -> Result<Vec<u8>> {
         vcpus: t.vcpus,
         gic: t.gic,
         bootargs: t.bootargs,
+        bootargs_limit: MAX_DOM0_BOOTARGS,
         initrd: t.initrd,
         rng_seed: t.rng_seed,
         stdout: None,
@@ -287,7 +292,7 @@ pub fn dom0_tree(t: &Dom0Tree<'_>) -> Result<Vec<u8>> {
 
 impl Tree<'_> {
     fn check(&self) -> Result<()> {
-        if self.bootargs.len() > MAX_BOOTARGS {
+        if self.bootargs.len() > self.bootargs_limit {
             return Err(TreeError::BootargsTooLong(self.bootargs.len()));
         }
         if self.bootargs.contains('\0') {

@@ -200,6 +200,8 @@ fn start(dtb: u64, image: &Image) -> ! {
         run::gic().set_target(irq, 0);
         run::gic().enable(irq);
         console::with_uart(|u| u.rx_interrupt(true));
+        // What came before the interrupt was on.
+        run::typed();
     }
     secondaries(&machine, root);
     log::info!(

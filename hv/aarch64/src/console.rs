@@ -6,11 +6,11 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use platform::dt::UartInfo;
 use platform::uart::Uart;
 use spin::Once;
-use spin::mutex::TicketMutex;
+use spin::mutex::SpinMutex;
 
-static UART: Once<TicketMutex<Uart>> = Once::new();
+static UART: Once<SpinMutex<Uart>> = Once::new();
 /// Bytes printed by the hypervisor itself, kept for `dmesg` until the log takes them over.
-static EARLY: TicketMutex<Early> = TicketMutex::new(Early {
+static EARLY: SpinMutex<Early> = SpinMutex::new(Early {
     len: 0,
     bytes: [0; 4096],
 });
@@ -29,7 +29,7 @@ pub unsafe fn init(info: &UartInfo) {
     // SAFETY: the contract above.
     let uart = unsafe { Uart::new(info, info.regs.base as usize) };
     uart.init();
-    UART.call_once(|| TicketMutex::new(uart));
+    UART.call_once(|| SpinMutex::new(uart));
     let _ = log::set_logger(&Logger);
     log::set_max_level(log::LevelFilter::Info);
 }

@@ -295,7 +295,7 @@ pub fn interrupts(cpu: CpuId, running: Option<VcpuRef>) {
 }
 
 /// Bytes came in on the UART: they are the control domain's.
-fn typed() {
+pub fn typed() {
     let mut h = hv().lock();
     let mut any = false;
     crate::console::with_uart(|u| {
