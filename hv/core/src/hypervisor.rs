@@ -666,11 +666,12 @@ impl Hypervisor {
         let mut at = from;
         let mut budget = i64::from(SLICE) * 8;
         while budget > 0 {
-            let (gfn, map) = d.p2m.next_mapped(m, at)?;
+            let (gfn, map) = d.p2m.next_mapped(m, at, &mut budget)?;
+            let Some(map) = map else { return Some(gfn) };
             let pages = 1u64 << map.order;
             if matches!(map.kind, Kind::Ram | Kind::Foreign) {
                 let first = at.0.max(gfn.0) - gfn.0;
-                let n = (pages - first).min(budget as u64);
+                let n = (pages - first).min(budget.max(1) as u64);
                 for k in first..first + n {
                     self.frames.put(Mfn(map.mfn.0 + k));
                 }

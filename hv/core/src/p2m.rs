@@ -299,15 +299,26 @@ impl P2m {
         Ok(Mapping { order: 0, ..old })
     }
 
-    /// Finds the first mapping at or after `from`, for tear-down; gives its frame.
+    /// Finds the first mapping at or after `from`, for tear-down; gives its frame, or `None` at the
+    /// end. Each entry looked at costs one of `budget`; when that is used up, the frame to go on
+    /// from comes without a mapping.
     #[must_use]
-    pub fn next_mapped<M: PhysMem>(&self, m: &M, from: Gfn) -> Option<(Gfn, Mapping)> {
+    pub fn next_mapped<M: PhysMem>(
+        &self,
+        m: &M,
+        from: Gfn,
+        budget: &mut i64,
+    ) -> Option<(Gfn, Option<Mapping>)> {
         let mut gfn = from.0;
         while gfn <= self.max_gfn {
+            if *budget <= 0 {
+                return Some((Gfn(gfn), None));
+            }
+            *budget -= 1;
             let (_, e, level) = self.walk(m, gfn, 3);
             if e & VALID != 0 {
-                let start = gfn & !(span(level) - 1);
-                return self.lookup(m, Gfn(start)).map(|x| (Gfn(start), x));
+                let start = Gfn(gfn & !(span(level) - 1));
+                return self.lookup(m, start).map(|x| (start, Some(x)));
             }
             gfn = (gfn & !(span(level) - 1)) + span(level);
         }
