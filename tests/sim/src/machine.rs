@@ -34,6 +34,10 @@ pub struct Machine {
     ram: RefCell<Vec<u8>>,
     /// Pages that are free: nobody may touch them.
     poisoned: RefCell<Vec<bool>>,
+    /// Pages that are stage-2 tables.
+    tables: RefCell<Vec<bool>>,
+    /// Entries of these that were taken away and may still be cached.
+    broken: RefCell<BTreeSet<u64>>,
     /// Cached translations, by VMID, order and first guest frame.
     tlb: RefCell<BTreeMap<(u64, u8, u64), Leaf>>,
     /// VTTBR_EL2 of the vcpu that is on the CPU.
@@ -59,6 +63,8 @@ impl Machine {
             base,
             ram: RefCell::new(vec![POISON; bytes]),
             poisoned: RefCell::new(vec![true; bytes / 4096]),
+            tables: RefCell::new(vec![false; bytes / 4096]),
+            broken: RefCell::new(BTreeSet::new()),
             tlb: RefCell::new(BTreeMap::new()),
             vttbr: Cell::new(0),
             stage1: RefCell::new(BTreeMap::new()),
@@ -89,6 +95,31 @@ impl Machine {
     #[must_use]
     pub fn is_poisoned(&self, mfn: u64) -> bool {
         self.poisoned.borrow()[(mfn - (self.base >> 12)) as usize]
+    }
+
+    /// Says whether a page is a stage-2 table, between calls.
+    pub fn mark(&self, mfn: u64, table: bool) {
+        self.tables.borrow_mut()[(mfn - (self.base >> 12)) as usize] = table;
+        self.broken.borrow_mut().clear();
+    }
+
+    /// A stage-2 entry changes: live ones only to nothing, and then the cache is cleaned before
+    /// anything else gets there ("break before make").
+    fn change(&self, pa: u64, old: u64, new: u64) {
+        let page = (pa - self.base) as usize / 4096;
+        if !self.tables.borrow()[page] {
+            return;
+        }
+        let mut broken = self.broken.borrow_mut();
+        if new & 1 != 0 {
+            assert_eq!(old & 1, 0, "the live entry at {pa:#x} is changed");
+            assert!(
+                !broken.contains(&pa),
+                "the entry at {pa:#x} is made before the cache is clean"
+            );
+        } else if old & 1 != 0 {
+            broken.insert(pa);
+        }
     }
 
     fn unpoison(&self, mfn: u64) {
@@ -324,6 +355,7 @@ impl PhysMem for Machine {
             // A table that is filled from its begin on: no longer free.
             self.unpoison(pa.0 >> 12);
         }
+        self.change(pa.0, self.load64(pa), v);
         self.set(pa, v.to_le_bytes());
     }
     fn read(&self, pa: Pa, buf: &mut [u8]) {
@@ -347,12 +379,14 @@ impl PhysMem for Machine {
 
 impl Tlb for Machine {
     fn flush_ipa(&self, vttbr: u64, ipa: u64) {
+        self.broken.borrow_mut().clear();
         let mut tlb = self.tlb.borrow_mut();
         for o in [0u8, 9, 18] {
             tlb.remove(&(vttbr >> 48, o, (ipa >> 12) >> o << o));
         }
     }
     fn flush_vmid(&self, vttbr: u64) {
+        self.broken.borrow_mut().clear();
         self.tlb.borrow_mut().retain(|k, _| k.0 != vttbr >> 48);
     }
 }

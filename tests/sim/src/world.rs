@@ -194,8 +194,9 @@ impl World {
     pub fn settle(&self) {
         let hv = self.hv.borrow();
         for mfn in RAM >> 12..(RAM >> 12) + RAM_PAGES {
-            let free = hv.frames.lookup(Mfn(mfn)).is_none();
-            if free {
+            let found = hv.frames.lookup(Mfn(mfn));
+            self.m.mark(mfn, matches!(found, Some((Use::Table, _))));
+            if found.is_none() {
                 self.m.poison(mfn);
             } else {
                 assert!(

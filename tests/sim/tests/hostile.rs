@@ -471,7 +471,7 @@ impl<'w> Attack<'w> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 32, max_shrink_iters: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_hostile_guest_harms_itself_alone(steps in proptest::collection::vec(step(), 1..150)) {

@@ -379,3 +379,38 @@ fn a_domain_that_runs_is_taken_off_its_cpu_first() {
     assert_eq!(w.slot(d.id), None);
     w.check();
 }
+
+#[test]
+fn a_sparse_domain_ends_in_bounded_slices() {
+    use guest_abi::domctl::{Domctl, INTERFACE_VERSION};
+    use hv_core::hypercall::Reply;
+    let w = World::boot(3);
+    let h = w.dom0();
+    w.destroy(w.create(Config::default()).unwrap().id);
+    let start = w.totals();
+    let d = w.create(Config::default()).unwrap();
+    let g = d.guest(&w);
+    // Pages far apart leave a table each, and go again.
+    let far: Vec<Gfn> = (0..100).map(|k| Gfn(0x10_0000 + k * 512)).collect();
+    assert_eq!(memory::populate_physmap(&g, DomId::SELF, 0, &far), Ok(100));
+    assert_eq!(
+        memory::decrease_reservation(&g, DomId::SELF, 0, &far),
+        Ok(100)
+    );
+    let at = w.dom0_base() + 0x4000;
+    let op = Domctl {
+        cmd: 2,
+        interface_version: INTERFACE_VERSION,
+        domain: d.id,
+        ..Default::default()
+    };
+    h.put(at, &op);
+    let mut slices = 0;
+    let mut x = [at, 0, 0, 0, 0];
+    while w.slice(h.v, 36, &mut x) == Reply::Again {
+        slices += 1;
+    }
+    assert!(slices > 100 * 512 / 4096, "only {slices} slices");
+    assert_eq!(w.slot(d.id), None);
+    assert_eq!(w.totals(), start);
+}
