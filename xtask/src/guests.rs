@@ -199,7 +199,7 @@ fn configs() -> Vec<(String, String)> {
                  name = \"{guest}\"\n\
                  kernel = \"/guests/vmlinuz-{series}\"\n\
                  ramdisk = \"/guests/initrd-{series}.cpio.gz\"\n\
-                 cmdline = \"console=hvc0\"\n\
+                 cmdline = \"console=hvc0 panic=1\"\n\
                  memory = 256\n\
                  vcpus = 1\n\
                  disk = [ \"format=raw,vdev=xvda,access=rw,target=/guests/{guest}-disk.img\" ]\n\

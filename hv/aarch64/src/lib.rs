@@ -3,7 +3,7 @@
 //!
 //! The way of a hypercall: `lower_sync` in entry.s saves x0..x18, x29, x30 and calls `hv_hvc`
 //! (trap.rs), which takes the lock and calls `hv_core::hypercall`; x0 holds the answer, and
-//! entry.s returns to the guest. Only when that asks for it does [`run::resume`] look who runs.
+//! entry.s returns to the guest. Only when that asks for it does `resume` in run.rs look who runs.
 #![no_std]
 #![cfg(target_arch = "aarch64")]
 
