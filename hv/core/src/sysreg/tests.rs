@@ -161,7 +161,7 @@ fn registers_that_act() {
     }
     assert_eq!(at((3, 0, 1, 0, 0), false, false), Emul::Vm(VmReg::Sctlr));
     assert_eq!(at((3, 0, 1, 0, 0), true, false), Emul::Undef);
-    assert_eq!(at((3, 0, 12, 12, 5), true, false), Emul::Value(0));
+    assert_eq!(at((3, 0, 12, 12, 5), true, false), Emul::Value(7));
     assert_eq!(at((2, 0, 1, 1, 4), true, false), Emul::Value(8));
     assert_eq!(at((2, 0, 1, 1, 4), false, false), Emul::Undef);
     assert_eq!(at((2, 0, 1, 0, 4), true, false), Emul::Undef);
