@@ -582,7 +582,7 @@ fn verbs(stage: &Stage) -> Result<()> {
         session.shell("cat /sys/devices/system/xen_memory/xen_memory0/info/current_kb")?;
         session.detach()?;
 
-        session.vane("block-attach linux format=raw,vdev=xvdb,access=rw,target=/guests/linux612-disk.img")?;
+        session.vane("block-attach linux /guests/linux612-disk.img,raw,xvdb,w")?;
         session.attach("linux")?;
         session.line("")?;
         session.shell("i=0; while [ ! -b /dev/xvdb ] && [ $i -lt 100 ]; do i=$((i+1)); sleep 0.1; done; mount -t ext4 /dev/xvdb /tmp && cat /tmp/README && umount /tmp")?;

@@ -3,11 +3,11 @@
 //! `unsafe` there is here, behind functions that are safe to call.
 //!
 //! One CPU, and interrupts stay masked at the CPU for ever. A program runs to the end of what it
-//! has to do, asks [`gic::poll`] what has come up meanwhile, and sleeps in [`cpu::idle`], which a
+//! has to do, asks `gic::poll` what has come up meanwhile, and sleeps in `cpu::idle`, which a
 //! pending interrupt ends although it is masked. So nothing here is ever entered twice at a time,
-//! and shared state needs no locks ([`Global`]).
+//! and shared state needs no locks (`Global`).
 //!
-//! A program names its `fn(Machine) -> !` with [`entry!`].
+//! A program names its `fn(Machine) -> !` with `entry!`.
 #![no_std]
 #![cfg(target_os = "none")]
 
