@@ -29,7 +29,7 @@ pub static ONLINE: AtomicU64 = AtomicU64::new(0);
 /// SGI that makes a CPU look at its vcpu and its queue.
 pub const SGI_KICK: u32 = 0;
 /// Event-channel interrupt of every guest.
-pub const PPI_EVENT: u32 = 31;
+pub const PPI_EVENT: u32 = guest_abi::arch::GUEST_EVTCHN_PPI;
 
 /// Emulation constants that boot found out.
 pub struct Fixed {
@@ -158,7 +158,7 @@ fn switch_out(h: &mut Hypervisor, v: VcpuRef, cpu: CpuId, now: u64) {
     h.kick_vcpus(v.slot, kicks, now);
     vcpu::leave(f);
     gic().save_vif(&mut f.vif);
-    h.vcpu_left(v, cpu, f.cntv_ctl, f.cntv_cval, counter());
+    h.vcpu_left(v, cpu, f.cntv_ctl, f.cntv_cval);
     if h.vgics.hw_active(v.slot, v.vcpu, fixed().ppi_virt) {
         gic().set_active(fixed().ppi_virt, false);
     }

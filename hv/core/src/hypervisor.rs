@@ -728,12 +728,11 @@ impl Hypervisor {
 
     /// A vcpu left its CPU: what its timers need while it sleeps. `ctl` and `cval` are its saved
     /// virtual timer. `cpu` is the CPU that will watch for it.
-    pub fn vcpu_left(&mut self, v: VcpuRef, cpu: CpuId, ctl: u64, cval: u64, now_ticks: u64) {
+    pub fn vcpu_left(&mut self, v: VcpuRef, cpu: CpuId, ctl: u64, cval: u64) {
         self.vtimers.save_virtual(v.slot, v.vcpu, ctl, cval);
         let asleep = self.sched.is_blocked(v);
         let quiet = self.vgics.hw_active(v.slot, v.vcpu, PPI_VIRTUAL);
         let at = self.vtimers.deadline(v.slot, v.vcpu, asleep, quiet);
-        let _ = now_ticks;
         if let Some(x) = self
             .domains
             .get_mut(v.slot)
