@@ -362,6 +362,7 @@ fn constants(machine: &Machine, version: u8) -> Fixed {
         uart: machine.uart.and_then(|u| u.irq).map(|i| i.intid),
         dom0_gicd: gicd,
         dom0_gicr: gicr,
+        pan: ids.pan(),
         ids: ids.sanitised(version == 3, hv_core::p2m::IPA_BITS),
     }
 }

@@ -157,7 +157,7 @@ lower_sync:
     lsr     x2, x1, #26
     cmp     x2, #0x16                   // HVC from AArch64
     b.ne    1f
-    bl      hv_hvc                      // x0: 0 = straight back
+    bl      hv_hvc                      // x0: 0 = straight back, else for hv_after_hvc
     cbnz    x0, 2f
     mrs     x0, tpidr_el2
     restore_volatile
@@ -167,7 +167,8 @@ lower_sync:
 1:  save_rest
     bl      hv_sync
     b       hv_enter
-2:  mrs     x0, tpidr_el2
+2:  mov     x1, x0
+    mrs     x0, tpidr_el2
     save_rest
     bl      hv_after_hvc
     b       hv_enter

@@ -47,6 +47,8 @@ pub struct Fixed {
     pub dom0_gicd: (u64, u64),
     /// Emulated redistributors in the control domain.
     pub dom0_gicr: (u64, u64),
+    /// The CPUs have PSTATE.PAN.
+    pub pan: bool,
     /// What guests see of the ID registers.
     pub ids: hv_core::sysreg::IdRegs,
 }

@@ -6,11 +6,12 @@ use crate::run::{fixed, gic, hv, interrupts, mach, physical, resume, send_kicks}
 use crate::vcpu::VcpuFile;
 use core::arch::asm;
 use guest_abi::arch as map;
+use hv_core::abort::{Abort, At, Doing, Exception};
 use hv_core::hypercall::Reply;
-use hv_core::machine::{GuestVa, StartState};
+use hv_core::machine::StartState;
 use hv_core::psci::{self, Call, Code, Workarounds};
 use hv_core::sysreg::{self, Emul, SgiReg, SysAccess};
-use hv_core::types::{Access, CpuId, VcpuId, VcpuRef};
+use hv_core::types::{CpuId, VcpuId, VcpuRef};
 use hv_core::vgic::Region;
 
 const EC_WFX: u64 = 0x01;
@@ -24,7 +25,10 @@ fn cpu_of(f: &VcpuFile) -> CpuId {
     CpuId(f.cpu)
 }
 
-/// `hvc` from AArch64. 0: back to the guest at once; else [`hv_after_hvc`] is called.
+/// What [`hv_hvc`] says of an `hvc` that is no instruction of this machine.
+const HVC_UNDEFINED: u64 = 2;
+
+/// `hvc` from AArch64. 0: back to the guest at once; else [`hv_after_hvc`] is called with it.
 #[unsafe(no_mangle)]
 extern "C" fn hv_hvc(f: &mut VcpuFile, esr: u64) -> u64 {
     let cpu = cpu_of(f);
@@ -61,10 +65,7 @@ extern "C" fn hv_hvc(f: &mut VcpuFile, esr: u64) -> u64 {
             u64::from(slow)
         }
         0 => smccc(f),
-        _ => {
-            undef_now();
-            0
-        }
+        _ => HVC_UNDEFINED,
     }
 }
 
@@ -169,7 +170,11 @@ fn wait(v: VcpuRef) {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn hv_after_hvc(f: &mut VcpuFile) -> *mut VcpuFile {
+extern "C" fn hv_after_hvc(f: &mut VcpuFile, why: u64) -> *mut VcpuFile {
+    if why == HVC_UNDEFINED {
+        f.pc -= 4;
+        undef(f);
+    }
     resume(cpu_of(f), Some(f.who))
 }
 
@@ -214,41 +219,74 @@ fn crash(f: &VcpuFile, esr: u64, why: &str, addr: u64) {
     h.shutdown_domain(mach(), f.who.slot, 3);
 }
 
-/// Gives the guest an undefined-instruction exception; its state is in `f`.
-fn undef(f: &mut VcpuFile) {
-    const EC_UNKNOWN: u64 = 1 << 25;
-    let vbar: u64;
+/// Where the guest is, for an exception that its EL1 is to take; its state is in `f`.
+fn at(f: &VcpuFile, esr: u64) -> At {
+    let (vbar, sctlr): (u64, u64);
     // SAFETY: EL1 registers are the running guest's.
-    unsafe { asm!("mrs {}, vbar_el1", out(reg) vbar, options(nomem, nostack)) };
-    let offset = match f.spsr & 0x1f {
-        4 => 0x000,
-        5 => 0x200,
-        m if m & 0x10 == 0 => 0x400,
-        _ => 0x600,
-    };
-    // SAFETY: as above: what the exception would have written.
     unsafe {
-        asm!("msr elr_el1, {}", "msr spsr_el1, {}", "msr esr_el1, {}",
-            in(reg) f.pc, in(reg) f.spsr, in(reg) EC_UNKNOWN, options(nomem, nostack));
+        asm!("mrs {}, vbar_el1", "mrs {}, sctlr_el1", out(reg) vbar, out(reg) sctlr, options(nomem, nostack));
     }
-    f.pc = vbar.wrapping_add(offset);
-    f.spsr = 0x3c5;
+    At {
+        pc: f.pc,
+        pstate: f.spsr,
+        vbar,
+        sctlr,
+        pan: fixed().pan,
+        il: esr & (1 << 25) != 0,
+    }
 }
 
-/// As [`undef`], in the fast path: the return state is still in the registers, behind the `hvc`.
-fn undef_now() {
-    // SAFETY: EL1 registers and the return state are the running guest's. `hvc` comes from EL1h,
-    // as EL0 may not execute it and EL1t guests get the vector of SP_EL0.
+/// Makes the guest's EL1 take an exception.
+fn inject(f: &mut VcpuFile, at: &At, what: Exception) {
+    let entry = at.take(what);
+    // SAFETY: EL1 registers are the running guest's: what the exception itself would have written.
     unsafe {
-        asm!(
-            "mrs {a}, elr_el2", "sub {a}, {a}, #4", "msr elr_el1, {a}",
-            "mrs {b}, spsr_el2", "msr spsr_el1, {b}",
-            "mov {a}, #0x2000000", "msr esr_el1, {a}",
-            "mrs {a}, vbar_el1", "tst {b}, #1", "b.eq 2f", "add {a}, {a}, #0x200",
-            "2: msr elr_el2, {a}", "mov {a}, #0x3c5", "msr spsr_el2, {a}",
-            a = out(reg) _, b = out(reg) _, options(nostack)
+        asm!("msr elr_el1, {}", "msr spsr_el1, {}", "msr esr_el1, {}",
+            in(reg) f.pc, in(reg) f.spsr, in(reg) entry.esr, options(nomem, nostack));
+    }
+    f.pc = entry.pc;
+    f.spsr = entry.pstate;
+}
+
+/// Gives the guest an undefined-instruction exception.
+fn undef(f: &mut VcpuFile) {
+    let at = at(f, 0);
+    inject(f, &at, Exception::Undefined);
+}
+
+/// The guest's access went wrong: its EL1 is told by an abort, and the log by a line. A guest that
+/// aborts in its own exception vectors cannot be told, and is ended.
+fn abort(f: &mut VcpuFile, esr: u64, abort: &Abort, why: &str, addr: u64) {
+    let at = at(f, esr);
+    if at.in_own_vectors() {
+        log::error!(
+            "domain of slot {}: its exception vector aborts, as it",
+            f.who.slot.0
+        );
+        return crash(f, esr, why, addr);
+    }
+    let far = fault_va();
+    let mut h = hv().lock();
+    if h.may_report(f.who.slot) {
+        let domid = h.domid(f.who.slot);
+        log::warn!(
+            "domain {domid} vcpu {}: {why}: address {addr:#x} (virtual {far:#x}), pc {:#x}, esr {esr:#x}",
+            f.who.vcpu.0,
+            f.pc
         );
     }
+    drop(h);
+    // SAFETY: as in `inject`: the address that the exception is about.
+    unsafe { asm!("msr far_el1, {}", in(reg) far, options(nomem, nostack)) };
+    inject(f, &at, abort.exception());
+}
+
+/// The virtual address of an abort.
+fn fault_va() -> u64 {
+    let far: u64;
+    // SAFETY: reads the fault address.
+    unsafe { asm!("mrs {}, far_el2", out(reg) far, options(nomem, nostack)) };
+    far
 }
 
 /// Any other synchronous trap.
@@ -272,8 +310,11 @@ extern "C" fn hv_sync(f: &mut VcpuFile, esr: u64) -> *mut VcpuFile {
         EC_SYSREG => sysreg_access(f, iss),
         EC_DABT => data_abort(f, esr, iss),
         EC_IABT => {
-            let at = fault_ipa();
-            crash(f, esr, "executed where nothing is mapped", at);
+            let a = Abort::decode(iss, true);
+            let ipa = fault_ipa();
+            if !hv().lock().goes_through_now(mach(), v.slot, ipa, &a) {
+                abort(f, esr, &a, "executed what it may not", ipa);
+            }
         }
         _ => undef(f),
     }
@@ -317,12 +358,10 @@ fn sysreg_access(f: &mut VcpuFile, iss: u32) {
 
 /// The guest physical address of a stage-2 fault.
 fn fault_ipa() -> u64 {
-    let (hpfar, far): (u64, u64);
-    // SAFETY: reads fault registers.
-    unsafe {
-        asm!("mrs {}, hpfar_el2", "mrs {}, far_el2", out(reg) hpfar, out(reg) far, options(nomem, nostack))
-    };
-    ((hpfar & 0xfff_ffff_fff0) << 8) | (far & 0xfff)
+    let hpfar: u64;
+    // SAFETY: reads a fault register.
+    unsafe { asm!("mrs {}, hpfar_el2", out(reg) hpfar, options(nomem, nostack)) };
+    ((hpfar & 0xfff_ffff_fff0) << 8) | (fault_va() & 0xfff)
 }
 
 fn within(base: u64, size: u64, at: u64) -> Option<u64> {
@@ -363,30 +402,18 @@ fn data_abort(f: &mut VcpuFile, esr: u64, iss: u32) {
             return;
         }
     }
-    let Some((region, offset)) = region else {
-        // The page may have been mapped meanwhile by another CPU that was breaking a block.
-        let far: u64;
-        // SAFETY: reads the fault address.
-        unsafe { asm!("mrs {}, far_el2", out(reg) far, options(nomem, nostack)) };
-        let access = if iss & (1 << 6) != 0 {
-            Access::Write
-        } else {
-            Access::Read
-        };
-        let _h = hv().lock();
-        if iss & (1 << 7) == 0 && mach().translate(far, access).is_some() {
-            return;
+    let a = Abort::decode(iss, false);
+    let Some((region, offset)) =
+        region.filter(|_| a.translation && matches!(a.doing, Doing::Data(_)))
+    else {
+        if !hv().lock().goes_through_now(mach(), v.slot, ipa, &a) {
+            abort(f, esr, &a, "touched what it does not have", ipa);
         }
-        drop(_h);
-        return crash(f, esr, "touched memory where nothing is mapped", ipa);
+        return;
     };
     if iss & (1 << 24) == 0 {
-        return crash(
-            f,
-            esr,
-            "accessed a device with an instruction that the hardware does not describe (ISV=0)",
-            ipa,
-        );
+        let why = "accessed a device with an instruction that the CPU does not describe (ISV=0)";
+        return abort(f, esr, &a, why, ipa);
     }
     let size = 1u8 << ((iss >> 22) & 3);
     let rt = ((iss >> 16) & 31) as usize;
@@ -428,12 +455,8 @@ fn data_abort(f: &mut VcpuFile, esr: u64, iss: u32) {
     if ok {
         f.pc += 4;
     } else {
-        crash(
-            f,
-            esr,
-            "accessed an interrupt controller register in a way that it does not allow",
-            ipa,
-        );
+        let why = "accessed a register of the interrupt controller in a way that it does not allow";
+        abort(f, esr, &a, why, ipa);
     }
 }
 

@@ -100,6 +100,8 @@ pub struct Domain {
     pub cntvoff: u64,
     /// Bytes that it may still print through the hypervisor in this second, and that second.
     pub print_budget: (u64, u32),
+    /// Misdeeds that were reported, see [`Hypervisor::may_report`](crate::hypervisor::Hypervisor::may_report).
+    pub reports: u32,
 }
 
 impl Domain {

@@ -371,6 +371,19 @@ impl Hypervisor {
         }
     }
 
+    /// Whether a domain's misdeed is still worth a line of the log: the first few are.
+    pub fn may_report(&mut self, slot: Slot) -> bool {
+        const MOST: u32 = 8;
+        let Some(d) = self.domains.get_mut(slot) else {
+            return false;
+        };
+        d.reports = d.reports.saturating_add(1);
+        if d.reports == MOST {
+            log::warn!("domain {}: no more of that is reported", d.domid);
+        }
+        d.reports < MOST
+    }
+
     /// Raises a global VIRQ at the control domain.
     pub fn dom0_virq<M: Machine>(&mut self, m: &M, virq: u32) {
         if let Some(slot) = self.domains.find(DomId(0)) {
@@ -434,6 +447,7 @@ impl Hypervisor {
             watchdogs: [0; 2],
             cntvoff: 0,
             print_budget: (0, 0),
+            reports: 0,
         };
         // Everything that can fail, with its undoing in reverse.
         let made = self.create_parts(m, &mut d, new);

@@ -17,6 +17,7 @@
 )]
 extern crate alloc;
 
+pub mod abort;
 pub mod console;
 pub mod domain;
 pub mod event;

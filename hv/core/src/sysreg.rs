@@ -297,6 +297,12 @@ impl IdRegs {
         self.0.get(Self::at(crm, op2)).copied().unwrap_or(0)
     }
 
+    /// Whether the CPU has PSTATE.PAN (ID_AA64MMFR1_EL1.PAN).
+    #[must_use]
+    pub fn pan(&self) -> bool {
+        self.get(7, 1) >> 20 & 0xf != 0
+    }
+
     fn set(&mut self, crm: u8, op2: u8, value: u64) {
         if let Some(r) = self.0.get_mut(Self::at(crm, op2)) {
             *r = value;

@@ -414,3 +414,43 @@ fn a_sparse_domain_ends_in_bounded_slices() {
     assert_eq!(w.slot(d.id), None);
     assert_eq!(w.totals(), start);
 }
+
+/// While one vcpu's call breaks a block, another may be stopped in it by stage 2: its access is then
+/// made again. One to what is not mapped, or not so, is not.
+#[test]
+fn an_access_that_a_broken_block_stopped_is_made_again() {
+    use hv_core::abort::Abort;
+    const READ: u32 = 0x06;
+    const WRITE: u32 = 0x06 | 1 << 6;
+    const WALK: u32 = 0x06 | 1 << 7;
+    const PERMISSION: u32 = 0x0e;
+    let w = World::boot(3);
+    let d = w.create(Config::default()).unwrap();
+    let g = d.guest(&w);
+    let block = RAM0 >> 12;
+    let again = |gfn: u64, iss: u32, fetch: bool| {
+        let abort = Abort::decode(iss, fetch);
+        w.hv.borrow()
+            .goes_through_now(&w.m, g.v.slot, gfn << 12, &abort)
+    };
+    assert_eq!(
+        memory::decrease_reservation(&g, DomId::SELF, 0, &[Gfn(block + 100)]),
+        Ok(1)
+    );
+    for (iss, fetch) in [
+        (READ, false),
+        (WRITE, false),
+        (WALK, false),
+        (READ, true),
+        (WALK, true),
+    ] {
+        assert!(again(block + 101, iss, fetch), "{iss:#x} {fetch}");
+        assert!(!again(block + 100, iss, fetch), "{iss:#x} {fetch}");
+        assert!(!again(1 << 40, iss, fetch), "{iss:#x} {fetch}");
+    }
+    assert!(!again(block + 101, PERMISSION, false));
+    // Pages that are not its own RAM are not executed, though they are mapped.
+    memory::add_to_physmap(&g, DomId::SELF, MapSpace::SharedInfo, 0, Gfn(block + 102)).unwrap();
+    assert!(again(block + 102, WRITE, false));
+    assert!(!again(block + 102, READ, true));
+}
