@@ -50,6 +50,8 @@ pub enum Death {
     Grants,
     /// Give back its memory, from this guest frame on.
     Memory(Gfn),
+    /// Free the stage-2 tables, which map nothing any more.
+    Tables,
     /// Only pages that others still map are left: nothing more to do until they let go.
     Zombie,
 }
@@ -174,6 +176,14 @@ impl Domains {
         self.iter()
             .find(|d| d.domid == domid && d.death == Death::Alive)
             .map(|d| d.slot)
+    }
+
+    /// The domain with the lowest number that is not below `domid`, dying ones included.
+    #[must_use]
+    pub fn next_from(&self, domid: DomId) -> Option<&Domain> {
+        self.iter()
+            .filter(|d| d.domid >= domid)
+            .min_by_key(|d| d.domid)
     }
 
     /// All domains, in slot order.

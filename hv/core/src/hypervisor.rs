@@ -21,6 +21,8 @@ pub const VIRQ_DOM_EXC: u32 = 3;
 pub const VIRQ_CONSOLE: u32 = 2;
 /// How many pages, ports or mappings a sliced operation handles before it lets others in.
 pub const SLICE: u32 = 256;
+/// How many entries of stage-2 tables a slice of a tear-down looks at.
+const ENTRIES: i64 = 4096;
 
 /// What the shell does after it dropped the lock.
 #[derive(Clone, Copy, Debug, Default)]
@@ -533,7 +535,8 @@ impl Hypervisor {
             m,
             frames: &mut self.frames,
         };
-        while !d.p2m.free_tables(&mut c, SLICE) {}
+        while !d.p2m.free_tables(&mut c, ENTRIES) {}
+        d.p2m.free_root(&mut c);
     }
 
     /// Sets a vcpu's start state and brings it up.
@@ -656,9 +659,16 @@ impl Hypervisor {
             }
             Death::Memory(from) => {
                 let at = self.release_memory(m, slot, from);
-                self.set_death(slot, at.map_or(Death::Zombie, Death::Memory));
+                self.set_death(slot, at.map_or(Death::Tables, Death::Memory));
                 if at.is_none() {
                     m.flush_vmid(self.domains.get(slot).map_or(0, |d| d.p2m.vttbr()));
+                }
+                Ok(false)
+            }
+            Death::Tables => {
+                let (d, mut c) = self.p2m_of(m, slot)?;
+                if d.p2m.free_tables(&mut c, ENTRIES) {
+                    d.death = Death::Zombie;
                     self.zombies += 1;
                     self.reap(m);
                 }
@@ -719,7 +729,7 @@ impl Hypervisor {
         loop {
             let next = self.domains.iter().find(|d| gone(self, d)).map(|d| d.slot);
             let Some(slot) = next else { break };
-            if let Some(mut d) = self.domains.remove(slot) {
+            if let Some(d) = self.domains.remove(slot) {
                 self.zombies -= 1;
                 let _ = self.sched.remove_domain(slot);
                 self.vgics.destroy_domain(slot, |_| {});
@@ -734,7 +744,7 @@ impl Hypervisor {
                     m,
                     frames: &mut self.frames,
                 };
-                while !d.p2m.free_tables(&mut c, SLICE) {}
+                d.p2m.free_root(&mut c);
                 self.dom0_virq(m, VIRQ_DOM_EXC);
             }
         }

@@ -332,36 +332,42 @@ impl P2m {
         m.store64(pa, 0);
     }
 
-    /// Frees up to `budget` tables, leaves first; `true` when all are gone and the root with them.
+    /// Frees the tables below the root, leaves first; each entry looked at costs one of `budget`,
+    /// which must be more than those of the root and one table. `true` when only the root is left.
     /// Nothing may be mapped any more, and the TLB must be clean of this VMID.
-    pub fn free_tables<M: PhysMem>(&mut self, c: &mut Ctx<'_, M>, mut budget: u32) -> bool {
+    pub fn free_tables<M: PhysMem>(&mut self, c: &mut Ctx<'_, M>, mut budget: i64) -> bool {
         let root = self.root.addr();
         for i in 0..ROOT_ENTRIES {
             let pa1 = Pa(root + i * 8);
             let e1 = c.m.load64(pa1);
+            budget -= 1;
             if e1 & TABLE != TABLE {
                 continue;
             }
+            if budget < 512 {
+                return false;
+            }
+            budget -= 512;
             for j in 0..512 {
                 let pa2 = Pa((e1 & ADDR) + j * 8);
                 let e2 = c.m.load64(pa2);
-                if e2 & TABLE != TABLE {
-                    continue;
+                if e2 & TABLE == TABLE {
+                    c.m.store64(pa2, 0);
+                    c.frames.put(Mfn((e2 & ADDR) >> 12));
+                    self.tables = self.tables.saturating_sub(1);
                 }
-                if budget == 0 {
-                    return false;
-                }
-                budget -= 1;
-                c.m.store64(pa2, 0);
-                c.frames.put(Mfn((e2 & ADDR) >> 12));
-                self.tables = self.tables.saturating_sub(1);
             }
             c.m.store64(pa1, 0);
             c.frames.put(Mfn((e1 & ADDR) >> 12));
             self.tables = self.tables.saturating_sub(1);
         }
+        true
+    }
+
+    /// Frees the root, which is all that is left of the map.
+    pub fn free_root<M>(self, c: &mut Ctx<'_, M>) {
+        debug_assert_eq!(self.tables, 0, "tables are lost");
         c.frames.put(self.root);
         c.frames.put(Mfn(self.root.0 + 1));
-        true
     }
 }

@@ -212,7 +212,7 @@ impl World {
             };
             match d.death {
                 Death::Alive => {}
-                Death::Zombie => panic!("translations of a dead domain are cached"),
+                Death::Tables | Death::Zombie => panic!("translations of a dead domain are cached"),
                 // It never runs again; its VMID is cleaned at the end.
                 _ => continue,
             }

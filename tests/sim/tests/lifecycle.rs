@@ -454,3 +454,49 @@ fn an_access_that_a_broken_block_stopped_is_made_again() {
     assert!(again(block + 102, WRITE, false));
     assert!(!again(block + 102, READ, true));
 }
+
+#[test]
+fn the_tables_of_a_dead_domain_go_in_bounded_slices() {
+    use guest_abi::domctl::{Domctl, DomctlCmd, INTERFACE_VERSION};
+    use hv_core::hypercall::Reply;
+    let w = World::boot(3);
+    let h = w.dom0();
+    w.destroy(w.create(Config::default()).unwrap().id);
+    let start = w.totals();
+    let d = w.create(Config::default()).unwrap();
+    domctl::set_paging_mempool_size(&h, d.id, 8 << 20).unwrap();
+    let g = d.guest(&w);
+    // Pages a GiB apart leave two tables each.
+    let far: Vec<Gfn> = (16..516).map(|k| Gfn(k << 18)).collect();
+    for some in far.chunks(200) {
+        let n = Ok(some.len());
+        assert_eq!(memory::populate_physmap(&g, DomId::SELF, 0, some), n);
+        assert_eq!(memory::decrease_reservation(&g, DomId::SELF, 0, some), n);
+    }
+    let at = w.dom0_base() + 0x4000;
+    let op = Domctl {
+        cmd: DomctlCmd::Destroydomain.number(),
+        interface_version: INTERFACE_VERSION,
+        domain: d.id,
+        ..Default::default()
+    };
+    h.put(at, &op);
+    let mut x = [at, 0, 0, 0, 0];
+    let (mut slices, mut most) = (0, 0);
+    loop {
+        let before = w.totals().free;
+        let memory = w.hv.borrow().frames.guest_pages(d.v.slot);
+        let reply = w.slice(h.v, 36, &mut x);
+        // Its memory goes in larger slices.
+        if memory == 0 {
+            most = most.max(w.totals().free - before);
+            slices += 1;
+        }
+        if reply != Reply::Again {
+            break;
+        }
+    }
+    assert!(most < 128, "{most} pages in one slice of {slices}");
+    assert_eq!(w.slot(d.id), None);
+    assert_eq!(w.totals(), start);
+}
