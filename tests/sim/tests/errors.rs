@@ -503,3 +503,27 @@ fn multicalls_answer_each_entry() {
         Err(Errno::ENOENT)
     );
 }
+
+#[test]
+fn information_of_a_missing_domain_is_that_of_the_next_one() {
+    let w = World::boot(3);
+    let h = w.dom0();
+    let made = [(); 3].map(|()| w.create(Config::default()).unwrap().id);
+    let ask = |id| domctl::getdomaininfo(&h, id).map(|i| i.domain);
+    w.destroy(made[1]);
+    assert_eq!(ask(made[0]), Ok(made[0]));
+    assert_eq!(ask(made[1]), Ok(made[2]), "as Xen 4.17 does");
+    assert_eq!(ask(DomId(made[2].0 + 1)), Err(Errno::ESRCH));
+    assert_eq!(ask(DomId::SELF), Err(Errno::EINVAL));
+    assert_eq!(ask(DomId::INVALID), Err(Errno::EINVAL));
+    // Other operations want the very domain.
+    assert_eq!(domctl::pausedomain(&h, made[1]), Err(Errno::ESRCH));
+    assert_eq!(domctl::pausedomain(&h, DomId::SELF), Err(Errno::ESRCH));
+    // The list goes by numbers too, from the first one asked for.
+    let mut list = [guest_abi::domctl::DomctlGetdomaininfo::default(); 8];
+    let n = sysctl::getdomaininfolist(&h, made[1], &mut list).unwrap();
+    assert_eq!((n, list[0].domain), (1, made[2]));
+    let n = sysctl::getdomaininfolist(&h, DomId(0), &mut list).unwrap();
+    let all: Vec<_> = list[..n].iter().map(|i| i.domain).collect();
+    assert_eq!(all, [DomId(0), made[0], made[2]]);
+}

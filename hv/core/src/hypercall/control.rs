@@ -26,35 +26,34 @@ impl<M: Machine> Call<'_, M> {
         if cmd == DomctlCmd::Createdomain {
             return self.create(a[0], op);
         }
-        let slot = match op.domain {
-            DomId::SELF => self.slot(),
-            id => self.hv.domains.find(id).ok_or(Errno::ESRCH)?,
-        };
+        if cmd == DomctlCmd::Getdomaininfo {
+            // Tools walk the domains with it: a number that nobody has means the next one.
+            if op.domain >= DomId::FIRST_RESERVED {
+                return Err(Errno::EINVAL);
+            }
+            let next = self.hv.domains.next_from(op.domain).ok_or(Errno::ESRCH)?;
+            let info = self.info(next.slot)?;
+            op.domain = info.domain;
+            op.set_payload(&info);
+            return self.guest().put(a[0], &op).and(OK);
+        }
+        let slot = self.hv.domains.find(op.domain).ok_or(Errno::ESRCH)?;
         let m = self.m;
         let own = slot == self.slot();
-        match cmd {
-            DomctlCmd::Destroydomain => {
-                if own {
-                    return Err(Errno::EINVAL);
-                }
-                // Each call is a slice, made again until all is done or nothing more can be now.
-                return match self.hv.destroy_slice(m, slot) {
-                    Ok(true) => OK,
-                    Ok(false) => match self.hv.domains.get(slot) {
-                        Some(d) if d.domid == op.domain => Ok(Reply::Again),
-                        _ => OK,
-                    },
-                    Err(Errno::EAGAIN) => Err(Errno::ERESTART),
-                    Err(e) => Err(e),
-                };
+        if cmd == DomctlCmd::Destroydomain {
+            if own {
+                return Err(Errno::EINVAL);
             }
-            DomctlCmd::Getdomaininfo => {
-                let info = self.info(slot)?;
-                op.domain = info.domain;
-                op.set_payload(&info);
-                return self.guest().put(a[0], &op).and(OK);
-            }
-            _ => {}
+            // Each call is a slice, made again until all is done or nothing more can be now.
+            return match self.hv.destroy_slice(m, slot) {
+                Ok(true) => OK,
+                Ok(false) => match self.hv.domains.get(slot) {
+                    Some(d) if d.domid == op.domain => Ok(Reply::Again),
+                    _ => OK,
+                },
+                Err(Errno::EAGAIN) => Err(Errno::ERESTART),
+                Err(e) => Err(e),
+            };
         }
         if self
             .hv
@@ -414,20 +413,13 @@ impl<M: Machine> Call<'_, M> {
             }),
             SysctlCmd::Getdomaininfolist => {
                 let mut p: SysctlGetdomaininfolist = op.payload();
-                let mut ids = [(DomId(0), Slot(0)); crate::types::MAX_DOMAINS];
-                let mut n = 0;
-                for (place, d) in ids
-                    .iter_mut()
-                    .zip(self.hv.domains.iter().filter(|d| d.domid >= p.first_domain))
-                {
-                    *place = (d.domid, d.slot);
-                    n += 1;
-                }
-                let ids = ids.get_mut(..n).ok_or(Errno::EINVAL)?;
-                ids.sort_unstable();
+                let mut from = p.first_domain;
                 p.num_domains = 0;
-                for &(_, slot) in ids.iter().take(p.max_domains as usize) {
-                    let info = self.info(slot)?;
+                while p.num_domains < p.max_domains
+                    && let Some(d) = self.hv.domains.next_from(from)
+                {
+                    from = DomId(d.domid.0 + 1);
+                    let info = self.info(d.slot)?;
                     let at = u64::from(p.num_domains) * size_of::<DomctlGetdomaininfo>() as u64;
                     self.guest().put(p.buffer.wrapping_add(at), &info)?;
                     p.num_domains += 1;
