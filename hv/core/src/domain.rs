@@ -70,6 +70,8 @@ pub struct Domain {
     pub direct_mapped: bool,
     /// Times it was paused by the toolstack.
     pub paused: u32,
+    /// The toolstack's vcpu whose call to pause it waits for the vcpus to leave their CPUs.
+    pub pausing: Option<VcpuRef>,
     /// Built, but not yet unpaused for the first time.
     pub creating: bool,
     /// SCHEDOP_shutdown's reason, once it has shut down.

@@ -433,6 +433,7 @@ impl Hypervisor {
             privileged: new.privileged,
             direct_mapped: new.privileged,
             paused: 1,
+            pausing: None,
             creating: true,
             shutdown: None,
             death: Death::Alive,
@@ -581,6 +582,27 @@ impl Hypervisor {
         let vcpus: u8 = d.vcpus.len() as u8;
         self.all_vcpus(m, slot, vcpus, pause);
         Ok(())
+    }
+
+    /// XEN_DOMCTL_pausedomain by `caller`, who makes the call again until it is true: no vcpu of the
+    /// domain is on a CPU.
+    ///
+    /// # Errors
+    /// As [`Hypervisor::pause_domain`].
+    pub fn pause_domain_by<M: Machine>(
+        &mut self,
+        m: &M,
+        slot: Slot,
+        caller: VcpuRef,
+    ) -> Result<bool, Errno> {
+        let d = self.domains.get(slot).ok_or(Errno::ESRCH)?;
+        if d.pausing != Some(caller) {
+            self.pause_domain(m, slot, true)?;
+        }
+        let d = self.domains.get_mut(slot).ok_or(Errno::ESRCH)?;
+        let still = d.vcpu_refs().any(|v| self.sched.running_on(v).is_some());
+        d.pausing = still.then_some(caller);
+        Ok(!still)
     }
 
     fn all_vcpus<M: Machine>(&mut self, m: &M, slot: Slot, n: u8, pause: bool) {

@@ -500,3 +500,36 @@ fn the_tables_of_a_dead_domain_go_in_bounded_slices() {
     assert_eq!(w.slot(d.id), None);
     assert_eq!(w.totals(), start);
 }
+
+/// A pause is over when no vcpu is on a CPU any more, and counts once however often it is made again.
+#[test]
+fn a_paused_domain_is_on_no_cpu() {
+    use guest_abi::HypercallNr;
+    use guest_abi::domctl::{Domctl, DomctlCmd, INTERFACE_VERSION};
+    use hv_core::hypercall::Reply;
+    use hv_core::types::CpuId;
+    let w = World::boot(3);
+    let d = w.create(Config::default()).unwrap();
+    let cpu1 = |w: &World| w.hv.borrow_mut().sched.schedule(CpuId(1), 0).run;
+    assert_eq!(cpu1(&w), Some(d.v));
+    let h = w.dom0();
+    h.put(
+        h.bounce,
+        &Domctl {
+            cmd: DomctlCmd::Pausedomain.number(),
+            interface_version: INTERFACE_VERSION,
+            domain: d.id,
+            ..Default::default()
+        },
+    );
+    let mut x = [h.bounce, 0, 0, 0, 0];
+    let nr = HypercallNr::Domctl.number();
+    for _ in 0..3 {
+        assert_eq!(w.slice(h.v, nr, &mut x), Reply::Again);
+    }
+    assert_ne!(cpu1(&w), Some(d.v));
+    assert_eq!(w.slice(h.v, nr, &mut x), Reply::Done(0));
+    assert_eq!(w.hv.borrow().domains.get(d.v.slot).unwrap().paused, 1);
+    domctl::unpausedomain(&h, d.id).unwrap();
+    assert_eq!(cpu1(&w), Some(d.v));
+}

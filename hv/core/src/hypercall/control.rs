@@ -64,12 +64,23 @@ impl<M: Machine> Call<'_, M> {
             return Err(Errno::ESRCH);
         }
         match cmd {
-            DomctlCmd::Pausedomain | DomctlCmd::Unpausedomain => {
+            DomctlCmd::Pausedomain => {
                 if own {
                     return Err(Errno::EINVAL);
                 }
-                self.hv
-                    .pause_domain(m, slot, cmd == DomctlCmd::Pausedomain)?;
+                // It is paused when none of its vcpus is on a CPU any more; until then the call is
+                // made again.
+                return if self.hv.pause_domain_by(m, slot, self.who)? {
+                    OK
+                } else {
+                    Ok(Reply::Again)
+                };
+            }
+            DomctlCmd::Unpausedomain => {
+                if own {
+                    return Err(Errno::EINVAL);
+                }
+                self.hv.pause_domain(m, slot, false)?;
             }
             DomctlCmd::MaxVcpus => {
                 let p: DomctlMaxVcpus = op.payload();
