@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A machine for tests: memory, hypercalls, a clock that moves when the front end waits, and back ends that run
+//! then.
+#![allow(dead_code)]
+
+use guest_abi::call::{read, write};
+use guest_abi::console::ConsoleOp;
+use guest_abi::event_channel::{EventOp, EvtchnAllocUnbound, EvtchnClose, EvtchnSend};
+use guest_abi::hvm::{HvmOp, HvmParam, Param};
+use guest_abi::io::ring::RingMem;
+use guest_abi::{Errno, Gfn, Hypercall, HypercallNr, Lent, Port};
+use pv_frontends::{Pages, Platform};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::{Rc, Weak};
+use zerocopy::{FromBytes, IntoBytes};
+
+pub const MS: u64 = 1_000_000;
+pub const SECOND: u64 = 1_000_000_000;
+
+/// Pages, until the last holder is gone.
+#[derive(Clone, Debug)]
+pub struct Mem {
+    bytes: Rc<[Cell<u8>]>,
+    first: u64,
+}
+
+impl Mem {
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+    pub fn to_vec(&self) -> Vec<u8> {
+        self.bytes.iter().map(Cell::get).collect()
+    }
+}
+
+impl RingMem for Mem {
+    fn load32(&self, offset: usize) -> u32 {
+        self.bytes.load32(offset)
+    }
+    fn store32(&self, offset: usize, value: u32) {
+        self.bytes.store32(offset, value);
+    }
+    fn read(&self, offset: usize, to: &mut [u8]) {
+        self.bytes.read(offset, to);
+    }
+    fn write(&self, offset: usize, from: &[u8]) {
+        self.bytes.write(offset, from);
+    }
+}
+
+impl Pages for Mem {
+    fn gfn(&self, index: usize) -> Gfn {
+        assert!(index < self.bytes.len() / 4096);
+        Gfn(self.first + index as u64)
+    }
+}
+
+/// Runs when the front end waits; whether it did anything.
+pub type BackEnd = Box<dyn FnMut(&World) -> bool>;
+
+/// Pages, and where in them the frame is.
+type Frame = (Weak<[Cell<u8>]>, usize);
+
+pub struct World {
+    pub clock: Cell<u64>,
+    next_gfn: Cell<u64>,
+    frames: RefCell<BTreeMap<u64, Frame>>,
+    /// Pages that the toolstack placed.
+    placed: RefCell<BTreeMap<u64, Mem>>,
+    pub params: RefCell<BTreeMap<u32, u64>>,
+    pub ports: RefCell<BTreeSet<u32>>,
+    /// Ports that were sent on and not looked at.
+    pub sent: RefCell<BTreeSet<u32>>,
+    pub back: RefCell<Vec<BackEnd>>,
+    /// What went to the hypervisor's console.
+    pub printed: RefCell<Vec<u8>>,
+    pub yields: Cell<u32>,
+    /// Pages that [`Platform::alloc`] may still give.
+    pub free_pages: Cell<usize>,
+}
+
+pub const CONSOLE_GFN: u64 = 0x39000;
+pub const STORE_GFN: u64 = 0x39001;
+pub const CONSOLE_PORT: Port = Port(1);
+pub const STORE_PORT: Port = Port(2);
+
+impl World {
+    pub fn new() -> &'static Self {
+        let world = Self {
+            clock: Cell::new(SECOND),
+            next_gfn: Cell::new(0x40000),
+            frames: RefCell::default(),
+            placed: RefCell::default(),
+            params: RefCell::default(),
+            ports: RefCell::new([1, 2].into()),
+            sent: RefCell::default(),
+            back: RefCell::default(),
+            printed: RefCell::default(),
+            yields: Cell::new(0),
+            free_pages: Cell::new(10_000),
+        };
+        for (gfn, page, port, evtchn) in [
+            (
+                CONSOLE_GFN,
+                Param::ConsolePfn,
+                Param::ConsoleEvtchn,
+                CONSOLE_PORT,
+            ),
+            (STORE_GFN, Param::StorePfn, Param::StoreEvtchn, STORE_PORT),
+        ] {
+            let mem = world.make(gfn, 1);
+            world.placed.borrow_mut().insert(gfn, mem);
+            let mut params = world.params.borrow_mut();
+            params.insert(page.number(), gfn);
+            params.insert(port.number(), evtchn.0.into());
+        }
+        Box::leak(Box::new(world))
+    }
+
+    fn make(&self, first: u64, pages: usize) -> Mem {
+        let bytes: Rc<[Cell<u8>]> = vec![Cell::new(0); pages * 4096].into();
+        for i in 0..pages {
+            let place = (Rc::downgrade(&bytes), i * 4096);
+            self.frames.borrow_mut().insert(first + i as u64, place);
+        }
+        Mem { bytes, first }
+    }
+
+    pub fn placed(&self, gfn: u64) -> Mem {
+        self.placed.borrow()[&gfn].clone()
+    }
+
+    /// A page for as long as somebody holds it, and where in it the frame is.
+    pub fn frame(&self, gfn: u64) -> Option<(Mem, usize)> {
+        let frames = self.frames.borrow();
+        let (bytes, offset) = frames.get(&gfn)?;
+        let bytes = bytes.upgrade()?;
+        let first = gfn - (*offset / 4096) as u64;
+        Some((Mem { bytes, first }, *offset))
+    }
+
+    /// How many pages of [`Platform::alloc`] are held.
+    pub fn held(&self) -> usize {
+        let frames = self.frames.borrow();
+        let placed = self.placed.borrow();
+        frames
+            .iter()
+            .filter(|(gfn, (bytes, _))| !placed.contains_key(gfn) && bytes.strong_count() > 0)
+            .count()
+    }
+
+    pub fn add(&self, back: impl FnMut(&World) -> bool + 'static) {
+        self.back.borrow_mut().push(Box::new(back));
+    }
+
+    /// Runs the back ends once; whether any did anything.
+    pub fn run(&self) -> bool {
+        let mut all = self.back.take();
+        let mut any = false;
+        for back in &mut all {
+            any |= back(self);
+        }
+        all.append(&mut self.back.borrow_mut());
+        *self.back.borrow_mut() = all;
+        any
+    }
+
+    fn event<T: FromBytes + IntoBytes + zerocopy::Immutable>(
+        lent: &mut [Lent<'_>],
+        addr: u64,
+        f: impl FnOnce(&mut T) -> i64,
+    ) -> i64 {
+        let mut arg = T::new_zeroed();
+        assert!(read(lent, addr, arg.as_mut_bytes()));
+        let result = f(&mut arg);
+        assert!(write(lent, addr, arg.as_bytes()));
+        result
+    }
+}
+
+impl Hypercall for World {
+    fn call(&self, nr: HypercallNr, args: [u64; 5], lent: &mut [Lent<'_>]) -> i64 {
+        let ok = |yes| if yes { 0 } else { Errno::EINVAL.to_ret() };
+        match nr {
+            HypercallNr::HvmOp if args[0] == HvmOp::GetParam.number() => {
+                Self::event(lent, args[1], |a: &mut HvmParam| {
+                    let value = self.params.borrow().get(&a.index).copied();
+                    a.value = value.unwrap_or(0);
+                    ok(value.is_some())
+                })
+            }
+            HypercallNr::EventChannelOp => match EventOp::from_number(args[0]) {
+                Some(EventOp::Send) => Self::event(lent, args[1], |a: &mut EvtchnSend| {
+                    self.sent.borrow_mut().insert(a.port.0);
+                    ok(self.ports.borrow().contains(&a.port.0))
+                }),
+                Some(EventOp::Unmask) => Self::event(lent, args[1], |a: &mut EvtchnSend| {
+                    ok(self.ports.borrow().contains(&a.port.0))
+                }),
+                Some(EventOp::AllocUnbound) => {
+                    Self::event(lent, args[1], |a: &mut EvtchnAllocUnbound| {
+                        let mut ports = self.ports.borrow_mut();
+                        let port = (1..).find(|p| !ports.contains(p)).unwrap();
+                        ports.insert(port);
+                        a.port = Port(port);
+                        0
+                    })
+                }
+                Some(EventOp::Close) => Self::event(lent, args[1], |a: &mut EvtchnClose| {
+                    ok(self.ports.borrow_mut().remove(&a.port.0))
+                }),
+                _ => Errno::ENOSYS.to_ret(),
+            },
+            HypercallNr::ConsoleIo if args[0] == ConsoleOp::Write.number() => {
+                let mut bytes = vec![0; args[1] as usize];
+                assert!(read(lent, args[2], &mut bytes));
+                self.printed.borrow_mut().extend(bytes);
+                0
+            }
+            HypercallNr::SchedOp => {
+                self.yields.set(self.yields.get() + 1);
+                0
+            }
+            _ => Errno::ENOSYS.to_ret(),
+        }
+    }
+}
+
+impl Platform for World {
+    type Xen = Self;
+    type Pages = Mem;
+    fn xen(&self) -> &Self {
+        self
+    }
+    fn now(&self) -> u64 {
+        self.clock.get()
+    }
+    /// Back ends run; when none has anything to do, the time comes.
+    fn wait(&self, until: u64) {
+        self.clock.set(self.clock.get() + 1000);
+        if !self.run() {
+            assert_ne!(until, u64::MAX, "nobody would ever wake this up");
+            self.clock.set(self.clock.get().max(until));
+        }
+    }
+    fn alloc(&self, pages: usize) -> Option<Mem> {
+        let left = self.free_pages.get().checked_sub(pages)?;
+        self.free_pages.set(left);
+        let first = self.next_gfn.get();
+        self.next_gfn.set(first + pages as u64 + 1);
+        Some(self.make(first, pages))
+    }
+    fn map(&self, gfn: Gfn) -> Option<Mem> {
+        self.placed.borrow().get(&gfn.0).cloned()
+    }
+}
+
+/// The store's server, at the other end of the ring.
+pub type Server = Rc<RefCell<xenstore::Store>>;
+
+pub const ME: guest_abi::DomId = guest_abi::DomId(1);
+pub const HOME: &str = "/local/domain/1";
+
+/// A store that serves the domain.
+pub fn serve(world: &World) -> Server {
+    let mut store = xenstore::Store::new();
+    store.mkdir(HOME).unwrap();
+    store.set_perms(HOME, &[xenstore::Perm::none(ME)]).unwrap();
+    store.introduce(ME).unwrap();
+    let server = Rc::new(RefCell::new(store));
+    let (store, page) = (server.clone(), world.placed(STORE_GFN));
+    world.add(move |world| {
+        world.sent.borrow_mut().remove(&STORE_PORT.0);
+        let result = store.borrow_mut().pump(ME, &page);
+        result.notify || result.more
+    });
+    server
+}
