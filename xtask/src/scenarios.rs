@@ -364,6 +364,8 @@ fn hello(stage: &Stage) -> Result<()> {
             session.expect(&format!("^{HELLO_PROMPT}$"), HELLO)?;
             session.line("what is typed")?;
             session.expect("^you said: what is typed$", HELLO)?;
+            session.line("setway")?;
+            session.expect("^set and way: ok$", HELLO)?;
             session.detach()?;
             session.vane("destroy hello")?;
             gone(session, "hello")?;

@@ -330,7 +330,7 @@ macro_rules! id_regs {
 
 fn constants(machine: &Machine, version: u8) -> Fixed {
     let ids = IdRegs::read(|crm, op2| id_regs!(crm, op2; 1, 2, 3, 4, 5, 6, 7));
-    // VM SWIO PTW FMO IMO AMO FB BSU=inner TWI TID3 TSC TIDCP TACR RW
+    // VM SWIO PTW FMO IMO AMO FB BSU=inner TWI TID3 TSC TIDCP TACR TSW RW
     let hcr = 0b11_1111
         | (1 << 9)
         | (1 << 10)
@@ -339,6 +339,7 @@ fn constants(machine: &Machine, version: u8) -> Fixed {
         | (1 << 19)
         | (1 << 20)
         | (1 << 21)
+        | (1 << 22)
         | (1 << 31);
     let (gicd, gicr, maint) = match &machine.gic {
         GicInfo::V2 {

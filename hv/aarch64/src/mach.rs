@@ -244,6 +244,10 @@ impl Cache for Mach {
         // SAFETY: a barrier.
         unsafe { asm!("dsb sy", options(nostack)) };
     }
+    fn drop_instructions(&self) {
+        // SAFETY: instructions are fetched again from memory.
+        unsafe { asm!("ic ialluis", "dsb ish", "isb", options(nostack)) };
+    }
 }
 
 impl Clock for Mach {

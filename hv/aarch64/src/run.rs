@@ -7,7 +7,8 @@ use crate::vcpu::{self, VcpuFile};
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 use hv_core::hypervisor::{Hypervisor, Power};
-use hv_core::types::{CpuId, Slot, VcpuId, VcpuRef};
+use hv_core::machine::{Cache, CacheOp};
+use hv_core::types::{CpuId, Pa, Slot, VcpuId, VcpuRef};
 use hv_core::vgic::{ListRegs, PhysIrqs};
 use platform::gic::Gic;
 use platform::psci::Psci;
@@ -175,7 +176,7 @@ fn switch_in(h: &mut Hypervisor, v: VcpuRef, cpu: CpuId, now: u64) {
     f.vttbr = d.p2m.vttbr();
     f.vmpidr = hv_core::psci::vmpidr(v.vcpu);
     f.cntvoff = h.vtimers.offset(v.slot);
-    f.hcr = fixed().hcr;
+    f.hcr = vcpu::hcr(fixed().hcr, f);
     if let Some(x) = d.vcpus.get_mut(v.vcpu.idx()) {
         x.deadline = u64::MAX;
         x.watcher = cpu;
@@ -186,6 +187,15 @@ fn switch_in(h: &mut Hypervisor, v: VcpuRef, cpu: CpuId, now: u64) {
     gic().restore_vif(&f.vif);
     vcpu::enter(f);
     h.write_runstate(mach(), v, now);
+}
+
+/// Cleans a slice of the memory of a domain whose vcpu asked for that by set and way.
+fn clean(f: &mut VcpuFile) {
+    let next = hv().lock().next_to_clean(mach(), f.who.slot, &mut f.setway);
+    match next {
+        Some((mfn, pages)) => mach().dcache(Pa(mfn.addr()), pages * 4096, CacheOp::Clean),
+        None => mach().drop_instructions(),
+    }
 }
 
 /// Decides who runs on this CPU, makes it so, and gives the register file to enter with. `loaded`
@@ -233,6 +243,11 @@ pub fn resume(cpu: CpuId, mut loaded: Option<VcpuRef>) -> *mut VcpuFile {
         if let Some(v) = d.run
             && let Some(f) = vcpu::file(v)
         {
+            if f.setway.due() {
+                clean(f);
+                interrupts(cpu, loaded);
+                continue;
+            }
             vcpu::set_current(f);
             return f;
         }

@@ -3,7 +3,7 @@
 
 use crate::mach::counter;
 use crate::run::{fixed, gic, hv, interrupts, mach, physical, resume, send_kicks};
-use crate::vcpu::VcpuFile;
+use crate::vcpu::{self, VcpuFile};
 use core::arch::asm;
 use guest_abi::arch as map;
 use hv_core::abort::{Abort, At, Doing, Exception};
@@ -329,7 +329,17 @@ fn sysreg_access(f: &mut VcpuFile, iss: u32) {
     let mut result = None;
     match sysreg::decode(&a, el0, &fixed().ids) {
         Emul::Value(x) => result = Some(x),
-        Emul::Ignore | Emul::SetWay | Emul::Vm(_) => {}
+        Emul::Ignore => {}
+        Emul::SetWay => {
+            f.setway.operation();
+            vcpu::set_hcr(f, vcpu::hcr(fixed().hcr, f));
+        }
+        Emul::Vm(reg) => {
+            let before = vcpu::sctlr();
+            vcpu::write_vm(reg, value);
+            f.setway.wrote(before, vcpu::sctlr());
+            vcpu::set_hcr(f, vcpu::hcr(fixed().hcr, f));
+        }
         Emul::Timer(reg) => {
             let mut h = hv().lock();
             if a.read {

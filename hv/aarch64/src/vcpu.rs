@@ -9,6 +9,8 @@ use alloc::vec::Vec;
 use core::arch::asm;
 use core::sync::atomic::{AtomicPtr, Ordering};
 use hv_core::machine::StartState;
+use hv_core::setway::SetWay;
+use hv_core::sysreg::VmReg;
 use hv_core::types::{Errno, MAX_DOMAINS, MAX_VCPUS, VcpuRef};
 
 /// A vcpu's registers. entry.s knows the offsets of the first three fields.
@@ -38,6 +40,8 @@ pub struct VcpuFile {
     pub cntv_cval: u64,
     /// The CPU that it is on, or was last.
     pub cpu: u8,
+    /// Cache maintenance by set and way.
+    pub setway: SetWay,
     /// The virtual interrupt interface.
     pub vif: platform::gic::VgicCpuIf,
     /// q0..q31.
@@ -119,6 +123,7 @@ pub fn create(v: VcpuRef) -> Result<(), Errno> {
         cntv_ctl: 0,
         cntv_cval: 0,
         cpu: 0,
+        setway: SetWay::default(),
         vif: platform::gic::VgicCpuIf::new(),
         fp: [0; 32],
         fpcr: 0,
@@ -168,6 +173,7 @@ pub fn set_state(v: VcpuRef, s: &StartState) {
     f.fpsr = 0;
     f.cntv_ctl = 0;
     f.cntv_cval = 0;
+    f.setway = SetWay::default();
 }
 
 /// Reads the state of a vcpu that is off the CPUs.
@@ -232,6 +238,44 @@ pub fn enter(f: &VcpuFile) {
         asm!("msr vttbr_el2, {}", "msr vmpidr_el2, {}", "msr hcr_el2, {}", "isb",
             in(reg) f.vttbr, in(reg) f.vmpidr, in(reg) f.hcr, options(nostack));
     }
+}
+
+/// HCR_EL2 of a vcpu whose traps are `base`, as far as its state changes it.
+pub fn hcr(base: u64, f: &VcpuFile) -> u64 {
+    const TVM: u64 = 1 << 26;
+    base | if f.setway.watched() { TVM } else { 0 }
+}
+
+/// Changes the traps of the vcpu that is on this CPU.
+pub fn set_hcr(f: &mut VcpuFile, hcr: u64) {
+    f.hcr = hcr;
+    // SAFETY: trap configuration; it takes effect with the return to the guest.
+    unsafe { asm!("msr hcr_el2, {}", in(reg) hcr, options(nostack)) };
+}
+
+/// SCTLR_EL1 of the vcpu that is on this CPU.
+pub fn sctlr() -> u64 {
+    let v: u64;
+    // SAFETY: reads a register of the guest.
+    unsafe { asm!("mrs {}, sctlr_el1", out(reg) v, options(nomem, nostack)) };
+    v
+}
+
+/// Does a trapped write to a register of the translation regime of the vcpu on this CPU.
+pub fn write_vm(reg: VmReg, value: u64) {
+    macro_rules! write {
+        ($($name:ident $reg:literal),*) => {
+            // SAFETY: EL1 registers that only the guest on this CPU uses; nothing at EL2 depends on them.
+            match reg { $(VmReg::$name => unsafe {
+                asm!(concat!("msr ", $reg, ", {}"), in(reg) value, options(nomem, nostack))
+            },)* }
+        };
+    }
+    write!(
+        Sctlr "sctlr_el1", Ttbr0 "ttbr0_el1", Ttbr1 "ttbr1_el1", Tcr "tcr_el1", Esr "esr_el1",
+        Far "far_el1", Afsr0 "afsr0_el1", Afsr1 "afsr1_el1", Mair "mair_el1", Amair "amair_el1",
+        Contextidr "contextidr_el1"
+    );
 }
 
 /// Makes `f` the register file into which traps on this CPU save.

@@ -30,6 +30,7 @@ pub mod machine;
 pub mod p2m;
 pub mod psci;
 pub mod sched;
+pub mod setway;
 pub mod sysreg;
 pub mod types;
 pub mod vgic;

@@ -81,6 +81,9 @@ pub enum CacheOp {
 pub trait Cache {
     /// Maintains the data cache over `len` bytes from `pa` on.
     fn dcache(&self, pa: Pa, len: u64, op: CacheOp);
+    /// Drops all instructions that any CPU holds in a cache: those of a page's former owner must not
+    /// be executed by its next one.
+    fn drop_instructions(&self);
 }
 
 /// Clocks.

@@ -52,6 +52,8 @@ pub struct Machine {
     pub printed: RefCell<Vec<u8>>,
     /// Cache maintenance: calls and bytes.
     pub maintained: Cell<(u64, u64)>,
+    /// How often instruction caches were emptied.
+    pub dropped: Cell<u64>,
 }
 
 impl Machine {
@@ -72,6 +74,7 @@ impl Machine {
             vcpus: RefCell::new(BTreeMap::new()),
             printed: RefCell::new(Vec::new()),
             maintained: Cell::new((0, 0)),
+            dropped: Cell::new(0),
         }
     }
 
@@ -402,6 +405,9 @@ impl Cache for Machine {
         self.at(pa.0, len as usize, 1);
         let (calls, bytes) = self.maintained.get();
         self.maintained.set((calls + 1, bytes + len));
+    }
+    fn drop_instructions(&self) {
+        self.dropped.set(self.dropped.get() + 1);
     }
 }
 

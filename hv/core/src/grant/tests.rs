@@ -22,6 +22,7 @@ impl Cache for Mem {
     fn dcache(&self, pa: Pa, len: u64, op: CacheOp) {
         self.flushed.borrow_mut().push((pa, len, op));
     }
+    fn drop_instructions(&self) {}
 }
 
 macro_rules! forward {

@@ -319,6 +319,7 @@ impl<M: Machine> Call<'_, M> {
             n += 1;
         }
         if p.nr_pfns == 0 {
+            self.m.drop_instructions();
             return OK;
         }
         op.set_payload(&p);
