@@ -691,6 +691,7 @@ impl Machine {
     ///
     /// # Errors
     /// What makes the machine unusable, see [`DtError`].
+    #[inline(never)]
     pub fn parse(blob: &[u8]) -> Result<Self, DtError> {
         check(blob)?;
         let fdt = Fdt::new(blob).map_err(|_| DtError::NoDeviceTree)?;

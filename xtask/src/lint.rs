@@ -144,6 +144,15 @@ pub fn main(project: &Project, args: &Args) -> Result<ExitCode> {
                 &[],
             ),
         );
+        let quiet = crate::build::Args {
+            quiet: true,
+            ..Default::default()
+        };
+        step(
+            "image size",
+            crate::build::build(project, &quiet)
+                .and_then(|built| crate::build::weigh(project, &built, false)),
+        );
     }
     if failed.is_empty() {
         println!("lint: all good");

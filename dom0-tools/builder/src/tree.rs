@@ -257,6 +257,7 @@ pub fn guest_tree(t: &GuestTree<'_>) -> Result<Vec<u8>> {
 ///
 /// # Errors
 /// As [`guest_tree`], or the event interrupt is no PPI.
+#[inline(never)]
 pub fn dom0_tree(t: &Dom0Tree<'_>) -> Result<Vec<u8>> {
     let tree = Tree {
         model: "Paravane control domain".to_string(),

@@ -199,6 +199,7 @@ fn esr() -> u64 {
 }
 
 /// Ends the guest's domain with a report.
+#[cold]
 fn crash(f: &VcpuFile, esr: u64, why: &str, addr: u64) {
     let mut h = hv().lock();
     let domid = h.domid(f.who.slot);
@@ -256,6 +257,7 @@ fn undef(f: &mut VcpuFile) {
 
 /// The guest's access went wrong: its EL1 is told by an abort, and the log by a line. A guest that
 /// aborts in its own exception vectors cannot be told, and is ended.
+#[cold]
 fn abort(f: &mut VcpuFile, esr: u64, abort: &Abort, why: &str, addr: u64) {
     let at = at(f, esr);
     if at.in_own_vectors() {

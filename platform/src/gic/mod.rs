@@ -127,6 +127,7 @@ impl Gic {
     /// # Safety
     /// `map`'s mappings must be device memory, readable and writable, and last for ever; nothing
     /// else may drive the GIC.
+    #[inline(never)]
     pub unsafe fn new(
         info: &GicInfo,
         mut map: impl FnMut(Range) -> usize,
@@ -161,6 +162,7 @@ impl Gic {
     }
 
     /// Resets the distributor: all SPIs disabled, inactive, level-triggered, to this CPU.
+    #[inline(never)]
     pub fn init_dist(&self) {
         each!(self, g => g.init_dist());
     }
@@ -171,6 +173,7 @@ impl Gic {
     /// # Errors
     /// [`GicError::NoSystemRegisters`], [`GicError::NoRedistributor`],
     /// [`GicError::TooManyCpus`].
+    #[inline(never)]
     pub fn init_cpu(&self, cpu: usize) -> Result<(), GicError> {
         if cpu >= MAX_CPUS {
             return Err(GicError::TooManyCpus);
