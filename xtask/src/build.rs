@@ -54,8 +54,13 @@ pub fn bare_metal_packages() -> impl Iterator<Item = &'static str> {
     PACKAGES.iter().map(|package| package.name)
 }
 
+/// What the hypervisor's image may have of code and data (not of `.bss`, nor of the names of functions), in bytes.
+const MAX_HYPERVISOR: u64 = 256 << 10;
+
 /// What [`build`] made.
 pub struct Built {
+    /// Bytes of the hypervisor's image that are names of functions.
+    pub symbols: u64,
     /// The hypervisor, an arm64 `Image`.
     pub hypervisor: PathBuf,
     /// The same with its symbols, for a debugger.
@@ -69,13 +74,12 @@ pub fn main(project: &Project, args: &Args) -> Result<ExitCode> {
         crate::setup::ensure(project, &crate::machine::BOARDS[0])?;
     }
     let built = build(project, args)?;
-    for image in [&built.hypervisor, &built.dom0] {
-        println!(
-            "{}: {} bytes",
-            project.show(image),
-            fs::metadata(image)?.len()
-        );
-    }
+    weigh(project, &built, args.dev)?;
+    println!(
+        "{}: {} bytes",
+        project.show(&built.dom0),
+        fs::metadata(&built.dom0)?.len()
+    );
     Ok(ExitCode::SUCCESS)
 }
 
@@ -100,10 +104,12 @@ pub fn build(project: &Project, args: &Args) -> Result<Built> {
         .join(if args.dev { "debug" } else { "release" });
     project.dir("build")?;
     project.dir("guests")?;
+    let mut symbols = 0;
     for Package { name, image, align } in PACKAGES {
-        flatten_file(&folder.join(name), &project.path(image), *align)?;
+        symbols += flatten_file(&folder.join(name), &project.path(image), *align)?;
     }
     let built = Built {
+        symbols: symbols as u64,
         hypervisor: project.path("build/paravane.bin"),
         hypervisor_elf: folder.join("hv"),
         dom0: project.path("build/dom0.bin"),
@@ -114,6 +120,21 @@ pub fn build(project: &Project, args: &Args) -> Result<Built> {
         "the hypervisor has no arm64 Image header"
     );
     Ok(built)
+}
+
+/// Prints the size of the hypervisor's image, and fails when there is too much of it.
+pub fn weigh(project: &Project, built: &Built, dev: bool) -> Result<()> {
+    let size = fs::metadata(&built.hypervisor)?.len() - built.symbols;
+    println!(
+        "{}: {size} bytes of code and data (at most {MAX_HYPERVISOR}), {} of names for traces",
+        project.show(&built.hypervisor),
+        built.symbols
+    );
+    ensure!(
+        dev || size <= MAX_HYPERVISOR,
+        "the hypervisor's image is too large"
+    );
+    Ok(())
 }
 
 /// `cargo metadata` of the workspace, without dependencies from elsewhere.

@@ -49,14 +49,17 @@ pub fn flatten(elf: &[u8]) -> Result<Vec<u8>> {
 }
 
 /// Flattens `elf` into `image`, padded with zeros to a multiple of `align`; an equal image is left untouched.
-pub fn flatten_file(elf: &Path, image: &Path, align: usize) -> Result<()> {
+/// Gives how many bytes of it are the room for names of functions.
+pub fn flatten_file(elf: &Path, image: &Path, align: usize) -> Result<usize> {
     let bytes = fs::read(elf).with_context(|| format!("cannot read {}", elf.display()))?;
     let mut flat = flatten(&bytes).with_context(|| format!("cannot flatten {}", elf.display()))?;
+    let symbols = crate::symbols::fill(&bytes, &mut flat)?;
     flat.resize(flat.len().next_multiple_of(align), 0);
     if fs::read(image).is_ok_and(|old| old == flat) {
-        return Ok(());
+        return Ok(symbols);
     }
-    write_atomic(image, &flat)
+    write_atomic(image, &flat)?;
+    Ok(symbols)
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ mod run;
 mod scenarios;
 mod session;
 mod setup;
+mod symbols;
 mod test;
 mod toolchain;
 mod volume;

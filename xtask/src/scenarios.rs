@@ -68,6 +68,7 @@ pub fn all() -> Vec<Scenario> {
         scenario("machine-sizes", 5, machine_sizes),
         scenario("no-dom0", 1, no_dom0),
         scenario("not-at-el2", 1, not_at_el2),
+        scenario("hypervisor-panic", 2, hypervisor_panic),
         scenario("run-exec", 3, run_exec),
         scenario("run-piped", 2, run_piped),
         scenario("idle", 2, idle),
@@ -250,6 +251,30 @@ fn no_dom0(stage: &Stage) -> Result<()> {
         .start(&machine, &volume)?
         .expect("no control domain: give its image as the initrd", BOOT)
         .map(drop)
+}
+
+/// A panic of the hypervisor names the functions that led to it, and halts or resets as it was told.
+fn hypervisor_panic(stage: &Stage) -> Result<()> {
+    stage.fresh_guests()?;
+    let volume = stage.volume()?;
+    for reboot in [false, true] {
+        let mut machine = machine(3, 2);
+        machine.append.push("panic=now".into());
+        if reboot {
+            machine.append.push("panic=reboot".into());
+        }
+        let mut session = stage.start(&machine, &volume)?;
+        session.expect(r"^\(PV\) hypervisor panic: .*boot\.rs:\d+", BOOT)?;
+        session.expect(r"^\(PV\) +hv_aarch64::boot::start\+0x", BOOT)?;
+        session.expect(r"^\(PV\) +hv_boot\+0x", BOOT)?;
+        if reboot {
+            // QEMU is told to end at a reset.
+            session.ended(POWER_OFF)?;
+        } else {
+            session.expect(r"^\(PV\) halted$", BOOT)?;
+        }
+    }
+    Ok(())
 }
 
 /// At EL1 the hypervisor says so and stops.

@@ -95,6 +95,7 @@ fn current_el() -> u64 {
 
 /// Without EL2 there is no way to read the device tree (no MMU): says so on the UART that QEMU's
 /// virt board has.
+#[cold]
 fn not_at_el2(el: u64) -> ! {
     const UART: *mut u32 = 0x0900_0000 as *mut u32;
     let text = b"\r\n(PV) Paravane needs EL2, but was started at EL";
@@ -135,6 +136,7 @@ extern "C" fn hv_boot(dtb: u64) -> ! {
     start(dtb, &image)
 }
 
+#[cold]
 fn start(dtb: u64, image: &Image) -> ! {
     let t0 = counter();
     // SAFETY: firmware's device tree, mapped just now; at most 2 MiB of it are looked at.
@@ -210,6 +212,13 @@ fn start(dtb: u64, image: &Image) -> ! {
         run::hv().lock().frames.total_pages() >> 8,
         run::mach().ns(counter()) / 1000
     );
+    if machine
+        .bootargs
+        .split_whitespace()
+        .any(|w| w == "panic=now")
+    {
+        panic!("asked for by panic=now");
+    }
     let file = run::resume(CpuId(0), None);
     // SAFETY: a register file from the scheduler; this CPU's stack begins anew.
     unsafe { hv_enter_on(file.cast(), &raw const BOOT_STACK as u64 + BOOT_STACK_SIZE) }
@@ -222,6 +231,7 @@ fn fixed_uart() -> Option<u32> {
 }
 
 /// Lays out the hypervisor's own memory behind the image, and gives the rest to the allocator.
+#[cold]
 fn memory(
     machine: &Machine,
     image: &Image,
@@ -273,7 +283,7 @@ fn memory(
         start: r.base & !4095,
         end: (r.end() + 4095) & !4095,
     }));
-    busy.sort_by_key(|r| r.start);
+    busy.sort_unstable_by_key(|r| r.start);
     for bank in ram {
         let mut at = bank.start;
         for b in busy
@@ -328,6 +338,7 @@ macro_rules! id_regs {
     };
 }
 
+#[cold]
 fn constants(machine: &Machine, version: u8) -> Fixed {
     let ids = IdRegs::read(|crm, op2| id_regs!(crm, op2; 1, 2, 3, 4, 5, 6, 7));
     // VM SWIO PTW FMO IMO AMO FB BSU=inner TWI TID3 TSC TIDCP TACR TSW RW
@@ -369,6 +380,7 @@ fn constants(machine: &Machine, version: u8) -> Fixed {
 }
 
 /// Sets up the calling CPU's traps, interrupts and timer.
+#[cold]
 fn cpu_init(cpu: usize) {
     // 40-bit IPA and PA, 4 KiB granule, walks from level 1, write-back inner-shareable.
     let vtcr: u64 = 24 | (1 << 6) | (1 << 8) | (1 << 10) | (3 << 12) | (2 << 16) | (1 << 31);
@@ -408,6 +420,7 @@ fn stack_top(cpu: usize) -> u64 {
     STACKS.0.get() as u64 + (cpu as u64 + 1) * STACK as u64
 }
 
+#[cold]
 fn secondaries(machine: &Machine, root: u64) {
     let Some(psci) = PSCI.get() else { return };
     for (i, c) in machine.cpus.iter().enumerate().skip(1) {
@@ -445,6 +458,7 @@ fn option(args: &str, name: &str) -> Option<u64> {
 }
 
 /// Builds the control domain from the initrd.
+#[cold]
 fn dom0(machine: &Machine, nr_irqs: u32, initrd: Option<Range>) {
     let Some(initrd) = initrd else {
         panic!("no control domain: give its image as the initrd (QEMU: -initrd)");

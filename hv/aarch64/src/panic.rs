@@ -12,6 +12,8 @@ static ONCE: AtomicBool = AtomicBool::new(false);
 unsafe extern "C" {
     static _head: u8;
     static _image_end: u8;
+    static __symbols: u8;
+    static __symbols_end: u8;
 }
 
 fn image() -> (u64, u64) {
@@ -21,12 +23,34 @@ fn image() -> (u64, u64) {
     )
 }
 
-/// Prints return addresses from the chain of frame records. They are relative to the image, as
-/// `cargo xtask` resolves them against the ELF file.
+/// Prints an address as a place in the image, with the name of its function.
+fn place(what: &str, at: u64) {
+    let (start, _) = image();
+    let offset = at.wrapping_sub(start);
+    // SAFETY: the linker script's room for the table, which is part of the read-only image.
+    let table = unsafe {
+        let first = &raw const __symbols;
+        let end = &raw const __symbols_end;
+        core::slice::from_raw_parts(first, end as usize - first as usize)
+    };
+    // A call may be its function's last instruction: the return address is then the next one's.
+    let call = u32::try_from(offset).map_or(0, |o| o.saturating_sub(1));
+    match hv_core::symbols::find(table, call) {
+        Some((name, within)) => {
+            let within = within + 1;
+            panic_print(format_args!(
+                "(PV) {what}{name}+{within:#x} (image+{offset:#x})\n"
+            ));
+        }
+        None => panic_print(format_args!("(PV) {what}image+{offset:#x}\n")),
+    }
+}
+
+/// Prints return addresses from the chain of frame records.
 fn trace(mut fp: u64) {
     let (start, end) = image();
     for _ in 0..32 {
-        if fp < start || fp >= end || !fp.is_multiple_of(8) {
+        if fp < start || fp > end - 16 || !fp.is_multiple_of(8) {
             break;
         }
         // SAFETY: inside the image, where the stacks are too, and aligned.
@@ -34,7 +58,7 @@ fn trace(mut fp: u64) {
         if ret < start || ret >= end {
             break;
         }
-        panic_print(format_args!("(PV)   image+{:#x}\n", ret - start));
+        place("  ", ret);
         if next <= fp {
             break;
         }
@@ -65,10 +89,10 @@ fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
 
 /// An exception taken from EL2 itself.
 pub fn exception(kind: u64, esr: u64, pc: u64, far: u64, fp: u64) -> ! {
-    let (start, _) = image();
     panic_print(format_args!(
-        "\n(PV) hypervisor exception {kind}: esr {esr:#010x} pc image+{:#x} address {far:#x}\n",
-        pc.wrapping_sub(start)
+        "\n(PV) hypervisor exception {kind}: esr {esr:#010x} address {far:#x}\n"
     ));
+    // The instruction itself, not a return address behind it.
+    place("at ", pc.wrapping_add(1));
     finish(fp)
 }

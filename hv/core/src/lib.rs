@@ -31,6 +31,7 @@ pub mod p2m;
 pub mod psci;
 pub mod sched;
 pub mod setway;
+pub mod symbols;
 pub mod sysreg;
 pub mod types;
 pub mod vgic;
