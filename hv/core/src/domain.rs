@@ -56,6 +56,21 @@ pub enum Death {
     Zombie,
 }
 
+/// How far `memory_op` is with an extent that takes more than one slice.
+#[derive(Clone, Copy, Debug)]
+pub struct Extent {
+    /// Which operation.
+    pub op: u8,
+    /// The extent's first frame.
+    pub gfn: Gfn,
+    /// log2 of its pages.
+    pub order: u8,
+    /// Pages that are done, or still to be undone.
+    pub done: u64,
+    /// It failed, and is being undone.
+    pub failed: bool,
+}
+
 /// A domain.
 pub struct Domain {
     /// Its number.
@@ -84,6 +99,11 @@ pub struct Domain {
     pub max_pages: u32,
     /// Its guest physical memory.
     pub p2m: P2m,
+    /// The first of its pages that are not in its guest physical memory, see
+    /// [`Frames::chain`](crate::frame::Frames::chain).
+    pub unmapped: Option<Mfn>,
+    /// An extent of `memory_op` that a call in slices is at work on.
+    pub extent: Option<Extent>,
     /// The `shared_info` page.
     pub shared_info: Mfn,
     /// Where that is mapped now.

@@ -29,7 +29,7 @@ pub enum Use {
 }
 
 /// Metadata of one page. For [`Use::Free`] heads `a` and `b` are the list links; for pages in use
-/// `a` counts references (`b` is unused).
+/// `a` counts references and `b` may link a chain (see [`Frames::chain`]).
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Frame {
@@ -311,6 +311,25 @@ impl Frames {
         if f.a == 0 {
             self.release(i);
         }
+    }
+
+    /// Puts a page in use at the head of a chain, for pages that nothing else leads to. The link
+    /// lies in the page's entry: `b` of [`Frame`], unused otherwise.
+    pub fn chain(&mut self, mfn: Mfn, head: &mut Option<Mfn>) {
+        let next = head.map_or(NIL, |h| self.index(h).unwrap_or(NIL));
+        let entry = self.index(mfn).and_then(|i| self.table.get_mut(i as usize));
+        if let Some(f) = entry {
+            f.b = next;
+            *head = Some(mfn);
+        }
+    }
+
+    /// Takes the page at the head of a chain off it.
+    pub fn unchain(&mut self, head: &mut Option<Mfn>) -> Option<Mfn> {
+        let first = (*head)?;
+        let next = self.index(first).map_or(NIL, |i| self.frame(i).b);
+        *head = (next != NIL).then(|| Mfn(self.base + u64::from(next)));
+        Some(first)
     }
 
     /// References held on a page that is in use, 0 otherwise.

@@ -440,6 +440,8 @@ impl Hypervisor {
             vcpus,
             max_pages: 0,
             p2m,
+            unmapped: None,
+            extent: None,
             shared_info: Mfn(0),
             shared_info_gfn: None,
             params: [0; HVM_PARAMS],
@@ -711,6 +713,13 @@ impl Hypervisor {
         let d = self.domains.get_mut(slot)?;
         let mut at = from;
         let mut budget = i64::from(SLICE) * 8;
+        while let Some(page) = self.frames.unchain(&mut d.unmapped) {
+            self.frames.put(page);
+            budget -= 1;
+            if budget <= 0 {
+                return Some(at);
+            }
+        }
         while budget > 0 {
             let (gfn, map) = d.p2m.next_mapped(m, at, &mut budget)?;
             let Some(map) = map else { return Some(gfn) };

@@ -299,6 +299,23 @@ impl P2m {
         Ok(Mapping { order: 0, ..old })
     }
 
+    /// Removes the whole entry that translates `gfn`, a block or a page, and cleans the TLB. The
+    /// references that it stood for pass to the caller.
+    ///
+    /// # Errors
+    /// `ENOENT` when nothing is mapped.
+    pub fn unmap_entry<M: PhysMem + Tlb>(
+        &mut self,
+        c: &mut Ctx<'_, M>,
+        gfn: Gfn,
+    ) -> Result<(), Errno> {
+        self.lookup(c.m, gfn).ok_or(Errno::ENOENT)?;
+        let (pa, _, level) = self.walk(c.m, gfn.0, 3);
+        c.m.store64(pa, 0);
+        c.m.flush_ipa(self.vttbr(), (gfn.0 & !(span(level) - 1)) << 12);
+        Ok(())
+    }
+
     /// Finds the first mapping at or after `from`, for tear-down; gives its frame, or `None` at the
     /// end. Each entry looked at costs one of `budget`; when that is used up, the frame to go on
     /// from comes without a mapping.

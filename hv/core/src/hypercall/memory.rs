@@ -3,10 +3,11 @@
 //! of the operation number, as Xen's does.
 
 use super::{Answer, Call, OK, Reply, done};
-use crate::frame::Use;
+use crate::domain::Extent;
+use crate::frame::{MAX_ORDER, Use};
 use crate::hypervisor::Host;
 use crate::machine::Machine;
-use crate::p2m::Kind;
+use crate::p2m::{Ctx, Kind};
 use crate::types::{DomId, Errno, Gfn, Mfn, Slot};
 use guest_abi::memory::{
     AddToPhysmap, AddToPhysmapBatch, MEMOP_CMD_MASK, MEMOP_EXTENT_SHIFT, MapSpace,
@@ -14,8 +15,8 @@ use guest_abi::memory::{
     RemoveFromPhysmap, Resource,
 };
 
-/// The largest extent: 2 MiB, so that clearing one holds the hypervisor for a bounded time.
-const MAX_EXTENT_ORDER: u32 = 9;
+/// What is done at a time: 2 MiB, so that clearing them holds the hypervisor for a bounded time.
+const BLOCK: u32 = 9;
 /// Pages handled before others get their turn.
 const BATCH_PAGES: u64 = 1024;
 
@@ -68,13 +69,22 @@ impl<M: Machine> Call<'_, M> {
         }
     }
 
+    /// Xen's limits (`memop-max-order`): 2 MiB for guests, the largest block for the control domain.
+    fn max_order(&self) -> u32 {
+        if self.privileged {
+            u32::from(MAX_ORDER)
+        } else {
+            BLOCK
+        }
+    }
+
     fn reservation(&mut self, a: &mut [u64; 5], op: MemoryOp, start: u64) -> Answer {
         let r: MemoryReservation = self.guest().get(a[1])?;
         // The counter of extents must fit the bits that carry progress.
         if r.nr_extents > u64::from(u32::MAX >> MEMOP_EXTENT_SHIFT) || start > r.nr_extents {
             return done(start as i64);
         }
-        if r.extent_order > MAX_EXTENT_ORDER {
+        if r.extent_order > self.max_order() {
             return done(start as i64);
         }
         let Ok(target) = self.live_target(r.domid) else {
@@ -83,85 +93,207 @@ impl<M: Machine> Call<'_, M> {
         let mut budget = BATCH_PAGES;
         let mut i = start;
         while i < r.nr_extents {
-            if budget == 0 {
-                a[0] = op.number() | (i << MEMOP_EXTENT_SHIFT);
-                return Ok(Reply::Again);
-            }
-            budget = budget.saturating_sub(1 << r.extent_order);
-            let at = r.extent_start.wrapping_add(i * 8);
-            let Ok(frame) = self.guest().get::<u64>(at) else {
-                break;
-            };
-            let ok = match op {
-                MemoryOp::PopulatePhysmap => {
-                    self.populate(target, Gfn(frame), r.extent_order as u8)
+            let whole = match op {
+                // The new pages are nowhere in the guest's memory: it is not told which they are.
+                MemoryOp::IncreaseReservation => {
+                    self.extent(op, target, Gfn(i), r.extent_order, &mut budget)
                 }
-                MemoryOp::DecreaseReservation => self.decrease(target, Gfn(frame), r.extent_order),
-                _ => Err(Errno::ENOSYS),
+                _ => {
+                    let at = r.extent_start.wrapping_add(i * 8);
+                    let Ok(frame) = self.guest().get::<u64>(at) else {
+                        break;
+                    };
+                    self.extent(op, target, Gfn(frame), r.extent_order, &mut budget)
+                }
             };
-            if ok.is_err() {
-                break;
+            match whole {
+                Ok(true) => i += 1,
+                Ok(false) => {
+                    a[0] = op.number() | (i << MEMOP_EXTENT_SHIFT);
+                    return Ok(Reply::Again);
+                }
+                Err(_) => break,
             }
-            i += 1;
         }
         self.hv.reap(self.m);
+        if op == MemoryOp::PopulatePhysmap {
+            self.m.drop_instructions();
+        }
         done(i as i64)
     }
 
-    /// Gives a domain 2^`order` cleared pages at `gfn`.
-    fn populate(&mut self, slot: Slot, gfn: Gfn, order: u8) -> Result<(), Errno> {
-        let have = self.hv.frames.guest_pages(slot);
-        let m = self.m;
-        let (d, mut c) = self.hv.p2m_of(m, slot)?;
-        let pages = 1u32 << order;
-        if d.direct_mapped || have.checked_add(pages).is_none_or(|n| n > d.max_pages) {
-            return Err(Errno::ENOMEM);
+    /// Works on one extent by blocks of at most 2 MiB, as long as `budget` pages last; `false` when
+    /// the call is to be made again to go on. Where it is then, stays with the target domain. When a
+    /// block fails, what was populated before it is taken back.
+    fn extent(
+        &mut self,
+        op: MemoryOp,
+        slot: Slot,
+        gfn: Gfn,
+        order: u32,
+        budget: &mut u64,
+    ) -> Result<bool, Errno> {
+        let new = Extent {
+            op: op.number() as u8,
+            gfn,
+            order: order as u8,
+            done: 0,
+            failed: false,
+        };
+        let d = self.hv.domains.get_mut(slot).ok_or(Errno::ESRCH)?;
+        let mut x = match d.extent.take() {
+            Some(x) if (x.op, x.gfn, x.order) == (new.op, new.gfn, new.order) => x,
+            _ => new,
+        };
+        gfn.0.checked_add(1 << order).ok_or(Errno::EINVAL)?;
+        let block = order.min(BLOCK);
+        let pages = 1u64 << block;
+        while !x.failed && x.done < 1 << order {
+            if *budget == 0 {
+                self.put_extent(slot, x);
+                return Ok(false);
+            }
+            *budget = budget.saturating_sub(pages);
+            let at = Gfn(gfn.0 + x.done);
+            let r = match op {
+                MemoryOp::PopulatePhysmap => self.populate(slot, at, block as u8),
+                MemoryOp::IncreaseReservation => self.increase(slot, block as u8),
+                _ => self.decrease(slot, at, block),
+            };
+            match r {
+                Ok(()) => x.done += pages,
+                Err(e) if op != MemoryOp::PopulatePhysmap => return Err(e),
+                Err(_) => x.failed = true,
+            }
         }
+        if !x.failed {
+            return Ok(true);
+        }
+        while x.done != 0 {
+            if *budget == 0 {
+                self.put_extent(slot, x);
+                return Ok(false);
+            }
+            *budget = budget.saturating_sub(pages);
+            x.done -= pages;
+            let _ = self.decrease(slot, Gfn(gfn.0 + x.done), block);
+        }
+        Err(Errno::ENOMEM)
+    }
+
+    fn put_extent(&mut self, slot: Slot, x: Extent) {
+        if let Some(d) = self.hv.domains.get_mut(slot) {
+            d.extent = Some(x);
+        }
+    }
+
+    /// Whether a domain may get 2^`order` more pages.
+    fn check_limit(&self, slot: Slot, order: u8) -> Result<(), Errno> {
+        let d = self.hv.domains.get(slot).ok_or(Errno::ESRCH)?;
+        let have = self.hv.frames.guest_pages(slot);
+        match have.checked_add(1 << order) {
+            Some(n) if n <= d.max_pages => Ok(()),
+            _ => Err(Errno::ENOMEM),
+        }
+    }
+
+    /// Charges a domain with 2^`order` pages that are nowhere in its memory, as Xen does on Arm: it
+    /// has no use of them.
+    fn increase(&mut self, slot: Slot, order: u8) -> Result<(), Errno> {
+        self.check_limit(slot, order)?;
+        let m = self.m;
+        let (d, c) = self.hv.p2m_of(m, slot)?;
+        let first = c.frames.alloc(slot, Use::Guest, order)?;
+        for k in 0..1u64 << order {
+            let page = Mfn(first.0 + k);
+            m.zero_page(page);
+            c.frames.chain(page, &mut d.unmapped);
+        }
+        Ok(())
+    }
+
+    /// Gives a domain 2^`order` cleared pages at `gfn`; to a domain that is mapped at machine
+    /// addresses, the very pages of these addresses, if they are its own.
+    fn populate(&mut self, slot: Slot, gfn: Gfn, order: u8) -> Result<(), Errno> {
+        let m = self.m;
+        let pages = 1u64 << order;
         if gfn
             .0
-            .checked_add(u64::from(pages))
+            .checked_add(pages)
             .is_none_or(|e| e > crate::p2m::MAX_GFN)
         {
             return Err(Errno::EINVAL);
         }
-        if (0..u64::from(pages)).any(|k| d.p2m.lookup(m, Gfn(gfn.0 + k)).is_some()) {
+        let (d, c) = self.hv.p2m_of(m, slot)?;
+        if (0..pages).any(|k| d.p2m.lookup(m, Gfn(gfn.0 + k)).is_some()) {
             return Err(Errno::EEXIST);
         }
-        let mfn = c.frames.alloc(slot, Use::Guest, order)?;
-        for k in 0..u64::from(pages) {
-            m.zero_page(Mfn(mfn.0 + k));
-        }
-        if order == 9 && gfn.0.is_multiple_of(512) {
-            match d.p2m.map(&mut c, gfn, mfn, 9, Kind::Ram) {
+        let direct = d.direct_mapped;
+        let mfn = if direct {
+            let own = |k: u64| c.frames.lookup(Mfn(gfn.0 + k)) == Some((Use::Guest, slot));
+            if !(0..pages).all(own) {
+                return Err(Errno::EINVAL);
+            }
+            Mfn(gfn.0)
+        } else {
+            self.check_limit(slot, order)?;
+            let mfn = self.hv.frames.alloc(slot, Use::Guest, order)?;
+            (0..pages).for_each(|k| m.zero_page(Mfn(mfn.0 + k)));
+            mfn
+        };
+        let (d, mut c) = self.hv.p2m_of(m, slot)?;
+        let give_back = |c: &mut Ctx<'_, M>| {
+            if !direct {
+                (0..pages).for_each(|k| c.frames.put(Mfn(mfn.0 + k)));
+            }
+        };
+        if u32::from(order) == BLOCK && gfn.0.is_multiple_of(pages) {
+            match d.p2m.map(&mut c, gfn, mfn, order, Kind::Ram) {
                 Ok(()) => return Ok(()),
                 // A table is there from pages that were given back: go on by pages.
                 Err(Errno::EEXIST) => {}
                 Err(e) => {
-                    (0..512).for_each(|k| c.frames.put(Mfn(mfn.0 + k)));
+                    give_back(&mut c);
                     return Err(e);
                 }
             }
         }
-        for k in 0..u64::from(pages) {
-            if let Err(e) = d
-                .p2m
-                .map(&mut c, Gfn(gfn.0 + k), Mfn(mfn.0 + k), 0, Kind::Ram)
-            {
+        for k in 0..pages {
+            let page = Mfn(mfn.0 + k);
+            if let Err(e) = d.p2m.map(&mut c, Gfn(gfn.0 + k), page, 0, Kind::Ram) {
                 for back in 0..k {
                     let _ = d.p2m.unmap(&mut c, Gfn(gfn.0 + back));
                 }
-                (0..u64::from(pages)).for_each(|k| c.frames.put(Mfn(mfn.0 + k)));
+                give_back(&mut c);
                 return Err(e);
             }
         }
         Ok(())
     }
 
+    /// Takes 2^`order` pages away, at most 2 MiB. Pages before one that is no memory are gone.
     fn decrease(&mut self, slot: Slot, gfn: Gfn, order: u32) -> Result<(), Errno> {
+        let m = self.m;
+        let (d, mut c) = self.hv.p2m_of(m, slot)?;
+        d.extent = None;
+        let direct = d.direct_mapped;
+        let whole = d.p2m.lookup(m, gfn).filter(|x| {
+            x.kind == Kind::Ram && u32::from(x.order) == order && gfn.0.is_multiple_of(1 << order)
+        });
+        if let Some(x) = whole {
+            // A whole entry goes as such: nothing has to be broken.
+            d.p2m.unmap_entry(&mut c, gfn)?;
+            for k in 0..1u64 << order {
+                if !direct {
+                    c.frames.put(Mfn(x.mfn.0 + k));
+                }
+            }
+            return Ok(());
+        }
         for k in 0..1u64 << order {
             let at = Gfn(gfn.0.checked_add(k).ok_or(Errno::EINVAL)?);
             let d = self.hv.domains.get(slot).ok_or(Errno::ESRCH)?;
-            if d.p2m.lookup(self.m, at).map(|x| x.kind) != Some(Kind::Ram) {
+            if d.p2m.lookup(m, at).map(|x| x.kind) != Some(Kind::Ram) {
                 return Err(Errno::EINVAL);
             }
             self.unmap_page(slot, at)?;
@@ -179,8 +311,13 @@ impl<M: Machine> Call<'_, M> {
             Kind::Grant | Kind::GrantRo | Kind::Mmio => return Err(Errno::EINVAL),
             Kind::Ram | Kind::Foreign | Kind::Shared => {}
         }
+        // What a call in slices did here so far, may be no more.
+        d.extent = None;
+        let direct = d.direct_mapped;
         let old = d.p2m.unmap(&mut c, gfn)?;
         match old.kind {
+            // It stays the domain's: no other page will do at that address.
+            Kind::Ram if direct => {}
             Kind::Ram | Kind::Foreign => c.frames.put(old.mfn),
             _ if d.shared_info == old.mfn => d.shared_info_gfn = None,
             _ => self.hv.grants.set_shared_gfn(slot, old.mfn, None),
