@@ -10,6 +10,7 @@ fn main() {
             "--no-dynamic-linker",
             "-znotext",
             "-znorelro",
+            "--pack-dyn-relocs=relr",
             "-zmax-page-size=4096",
         ] {
             println!("cargo:rustc-link-arg-bins={arg}");

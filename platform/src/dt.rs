@@ -473,6 +473,12 @@ impl Bus<'_, '_> {
 }
 
 /// What the walk over the tree finds.
+/// Puts an element at its place in an ordered list, if there is room.
+fn insert<T, const N: usize>(list: &mut ArrayVec<T, N>, new: T, key: impl Fn(&T) -> u64) {
+    let at = list.iter().position(|x| key(x) > key(&new));
+    let _ = list.try_insert(at.unwrap_or(list.len()), new);
+}
+
 #[derive(Default)]
 struct Found<'a> {
     memory: ArrayVec<Range, MAX_BANKS>,
@@ -544,7 +550,7 @@ impl<'a> Found<'a> {
         }
         if text(p.device_type) == "memory" {
             for r in bus.regs(p.reg).filter(|r| r.size != 0) {
-                let _ = self.memory.try_push(r);
+                insert(&mut self.memory, r, |r| r.base);
             }
             return Ok(());
         }
@@ -553,10 +559,11 @@ impl<'a> Found<'a> {
         }
         if p.is(&["virtio,mmio"]) {
             if let Some(regs) = bus.reg(p.reg, 0) {
-                let _ = self.virtio.try_push(Device {
+                let device = Device {
                     regs,
                     irq: p.irq(0),
-                });
+                };
+                insert(&mut self.virtio, device, |d| d.regs.base);
             }
         } else if p.is(&["arm,pl011"]) {
             let is_stdout = node.name == self.stdout;
@@ -749,8 +756,6 @@ impl Machine {
             found.walk(child, "", &top)?;
         }
 
-        found.memory.sort_unstable_by_key(|r| r.base);
-        found.virtio.sort_unstable_by_key(|d| d.regs.base);
         if found.memory.is_empty() {
             return Err(DtError::NoMemory);
         }

@@ -277,13 +277,15 @@ fn memory(
     };
     MACH.call_once(|| mach);
     let mut frames = Frames::new(Mfn::of(lo), table);
-    let mut busy: Vec<Range> = [own, dtb].into_iter().chain(initrd).collect();
     let reserved = machine.reserved.iter().chain(machine.board.reserved);
-    busy.extend(reserved.map(|r| Range {
+    let reserved = reserved.map(|r| Range {
         start: r.base & !4095,
         end: (r.end() + 4095) & !4095,
-    }));
-    busy.sort_unstable_by_key(|r| r.start);
+    });
+    let mut busy: Vec<Range> = Vec::new();
+    for r in [own, dtb].into_iter().chain(initrd).chain(reserved) {
+        busy.insert(busy.partition_point(|b| b.start < r.start), r);
+    }
     for bank in ram {
         let mut at = bank.start;
         for b in busy

@@ -26,7 +26,35 @@ _start:
     b.hs    2f
     stp     xzr, xzr, [x0], #16
     b       1b
-2:  // Position as loaded: apply the R_AARCH64_RELATIVE (1027) relocations.
+2:  // Position as loaded: apply the relative relocations. Most are in the packed table: an even
+    // word is the offset of a place, an odd one has a bit for each of the 63 words behind the last
+    // place.
+    adrp    x0, __relr_start
+    add     x0, x0, :lo12:__relr_start
+    adrp    x1, __relr_end
+    add     x1, x1, :lo12:__relr_end
+5:  cmp     x0, x1
+    b.hs    9f
+    ldr     x3, [x0], #8
+    tbnz    x3, #0, 6f
+    add     x2, x21, x3
+    ldr     x4, [x2]
+    add     x4, x4, x21
+    str     x4, [x2], #8
+    b       5b
+6:  mov     x5, x2
+    lsr     x3, x3, #1
+7:  cbz     x3, 8f
+    tbz     x3, #0, 10f
+    ldr     x4, [x5]
+    add     x4, x4, x21
+    str     x4, [x5]
+10: add     x5, x5, #8
+    lsr     x3, x3, #1
+    b       7b
+8:  add     x2, x2, #63 * 8
+    b       5b
+9:  // The others, R_AARCH64_RELATIVE (1027).
     adrp    x0, __rela_start
     add     x0, x0, :lo12:__rela_start
     adrp    x1, __rela_end
