@@ -23,6 +23,8 @@ pub const MAX_VIRTIO: usize = 64;
 pub const MAX_GICR: usize = 4;
 /// Bytes of boot arguments; longer ones are cut.
 pub const MAX_BOOTARGS: usize = 16 * 1024;
+/// Bytes of the firmware's random seed that are kept.
+pub const MAX_SEED: usize = 64;
 /// Bytes that a device tree may have: QEMU's is padded to 1 MiB, the boot protocol allows 2.
 pub const MAX_DTB: usize = 2 << 20;
 /// How deep nodes may nest.
@@ -214,6 +216,8 @@ pub struct Machine {
     pub timer: TimerInfo,
     /// `/chosen/bootargs`, cut at [`MAX_BOOTARGS`].
     pub bootargs: ArrayString<MAX_BOOTARGS>,
+    /// `/chosen/rng-seed`, cut at [`MAX_SEED`] bytes.
+    pub seed: ArrayVec<u8, MAX_SEED>,
     /// `/chosen/linux,initrd-start` and `-end`.
     pub initrd: Option<Range>,
     /// virtio-mmio slots by rising address.
@@ -719,11 +723,13 @@ impl Machine {
         }
 
         let mut bootargs = ArrayString::new();
+        let mut seed = ArrayVec::new();
         let (mut start, mut end) = (None, None);
         if let Some(chosen) = fdt.find_node("/chosen") {
             for prop in chosen.properties() {
                 match prop.name {
                     "bootargs" => bootargs = cut(text(prop.value)),
+                    "rng-seed" => seed = prop.value.iter().copied().take(MAX_SEED).collect(),
                     "linux,initrd-start" => start = number(prop.value),
                     "linux,initrd-end" => end = number(prop.value),
                     "stdout-path" => found.stdout = stdout_name(&fdt, text(prop.value)),
@@ -781,6 +787,7 @@ impl Machine {
             uart: found.uart,
             timer: found.timer.ok_or(DtError::NoTimer)?,
             bootargs,
+            seed,
             initrd,
             virtio: found.virtio,
             rtc: found.rtc,

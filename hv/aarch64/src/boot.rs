@@ -459,6 +459,43 @@ fn option(args: &str, name: &str) -> Option<u64> {
     digits.parse::<u64>().ok()?.checked_mul(unit)
 }
 
+/// Random bytes for the control domain, from which it makes those of guests: the firmware's seed, the
+/// CPU's generator where there is one, and the clock, combined so that the best of them counts.
+#[cold]
+fn seed(machine: &Machine) -> [u8; 128] {
+    let mut seed = [0; 128];
+    let mut add = |at: usize, bytes: &[u8]| {
+        for (to, b) in seed.iter_mut().skip(at).zip(bytes) {
+            *to ^= b;
+        }
+    };
+    add(0, &machine.seed);
+    add(120, &counter().to_le_bytes());
+    let isar0: u64;
+    // SAFETY: an identification register.
+    unsafe { asm!("mrs {}, id_aa64isar0_el1", out(reg) isar0, options(nomem, nostack)) };
+    let mut words = 0;
+    if isar0 >> 60 != 0 {
+        for i in 0..16 {
+            let (word, ok): (u64, u64);
+            // SAFETY: RNDR, which the CPU has; it may fail, and says so in the flags.
+            unsafe {
+                asm!("mrs {}, s3_3_c2_c4_0", "cset {}, ne", out(reg) word, out(reg) ok, options(nomem, nostack));
+            }
+            if ok != 0 {
+                add(i * 8, &word.to_le_bytes());
+                words += 1;
+            }
+        }
+    }
+    if machine.seed.len() < 16 && words == 0 {
+        log::warn!(
+            "no random seed from the firmware or the CPU: only the clock makes guests' seeds differ"
+        );
+    }
+    seed
+}
+
 /// Builds the control domain from the initrd.
 #[cold]
 fn dom0(machine: &Machine, nr_irqs: u32, initrd: Option<Range>) {
@@ -558,7 +595,7 @@ fn dom0(machine: &Machine, nr_irqs: u32, initrd: Option<Range>) {
         event_intid: run::PPI_EVENT,
         bootargs: &machine.bootargs,
         initrd: None,
-        rng_seed: None,
+        rng_seed: Some(&seed(machine)),
         clock_frequency: 0,
         virtio: &virtio,
     });

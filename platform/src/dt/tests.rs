@@ -106,6 +106,7 @@ fn virt(gic: u32, cpus: u32, spoil: &str) -> Vec<u8> {
     f.property_string("serial0", "/pl011@9000000").unwrap();
     f.end_node(n).unwrap();
     let n = f.begin_node("chosen").unwrap();
+    f.property("rng-seed", &[9; 70]).unwrap();
     f.property_string("bootargs", "console=uart loglevel=debug")
         .unwrap();
     f.property_string("stdout-path", "serial0:115200n8")
@@ -164,6 +165,7 @@ fn reads_virt_with_gic_v2() {
         (29, 30, 27, 26, None)
     );
     assert_eq!(m.bootargs.as_str(), "console=uart loglevel=debug");
+    assert_eq!(m.seed.as_slice(), [9; MAX_SEED]);
     assert_eq!(
         m.initrd,
         Some(Range {

@@ -89,12 +89,23 @@ mod guest {
             "" => Ok(()),
             "help" => writeln!(
                 guest.console,
-                "uptime, setway, exit, reboot, crash; anything else is echoed"
+                "uptime, seed, setway, exit, reboot, crash; anything else is echoed"
             ),
             "uptime" => {
                 let up = time::now_ns().saturating_sub(entry_ns);
                 let (s, ms) = (up / 1_000_000_000, up / 1_000_000 % 1000);
                 writeln!(guest.console, "up {s}.{ms:03} s")
+            }
+            "seed" => {
+                let _ = write!(
+                    guest.console,
+                    "{} bytes of random seed:",
+                    guest.machine.seed.len()
+                );
+                for byte in guest.machine.seed.iter().take(8) {
+                    let _ = write!(guest.console, " {byte:02x}");
+                }
+                writeln!(guest.console)
             }
             "setway" => setway(guest),
             "exit" => guest.shutdown(ShutdownReason::Poweroff),
