@@ -34,10 +34,54 @@ pub fn affinity() -> u64 {
     mpidr & 0xff_00ff_ffff
 }
 
-/// Does what no guest may: reads unmapped memory. For tests of what a crash looks like.
-pub fn crash() -> ! {
-    // SAFETY: the access is meant to fault, and a fault ends the program.
-    unsafe { asm!("mov x0, #-8", "ldr x0, [x0]", "b .", options(noreturn)) }
+/// Does what a program should not. For tests of what that looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Misdeed {
+    /// Reads an address that no memory is at.
+    Unmapped,
+    /// Reads address 0.
+    Null,
+    /// Executes an instruction that does not exist.
+    Undefined,
+    /// Writes its own text.
+    WriteText,
+    /// Executes its own data.
+    ExecuteData,
+    /// Turns the MMU off, and faults with its exception vectors where no memory is.
+    Wild,
+    /// Accesses a register of an emulated device at `.0` with an instruction that the hypervisor
+    /// cannot follow.
+    Pair(u64),
+}
+
+impl Misdeed {
+    /// Does it. Comes back when nobody minded.
+    pub fn commit(self) {
+        const RET: u32 = 0xd65f_03c0;
+        let data = RET;
+        unsafe extern "C" {
+            static __image_start: u8;
+        }
+        // SAFETY: each is meant to fault, and a fault ends the program. Where it does not, the
+        // program's own bytes are written as they were, a `ret` is executed, or a register is read.
+        unsafe {
+            match self {
+                Self::Unmapped => asm!("ldr {0}, [{0}]", inout(reg) 0x7f_ffff_fff8u64 => _),
+                Self::Null => asm!("ldr {0}, [{0}]", inout(reg) 0u64 => _),
+                Self::Undefined => asm!("udf #0"),
+                Self::WriteText => {
+                    asm!("ldr {0:w}, [{1}]", "str {0:w}, [{1}]", out(reg) _, in(reg) &raw const __image_start)
+                }
+                Self::ExecuteData => asm!("blr {}", in(reg) &raw const data, clobber_abi("C")),
+                Self::Wild => asm!(
+                    "mrs {0}, sctlr_el1", "bic {0}, {0}, #1", "msr vbar_el1, {1}",
+                    "msr sctlr_el1, {0}", "isb", "udf #0",
+                    out(reg) _, in(reg) 0x7f_ffff_f000u64
+                ),
+                Self::Pair(at) => asm!("ldp {0}, {1}, [{2}]", out(reg) _, out(reg) _, in(reg) at),
+            }
+        }
+    }
 }
 
 /// Cleans and invalidates this CPU's data caches by set and way, as old boot loaders do. Gives how

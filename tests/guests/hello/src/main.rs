@@ -15,6 +15,8 @@ el1::entry!(guest::main);
 mod guest {
     use alloc::string::String;
     use core::fmt::Write;
+    use el1::cpu::Misdeed;
+    use el1::machine::Gic;
     use el1::{Machine, cpu, hvc, time};
     use guest_abi::calls;
     use guest_abi::sched::ShutdownReason;
@@ -89,7 +91,7 @@ mod guest {
             "" => Ok(()),
             "help" => writeln!(
                 guest.console,
-                "uptime, seed, setway, exit, reboot, crash; anything else is echoed"
+                "uptime, seed, setway, exit, reboot, crash [null|undefined|text|data|wild|pair]; anything else is echoed"
             ),
             "uptime" => {
                 let up = time::now_ns().saturating_sub(entry_ns);
@@ -110,11 +112,8 @@ mod guest {
             "setway" => setway(guest),
             "exit" => guest.shutdown(ShutdownReason::Poweroff),
             "reboot" => guest.shutdown(ShutdownReason::Reboot),
-            "crash" => {
-                let _ = writeln!(guest.console, "reading unmapped memory");
-                guest.console.flush();
-                cpu::crash()
-            }
+            "crash" => crash(guest, "unmapped"),
+            text if text.starts_with("crash ") => crash(guest, &text[6..]),
             text => writeln!(guest.console, "you said: {text}"),
         };
     }
@@ -132,5 +131,25 @@ mod guest {
             None => writeln!(guest.console, "set and way: ok"),
             Some(name) => writeln!(guest.console, "set and way: {name} was not written"),
         }
+    }
+
+    /// Does what a guest should not.
+    fn crash(guest: &mut Guest, how: &str) -> core::fmt::Result {
+        let gicd = match guest.machine.gic {
+            Gic::V2 { gicd, .. } | Gic::V3 { gicd, .. } => gicd,
+        };
+        let misdeed = match how {
+            "null" => Misdeed::Null,
+            "undefined" => Misdeed::Undefined,
+            "text" => Misdeed::WriteText,
+            "data" => Misdeed::ExecuteData,
+            "wild" => Misdeed::Wild,
+            "pair" => Misdeed::Pair(gicd),
+            _ => Misdeed::Unmapped,
+        };
+        writeln!(guest.console, "misdeed: {misdeed:?}")?;
+        guest.console.flush();
+        misdeed.commit();
+        writeln!(guest.console, "nobody minded")
     }
 }
