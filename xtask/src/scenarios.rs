@@ -73,6 +73,7 @@ pub fn all() -> Vec<Scenario> {
         scenario("run-piped", 2, run_piped),
         scenario("idle", 2, idle),
         scenario("hello", 2, hello),
+        scenario("guest-faults", 4, guest_faults),
         scenario("bad-input", 4, bad_input),
         scenario("create-destroy-hello", 10, create_destroy_hello),
     ];
@@ -762,6 +763,51 @@ fn create_destroy_linux(stage: &Stage) -> Result<()> {
         }
         unchanged(session, &before)
     })
+}
+
+/// Whatever a guest does ends that guest at worst, with a report that says what and where, and a guest
+/// beside it notices nothing.
+fn guest_faults(stage: &Stage) -> Result<()> {
+    // What it does, what the hypervisor or the guest's own handler reports, and at which address.
+    let faults = [
+        (
+            "unmapped",
+            "touched what it does not have: address 0x7ffffffff8 .*pc 0x",
+        ),
+        (
+            "pair",
+            r"does not describe \(ISV=0\): address 0x3001000 .*pc 0x",
+        ),
+        ("undefined", "^fault: unknown instruction"),
+        ("null", "^fault: data abort, esr 0x[0-9a-f]+ far 0x0$"),
+        ("text", "^fault: data abort, esr 0x9600004f far 0x40000000$"),
+        ("data", "^fault: instruction abort, esr 0x8600000f far 0x40"),
+        (
+            "wild",
+            r"its exception vector aborts\n.*pc 0000007ffffff200 pstate [0-9a-f]+ esr 82",
+        ),
+    ];
+    for gic in [2, 3] {
+        stage.play(&machine(gic, 2), |session| {
+            session.vane("create /guests/hello.cfg name=\"bystander\"")?;
+            session.vane_shows("domid bystander", "^1$")?;
+            for (word, report) in faults {
+                session.vane("create /guests/hello.cfg on_crash=\"destroy\"")?;
+                session.attach("hello")?;
+                session.expect(&format!("^{HELLO_PROMPT}$"), HELLO)?;
+                session.line(&format!("crash {word}"))?;
+                session.prompt(HELLO)?;
+                ended(session, "hello")?;
+                session.vane_shows("dmesg", report)?;
+            }
+            session.attach("bystander")?;
+            session.line("still here")?;
+            session.expect("^you said: still here$", HELLO)?;
+            session.detach()?;
+            session.vane_shows("domid bystander", "^1$").map(drop)
+        })?;
+    }
+    Ok(())
 }
 
 /// Every kind of mistake gets a clear error, leaves nothing behind and the prompt alive.

@@ -8,10 +8,10 @@ use core::arch::asm;
 use guest_abi::arch as map;
 use hv_core::abort::{Abort, At, Doing, Exception};
 use hv_core::hypercall::Reply;
-use hv_core::machine::StartState;
+use hv_core::machine::{Clock, StartState};
 use hv_core::psci::{self, Call, Code, Workarounds};
 use hv_core::sysreg::{self, Emul, SgiReg, SysAccess};
-use hv_core::types::{CpuId, VcpuId, VcpuRef};
+use hv_core::types::{CpuId, DomId, VcpuId, VcpuRef};
 use hv_core::vgic::Region;
 
 const EC_WFX: u64 = 0x01;
@@ -203,6 +203,15 @@ fn esr() -> u64 {
 fn crash(f: &VcpuFile, esr: u64, why: &str, addr: u64) {
     let mut h = hv().lock();
     let domid = h.domid(f.who.slot);
+    // How many lines the report has.
+    if h.reports.allow(10, mach().now()) {
+        report(f, domid, esr, why, addr);
+    }
+    h.shutdown_domain(mach(), f.who.slot, 3);
+}
+
+/// Prints the report of a guest that is ended.
+fn report(f: &VcpuFile, domid: DomId, esr: u64, why: &str, addr: u64) {
     log::error!("domain {domid} vcpu {}: {why}", f.who.vcpu.0);
     log::error!(
         "  pc {:016x} pstate {:08x} esr {esr:08x} address {addr:016x}",
@@ -217,7 +226,6 @@ fn crash(f: &VcpuFile, esr: u64, why: &str, addr: u64) {
             _ => {}
         }
     }
-    h.shutdown_domain(mach(), f.who.slot, 3);
 }
 
 /// Where the guest is, for an exception that its EL1 is to take; its state is in `f`.
@@ -261,15 +269,11 @@ fn undef(f: &mut VcpuFile) {
 fn abort(f: &mut VcpuFile, esr: u64, abort: &Abort, why: &str, addr: u64) {
     let at = at(f, esr);
     if at.in_own_vectors() {
-        log::error!(
-            "domain of slot {}: its exception vector aborts, as it",
-            f.who.slot.0
-        );
-        return crash(f, esr, why, addr);
+        return crash(f, esr, "its exception vector aborts", addr);
     }
     let far = fault_va();
     let mut h = hv().lock();
-    if h.may_report(f.who.slot) {
+    if h.may_report(f.who.slot, mach().now()) {
         let domid = h.domid(f.who.slot);
         log::warn!(
             "domain {domid} vcpu {}: {why}: address {addr:#x} (virtual {far:#x}), pc {:#x}, esr {esr:#x}",

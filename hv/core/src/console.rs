@@ -85,3 +85,67 @@ impl Default for Console {
         Self::new()
     }
 }
+
+/// How much of the log guests may cause by what they do, all together.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reports {
+    window: u64,
+    lines: u32,
+    left_out: u32,
+}
+
+impl Reports {
+    /// Lines in one window.
+    const LINES: u32 = 60;
+    /// Nanoseconds of a window.
+    const WINDOW: u64 = 10_000_000_000;
+
+    /// Whether a report of so many lines may be printed at `now`, in ns. Says in the log what was
+    /// left out, once there is room again.
+    pub fn allow(&mut self, lines: u32, now: u64) -> bool {
+        let window = now / Self::WINDOW;
+        if window != self.window {
+            if self.left_out != 0 {
+                log::warn!("{} reports of what guests did were left out", self.left_out);
+            }
+            *self = Self {
+                window,
+                ..Self::default()
+            };
+        }
+        if self.lines.saturating_add(lines) > Self::LINES {
+            self.left_out = self.left_out.saturating_add(1);
+            return false;
+        }
+        self.lines += lines;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A guest that crashes and is started again without end does not flood the log.
+    #[test]
+    fn xsa_118_146_reports_are_bounded_whoever_causes_them() {
+        let mut r = Reports::default();
+        let second = 1_000_000_000;
+        let printed = |r: &mut Reports, from: u64| {
+            (0..1000)
+                .filter(|i| r.allow(10, from + i * second / 1000))
+                .count()
+        };
+        assert_eq!(printed(&mut r, 100 * second), 6);
+        assert_eq!(printed(&mut r, 105 * second), 0, "the same ten seconds");
+        assert_eq!(r.left_out, 1994);
+        assert!(r.allow(1, 110 * second));
+        assert_eq!(r.left_out, 0);
+        assert_eq!(
+            printed(&mut r, 111 * second),
+            5,
+            "and no window is lent to another"
+        );
+        assert!(!r.allow(u32::MAX - 60, 112 * second));
+    }
+}

@@ -98,6 +98,8 @@ pub struct Hypervisor {
     pub vtimers: VTimers,
     /// The console's log and input.
     pub console: Console,
+    /// How much of the log guests caused lately.
+    pub reports: crate::console::Reports,
     /// What is to be done when the lock is dropped.
     pub effects: Effects,
     /// The machine.
@@ -200,6 +202,7 @@ impl Hypervisor {
             vgics: Vgics::new(),
             vtimers: VTimers::new(),
             console: Console::new(),
+            reports: crate::console::Reports::default(),
             effects: Effects::default(),
             info,
             zombies: 0,
@@ -373,13 +376,17 @@ impl Hypervisor {
         }
     }
 
-    /// Whether a domain's misdeed is still worth a line of the log: the first few are.
-    pub fn may_report(&mut self, slot: Slot) -> bool {
+    /// Whether a domain's misdeed is still worth a line of the log: the first few are, if guests do not
+    /// fill the log anyway.
+    pub fn may_report(&mut self, slot: Slot, now: u64) -> bool {
         const MOST: u32 = 8;
         let Some(d) = self.domains.get_mut(slot) else {
             return false;
         };
         d.reports = d.reports.saturating_add(1);
+        if d.reports > MOST || !self.reports.allow(1, now) {
+            return false;
+        }
         if d.reports == MOST {
             log::warn!("domain {}: no more of that is reported", d.domid);
         }
