@@ -418,6 +418,17 @@ extern "C" fn hv_secondary(cpu: u64) -> ! {
     unsafe { hv_enter_on(file.cast(), stack_top(cpu as usize)) }
 }
 
+/// The CPU that runs this, by its stack; the first one has a stack of its own.
+pub fn this_cpu() -> CpuId {
+    let here = 0u8;
+    let at = (&raw const here as u64).wrapping_sub(STACKS.0.get() as u64) / STACK as u64;
+    CpuId(if at < platform::dt::MAX_CPUS as u64 {
+        at as u8
+    } else {
+        0
+    })
+}
+
 fn stack_top(cpu: usize) -> u64 {
     STACKS.0.get() as u64 + (cpu as u64 + 1) * STACK as u64
 }

@@ -3,10 +3,12 @@
 //! line).
 
 use crate::console::panic_print;
+use crate::run;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 /// Reset instead of halting.
 pub static REBOOT: AtomicBool = AtomicBool::new(false);
+/// A CPU panicked.
 static ONCE: AtomicBool = AtomicBool::new(false);
 
 unsafe extern "C" {
@@ -16,6 +18,11 @@ unsafe extern "C" {
     static __symbols_end: u8;
 }
 
+/// Whether a CPU panicked: all are to stop then.
+pub fn happened() -> bool {
+    ONCE.load(Ordering::Relaxed)
+}
+
 fn image() -> (u64, u64) {
     (
         core::ptr::addr_of!(_head) as u64,
@@ -23,8 +30,9 @@ fn image() -> (u64, u64) {
     )
 }
 
-/// Prints an address as a place in the image, with the name of its function.
-fn place(what: &str, at: u64) {
+/// Prints an address as a place in the image, with the name of its function: that of the byte `back`
+/// bytes before, as a call may be its function's last instruction.
+fn place(what: &str, at: u64, back: u32) {
     let (start, _) = image();
     let offset = at.wrapping_sub(start);
     // SAFETY: the linker script's room for the table, which is part of the read-only image.
@@ -33,11 +41,10 @@ fn place(what: &str, at: u64) {
         let end = &raw const __symbols_end;
         core::slice::from_raw_parts(first, end as usize - first as usize)
     };
-    // A call may be its function's last instruction: the return address is then the next one's.
-    let call = u32::try_from(offset).map_or(0, |o| o.saturating_sub(1));
-    match hv_core::symbols::find(table, call) {
+    let place = u32::try_from(offset).map_or(0, |o| o.saturating_sub(back));
+    match hv_core::symbols::find(table, place) {
         Some((name, within)) => {
-            let within = within + 1;
+            let within = within + back;
             panic_print(format_args!(
                 "(PV) {what}{name}+{within:#x} (image+{offset:#x})\n"
             ));
@@ -58,7 +65,7 @@ fn trace(mut fp: u64) {
         if ret < start || ret >= end {
             break;
         }
-        place("  ", ret);
+        place("  ", ret, 1);
         if next <= fp {
             break;
         }
@@ -68,14 +75,18 @@ fn trace(mut fp: u64) {
 
 fn finish(fp: u64) -> ! {
     if !ONCE.swap(true, Ordering::Relaxed) {
+        // The others stop where they are: in a guest, or waiting for the lock for ever.
+        if run::FIXED.get().is_some() {
+            run::send_kicks(u64::MAX, crate::boot::this_cpu());
+        }
         panic_print(format_args!("(PV) call trace:\n"));
         trace(fp);
         if REBOOT.load(Ordering::Relaxed) {
-            crate::run::power(hv_core::hypervisor::Power::Reset);
+            run::power(hv_core::hypervisor::Power::Reset);
         }
         panic_print(format_args!("(PV) halted\n"));
     }
-    crate::run::halt()
+    run::halt()
 }
 
 #[panic_handler]
@@ -92,7 +103,6 @@ pub fn exception(kind: u64, esr: u64, pc: u64, far: u64, fp: u64) -> ! {
     panic_print(format_args!(
         "\n(PV) hypervisor exception {kind}: esr {esr:#010x} address {far:#x}\n"
     ));
-    // The instruction itself, not a return address behind it.
-    place("at ", pc.wrapping_add(1));
+    place("at ", pc, 0);
     finish(fp)
 }

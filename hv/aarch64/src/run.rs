@@ -291,6 +291,9 @@ pub fn interrupts(cpu: CpuId, running: Option<VcpuRef>) {
             }
             continue;
         }
+        if irq == SGI_KICK && crate::panic::happened() {
+            halt();
+        }
         if irq == f.ppi_hyp {
             platform::timer::disarm();
             let mut h = hv().lock();
