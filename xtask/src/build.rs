@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use crate::flat::flatten_file;
 use crate::process::{inherit, output};
 use crate::project::{Project, TARGET};
+use crate::symbols::Room;
 use crate::toolchain;
 
 #[derive(clap::Args, Default)]
@@ -59,8 +60,8 @@ const MAX_HYPERVISOR: u64 = 256 << 10;
 
 /// What [`build`] made.
 pub struct Built {
-    /// Bytes of the hypervisor's image that are names of functions.
-    pub symbols: u64,
+    /// Names of functions in the hypervisor's image.
+    pub names: Room,
     /// The hypervisor, an arm64 `Image`.
     pub hypervisor: PathBuf,
     /// The same with its symbols, for a debugger.
@@ -104,12 +105,15 @@ pub fn build(project: &Project, args: &Args) -> Result<Built> {
         .join(if args.dev { "debug" } else { "release" });
     project.dir("build")?;
     project.dir("guests")?;
-    let mut symbols = 0;
+    let mut names = Room::default();
     for Package { name, image, align } in PACKAGES {
-        symbols += flatten_file(&folder.join(name), &project.path(image), *align)?;
+        let room = flatten_file(&folder.join(name), &project.path(image), *align)?;
+        if room.size != 0 {
+            names = room;
+        }
     }
     let built = Built {
-        symbols: symbols as u64,
+        names,
         hypervisor: project.path("build/paravane.bin"),
         hypervisor_elf: folder.join("hv"),
         dom0: project.path("build/dom0.bin"),
@@ -124,11 +128,15 @@ pub fn build(project: &Project, args: &Args) -> Result<Built> {
 
 /// Prints the size of the hypervisor's image, and fails when there is too much of it.
 pub fn weigh(project: &Project, built: &Built, dev: bool) -> Result<()> {
-    let size = fs::metadata(&built.hypervisor)?.len() - built.symbols;
+    let size = fs::metadata(&built.hypervisor)?.len() - built.names.size;
     println!(
         "{}: {size} bytes of code and data (at most {MAX_HYPERVISOR}), {} of names for traces",
         project.show(&built.hypervisor),
-        built.symbols
+        built.names.used
+    );
+    ensure!(
+        dev || built.names.used <= built.names.size,
+        "the names of functions do not fit: give .symbols more room in hv/image/image.ld"
     );
     ensure!(
         dev || size <= MAX_HYPERVISOR,

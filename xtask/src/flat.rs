@@ -10,6 +10,7 @@ use object::elf::{EM_AARCH64, FileHeader64, PT_LOAD};
 use object::read::elf::{FileHeader, ProgramHeader};
 
 use crate::project::write_atomic;
+use crate::symbols::{self, Room};
 
 /// More than any image of ours, less than what would be a mistake in a linker script.
 const MAX_IMAGE: u64 = 64 << 20;
@@ -49,17 +50,17 @@ pub fn flatten(elf: &[u8]) -> Result<Vec<u8>> {
 }
 
 /// Flattens `elf` into `image`, padded with zeros to a multiple of `align`; an equal image is left untouched.
-/// Gives how many bytes of it are the room for names of functions.
-pub fn flatten_file(elf: &Path, image: &Path, align: usize) -> Result<usize> {
+/// Gives its room for names of functions.
+pub fn flatten_file(elf: &Path, image: &Path, align: usize) -> Result<Room> {
     let bytes = fs::read(elf).with_context(|| format!("cannot read {}", elf.display()))?;
     let mut flat = flatten(&bytes).with_context(|| format!("cannot flatten {}", elf.display()))?;
-    let symbols = crate::symbols::fill(&bytes, &mut flat)?;
+    let names = symbols::fill(&bytes, &mut flat)?;
     flat.resize(flat.len().next_multiple_of(align), 0);
     if fs::read(image).is_ok_and(|old| old == flat) {
-        return Ok(symbols);
+        return Ok(names);
     }
     write_atomic(image, &flat)?;
-    Ok(symbols)
+    Ok(names)
 }
 
 #[cfg(test)]

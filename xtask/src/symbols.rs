@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use object::LittleEndian;
 use object::elf::{FileHeader64, SHF_EXECINSTR, SHT_SYMTAB, STT_FUNC, STT_NOTYPE};
 use object::read::elf::{FileHeader, SectionHeader, Sym};
@@ -12,24 +12,32 @@ use object::read::elf::{FileHeader, SectionHeader, Sym};
 /// Longer names lose their begin, as the end tells more.
 const LONGEST: usize = 64;
 
-/// Fills the table into the flat image of `elf`. Gives the bytes of its room; 0 when the image has none.
-pub fn fill(elf: &[u8], flat: &mut [u8]) -> Result<usize> {
+/// Room for names in an image, and what of it is used, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Room {
+    pub size: u64,
+    /// More than `size` when the names did not fit, and were left out.
+    pub used: u64,
+}
+
+/// Fills the table into the flat image of `elf`, if that has room for one. Names that do not fit, as
+/// those of a build without optimisation, are left out altogether.
+pub fn fill(elf: &[u8], flat: &mut [u8]) -> Result<Room> {
     let (functions, marks) = read(elf)?;
     let (Some(&start), Some(&end)) = (marks.get("__symbols"), marks.get("__symbols_end")) else {
-        return Ok(0);
+        return Ok(Room::default());
     };
     let room = flat
         .get_mut(usize::try_from(start)?..usize::try_from(end)?)
         .context("the room for symbols lies outside of the image")?;
     let table = table(&functions);
-    ensure!(
-        table.len() <= room.len(),
-        "{} bytes of symbols do not fit {}: give .symbols more room in image.ld",
-        table.len(),
-        room.len()
-    );
-    room[..table.len()].copy_from_slice(&table);
-    Ok(room.len())
+    if let Some(place) = room.get_mut(..table.len()) {
+        place.copy_from_slice(&table);
+    }
+    Ok(Room {
+        size: room.len() as u64,
+        used: table.len() as u64,
+    })
 }
 
 type Symbols = BTreeMap<u64, String>;
