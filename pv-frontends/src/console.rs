@@ -17,7 +17,7 @@
 //! }
 //! ```
 //!
-//! Needs no allocator. The crate's feature `embedded-io` adds that crate's traits, `log` the [`LogSink`].
+//! Needs no allocator. The crate's feature `embedded-io` adds that crate's traits, `log` a `LogSink`.
 
 use crate::platform::attach;
 use crate::{Error, Platform};
