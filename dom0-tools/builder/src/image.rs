@@ -43,7 +43,7 @@ impl fmt::Display for ImageError {
             Self::Truncated { have, need } => {
                 write!(
                     f,
-                    "the file is cut short: it has {have} bytes and needs at least {need}"
+                    "the file is cut short: it has {have} bytes and needs at least {need}; copy it anew"
                 )
             }
             Self::Compressed(how) => write!(
@@ -53,9 +53,14 @@ impl fmt::Display for ImageError {
             Self::EfiZboot => f.write_str(
                 "it is an EFI zboot image (vmlinuz.efi); the uncompressed arm64 Image is needed",
             ),
-            Self::Other(what) => write!(f, "it is {what}, not an arm64 Image"),
+            Self::Other(what) => write!(
+                f,
+                "it is {what}; an uncompressed arm64 Image is needed, such as Linux's arch/arm64/boot/Image"
+            ),
             Self::NotImage => {
-                f.write_str("it is not an arm64 Image (no \"ARM\\x64\" at byte 56 of it)")
+                f.write_str(
+                "it is not an arm64 Image (no \"ARM\\x64\" at byte 56 of it), as Linux's arch/arm64/boot/Image is",
+            )
             }
             Self::BadHeader(what) => write!(f, "its arm64 Image header is wrong: {what}"),
         }
@@ -256,19 +261,19 @@ mod tests {
         );
         assert_eq!(
             say(&pad(b"\x7fELF"), 64),
-            "it is an ELF file (a vmlinux?), not an arm64 Image"
+            "it is an ELF file (a vmlinux?); an uncompressed arm64 Image is needed, such as Linux's arch/arm64/boot/Image"
         );
         assert_eq!(
             say(&pad(b"hello"), 64),
-            "it is not an arm64 Image (no \"ARM\\x64\" at byte 56 of it)"
+            "it is not an arm64 Image (no \"ARM\\x64\" at byte 56 of it), as Linux's arch/arm64/boot/Image is"
         );
         assert_eq!(
             say(b"", 0),
-            "the file is cut short: it has 0 bytes and needs at least 64"
+            "the file is cut short: it has 0 bytes and needs at least 64; copy it anew"
         );
         assert_eq!(
             say(&image(0, 64, 0)[..60], 60),
-            "the file is cut short: it has 60 bytes and needs at least 64"
+            "the file is cut short: it has 60 bytes and needs at least 64; copy it anew"
         );
         assert!(say(&image(0, 64, 1), 64).contains("big-endian"));
         assert!(say(&image(12, 64, 0), 64).contains("text offset"));

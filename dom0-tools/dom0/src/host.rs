@@ -17,11 +17,12 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::ops::Deref;
-use el1::{Machine, events, hvc, mem, time};
+use el1::{Machine, events, heap, hvc, mem, time};
 use embassy_futures::select::{Either, select};
 use guest_abi::arch::{ArchDomainconfig, VcpuGuestContext};
 use guest_abi::calls;
 use guest_abi::domctl::{DomctlCreatedomain, DomctlGetdomaininfo, affinity, cdf, dominf};
+use guest_abi::event_channel::EvtchnStat;
 use guest_abi::grant_table::gtf;
 use guest_abi::hvm::Param;
 use guest_abi::memory::{RESOURCE_GRANT_TABLE_SHARED, Resource};
@@ -355,6 +356,20 @@ impl Host for Dom0 {
             free_pages: i.free_pages,
             scrub_pages: i.scrub_pages,
         })
+    }
+    fn own_use(&self) -> OwnUse {
+        let status = |port| calls::event::status(&hvc::xen(), DomId::SELF, Port(port));
+        // EINVAL: a port beyond all that this domain ever had.
+        let open = (0..events::PORTS)
+            .map(status)
+            .take_while(|s| *s != Err(Errno::EINVAL))
+            .filter(|s| s.is_ok_and(|s| s.status != EvtchnStat::Closed as u32))
+            .count();
+        OwnUse {
+            ports: open as u32,
+            mapped_pages: mem::window_used(),
+            heap: (heap::used() as u64, heap::total() as u64),
+        }
     }
     fn version_info(&self) -> Result<VersionInfo, Errno> {
         let xen = hvc::xen();

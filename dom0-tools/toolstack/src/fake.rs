@@ -458,6 +458,14 @@ impl Host for Fake {
             scrub_pages: 0,
         })
     }
+    fn own_use(&self) -> OwnUse {
+        let state = self.state.borrow();
+        OwnUse {
+            ports: 4 + state.doms.values().map(|d| d.ports).sum::<u32>(),
+            mapped_pages: state.consoles.len() as u64,
+            heap: (1 << 20, 64 << 20),
+        }
+    }
     fn version_info(&self) -> Result<VersionInfo, Errno> {
         self.call()?;
         Ok(VersionInfo {

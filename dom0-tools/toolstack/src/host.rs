@@ -157,6 +157,17 @@ pub struct PhysInfo {
     pub scrub_pages: u64,
 }
 
+/// What the control domain itself holds: what domains that came and went must leave as it was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OwnUse {
+    /// Event channels that it has open.
+    pub ports: u32,
+    /// Pages of other domains' that it has mapped, by grants or by their frames.
+    pub mapped_pages: u64,
+    /// Bytes of its heap that are taken, and all.
+    pub heap: (u64, u64),
+}
+
 /// What the hypervisor says of itself (`xen_version`, `public/version.h`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VersionInfo {
@@ -360,6 +371,8 @@ pub trait Host {
 
     /// CPUs and memory.
     fn phys_info(&self) -> Result<PhysInfo, Errno>;
+    /// What the control domain holds.
+    fn own_use(&self) -> OwnUse;
     /// The hypervisor's own words.
     fn version_info(&self) -> Result<VersionInfo, Errno>;
     /// The hypervisor's log, cleared afterwards if asked (`XEN_SYSCTL_readconsole`).

@@ -29,6 +29,11 @@ pub(crate) fn early(tree: &Fdt<'_>) {
     *SINK.lock() = sink;
 }
 
+/// From here on a PL011 at this address, for a program that is told to use it.
+pub fn to_uart(base: u64) {
+    *SINK.lock() = Sink::Uart(base);
+}
+
 /// Whether there is anything to write to.
 #[must_use]
 pub fn available() -> bool {

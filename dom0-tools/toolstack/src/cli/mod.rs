@@ -206,10 +206,8 @@ async fn read_config<H: Host>(
         }
     }
     let Some((opened, name)) = found else {
-        return fail!(
-            "there is no file {}; see: the files under {GUESTS}",
-            names.join(" or ")
-        );
+        let last = names.last().map_or("", String::as_str);
+        return fail!("{}: {}", names.join(" or "), t.no_such_file(last).await);
     };
     let size = t.host().file_size(&opened).await.during(name)?;
     if size > MAX_CONFIG {

@@ -167,6 +167,7 @@ pub(super) fn info<H: Host>(t: &Toolstack<H>, c: &Command, out: &mut impl Output
         .host()
         .version_info()
         .during("asking for the hypervisor's version")?;
+    let own = t.host().own_use();
     let rows: Vec<(&str, Value)> = alloc::vec![
         ("machine", json!("aarch64")),
         ("nr_cpus", json!(p.nr_cpus)),
@@ -177,6 +178,10 @@ pub(super) fn info<H: Host>(t: &Toolstack<H>, c: &Command, out: &mut impl Output
         ("total_memory", json!(p.total_pages / 256)),
         ("free_memory", json!(p.free_pages / 256)),
         ("free_pages", json!(p.free_pages)),
+        ("control_event_channels", json!(own.ports)),
+        ("control_mapped_pages", json!(own.mapped_pages)),
+        ("control_heap_kib", json!(own.heap.1 >> 10)),
+        ("control_heap_used_kib", json!(own.heap.0 >> 10)),
         ("xen_major", json!(v.major)),
         ("xen_minor", json!(v.minor)),
         ("xen_extra", json!(v.extra)),

@@ -212,7 +212,7 @@ fn creating() {
     let t = ready();
     assert_eq!(
         bad(&t, "create nothing"),
-        "error: there is no file /guests/nothing or /guests/nothing.cfg; see: the files under /guests\n"
+        "error: /guests/nothing or /guests/nothing.cfg: there is no such file; /guests has linux.cfg\n"
     );
     assert!(bad(&t, "create /guests/Image").contains("UTF-8"));
     assert_eq!(
@@ -241,7 +241,7 @@ fn creating() {
         (&config["name"], &config["disk"][0]["vdev"]),
         (&"dry".into(), &"xvdb".into())
     );
-    assert!(bad(&t, "create -n linux kernel=/guests/none").contains("there is no such thing"));
+    assert!(bad(&t, "create -n linux kernel=/guests/none").contains("there is no such file"));
     assert!(
         bad(
             &t,

@@ -6,6 +6,7 @@ pub mod syntax;
 pub mod vif;
 
 use alloc::borrow::ToOwned;
+use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -94,6 +95,8 @@ impl Action {
 pub struct DomainConfig {
     /// The file that it came from.
     pub file: String,
+    /// Where its settings stand: by key, and by `disk 0`, `disk 1` … for each disk.
+    pub places: BTreeMap<String, Place>,
     /// Its name.
     pub name: String,
     /// Its UUID, or `None` for a random one.
@@ -267,6 +270,19 @@ impl DomainConfig {
             warnings: Vec::new(),
         }
         .domain()
+    }
+}
+
+impl DomainConfig {
+    /// Where the setting `key` stands, to be put before what is said of it: `file:line: `, or the file alone where
+    /// the key is not there.
+    #[must_use]
+    pub fn at(&self, key: &str) -> String {
+        match self.places.get(key) {
+            Some(place) if place.file == COMMAND_LINE => format!("{COMMAND_LINE}: "),
+            Some(place) => format!("{}:{}: ", place.file, place.line),
+            None => format!("{}: ", self.file),
+        }
     }
 }
 
@@ -519,6 +535,24 @@ impl Reader<'_> {
         }
     }
 
+    /// Where everything stands.
+    fn places(&self) -> BTreeMap<String, Place> {
+        let mut places: BTreeMap<String, Place> = self
+            .settings
+            .iter()
+            .map(|s| (s.key.clone(), s.place.clone()))
+            .collect();
+        if let Some(Setting {
+            value: Value::List(items),
+            ..
+        }) = self.find("disk")
+        {
+            let items = items.iter().enumerate();
+            places.extend(items.map(|(i, (place, _))| (format!("disk {i}"), place.clone())));
+        }
+        places
+    }
+
     fn disks(&self) -> Result<Vec<Disk>, ConfigError> {
         let mut disks: Vec<Disk> = Vec::new();
         for (place, spec) in self.list("disk", "/guests/disk.img,raw,xvda,w")? {
@@ -630,6 +664,7 @@ impl Reader<'_> {
         let weight = self.number("cpu_weight", 1, 65535)?;
         let config = DomainConfig {
             file: self.file.to_string(),
+            places: self.places(),
             name,
             uuid,
             kernel,

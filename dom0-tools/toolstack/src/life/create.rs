@@ -5,7 +5,7 @@
 use alloc::format;
 use alloc::vec::Vec;
 use builder::layout::{self, Layout};
-use builder::{GuestSpec, ImageHeader};
+use builder::{BuildError, GuestSpec, ImageHeader};
 
 use super::tree::{self, GuestNodes};
 use super::{Claim, Claimed, Kept, MEMORY_SLACK_KIB, Toolstack, mib};
@@ -97,18 +97,20 @@ impl<H: Host> Toolstack<H> {
             gpaddr_bits: 40,
         })
         .map(|_| ())
-        .map_err(|e| Error(format!("{}: {e}", config.name)))
+        .map_err(|e| refused(config, &e))
     }
 
     /// All that can be found wrong before anything is made. Disks stay reserved as long as what it
     /// answers lives.
     async fn look_at(&self, config: &DomainConfig) -> Result<(Files<H::File>, Vec<Claimed<'_>>)> {
-        self.name_is_free(&config.name)?;
+        self.name_is_free(&config.name)
+            .map_err(|e| Error(format!("{}{e}", config.at("name"))))?;
         if let Some(uuid) = config.uuid {
             let domains = self.host.domain_list().during("listing the domains")?;
             if let Some(other) = domains.iter().find(|d| d.handle == uuid.0) {
                 return fail!(
-                    "the uuid is that of domain {}; give another or leave it out",
+                    "{}the uuid is that of domain {}; give another or leave it out",
+                    config.at("uuid"),
                     other.dom
                 );
             }
@@ -116,17 +118,22 @@ impl<H: Host> Toolstack<H> {
         let files = self.open_files(config).await?;
         let mut targets = Vec::new();
         for (i, disk) in config.disks.iter().enumerate() {
+            let at = config.at(&format!("disk {i}"));
             match config
                 .disks
                 .iter()
                 .take(i)
                 .find(|d| d.target == disk.target)
             {
-                None => targets.push(self.check_disk(disk).await?),
+                None => targets.push(
+                    self.check_disk(disk)
+                        .await
+                        .map_err(|e| Error(format!("{at}{e}")))?,
+                ),
                 Some(other) if other.read_only && disk.read_only => {}
                 Some(_) => {
                     return fail!(
-                        "disk {}: it is given twice; both must have access r",
+                        "{at}disk {}: it is given twice; both must have access r",
                         disk.target
                     );
                 }
@@ -138,40 +145,21 @@ impl<H: Host> Toolstack<H> {
 
     async fn open_files(&self, config: &DomainConfig) -> Result<Files<H::File>> {
         let path = &config.kernel;
-        let file = self
-            .host
-            .open(path)
-            .await
-            .during(format!("kernel {path}"))?;
-        let size = self
-            .host
-            .file_size(&file)
-            .await
-            .during(format!("kernel {path}"))?;
+        let (file, size) = self.open_named(config, "kernel", path).await?;
+        let what = format!("{}kernel {path}", config.at("kernel"));
         let mut head = alloc::vec![0; ImageHeader::HEAD];
-        let got = self
-            .host
-            .read_at(&file, 0, &mut head)
-            .await
-            .during(format!("kernel {path}"))?;
+        let got = self.host.read_at(&file, 0, &mut head).await.during(&what)?;
         head.truncate(got);
-        let header =
-            ImageHeader::parse(&head, size).map_err(|e| Error(format!("kernel {path}: {e}")))?;
+        let header = ImageHeader::parse(&head, size).map_err(|e| Error(format!("{what}: {e}")))?;
         let ramdisk = match &config.ramdisk {
             None => None,
             Some(path) => {
-                let file = self
-                    .host
-                    .open(path)
-                    .await
-                    .during(format!("ramdisk {path}"))?;
-                let size = self
-                    .host
-                    .file_size(&file)
-                    .await
-                    .during(format!("ramdisk {path}"))?;
+                let (file, size) = self.open_named(config, "ramdisk", path).await?;
                 if size == 0 {
-                    return fail!("ramdisk {path}: the file is empty");
+                    return fail!(
+                        "{}ramdisk {path}: the file is empty; give a cpio archive, or leave ramdisk out",
+                        config.at("ramdisk")
+                    );
                 }
                 Some((file, size))
             }
@@ -180,6 +168,24 @@ impl<H: Host> Toolstack<H> {
             kernel: (file, header, size),
             ramdisk,
         })
+    }
+
+    /// Opens the file that the configuration names under `key`: the file and its size.
+    async fn open_named(
+        &self,
+        config: &DomainConfig,
+        key: &str,
+        path: &str,
+    ) -> Result<(H::File, u64)> {
+        let what = format!("{}{key} {path}", config.at(key));
+        let file = match self.host.open(path).await {
+            Err(Errno::ENOENT) => {
+                return fail!("{what}: {}", self.no_such_file(path).await);
+            }
+            opened => opened.during(&what)?,
+        };
+        let size = self.host.file_size(&file).await.during(what)?;
+        Ok((file, size))
     }
 
     fn memory_suffices(&self, config: &DomainConfig) -> Result<()> {
@@ -191,8 +197,8 @@ impl<H: Host> Toolstack<H> {
             .saturating_add(pool_kib(config));
         if need > free {
             return fail!(
-                "{}: {} of memory are needed ({} and its page tables), {} are free; destroy a guest or lower memory",
-                config.name,
+                "{}{} of memory are needed ({} and its page tables), {} are free; destroy a guest or lower memory",
+                config.at("memory"),
                 mib(need),
                 mib(config.memory_mib.saturating_mul(1024)),
                 mib(free)
@@ -426,7 +432,7 @@ impl<H: Host> Toolstack<H> {
             clock_frequency: created.clock_frequency,
             gpaddr_bits: info.gpaddr_bits,
         })
-        .map_err(|e| Error(format!("{e}")))
+        .map_err(|e| refused(config, &e))
     }
 
     async fn populate_all(&self, dom: DomId, layout: &Layout) -> Result<()> {
@@ -576,6 +582,16 @@ impl<H: Host> Toolstack<H> {
         }
         Ok(())
     }
+}
+
+/// What cannot be built, and the setting that it is about.
+fn refused(config: &DomainConfig, e: &BuildError) -> Error {
+    let key = match e {
+        BuildError::Layout(_) => "memory",
+        BuildError::Tree(_) if config.places.contains_key("maxvcpus") => "maxvcpus",
+        BuildError::Tree(_) => "vcpus",
+    };
+    Error(format!("{}{e}", config.at(key)))
 }
 
 /// What a guest's page tables may take, in KiB: as Xen's toolstack reckons for Arm, 1 MiB a vcpu, a

@@ -9,7 +9,7 @@ use super::tree::{self, Kind};
 use super::{Claim, Claimed, DEVICE_TIMEOUT_MS, Toolstack};
 use crate::config::Disk;
 use crate::error::{Context, Result, fail};
-use crate::host::{BlockStart, DomId, Host};
+use crate::host::{BlockStart, DomId, Errno, Host};
 
 /// A block device as xenstore shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,11 +46,12 @@ impl<H: Host> Toolstack<H> {
         let Some(claim) = self.claim(Claim::Target(target.clone())) else {
             return fail!("disk {target}: it is being given to another domain");
         };
-        let probe = self
-            .host
-            .block_probe(target)
-            .await
-            .during(format!("disk {target}"))?;
+        let probe = match self.host.block_probe(target).await {
+            Err(Errno::ENOENT) => {
+                return fail!("disk {target}: {}", self.no_such_file(target).await);
+            }
+            probed => probed.during(format!("disk {target}"))?,
+        };
         if probe.sectors == 0 {
             return fail!("disk {target}: it has no whole sector of 512 bytes");
         }

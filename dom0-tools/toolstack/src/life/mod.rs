@@ -21,6 +21,8 @@ use crate::config::{DomainConfig, bad_name};
 use crate::error::{Context, Error, Result, fail};
 use crate::host::{DomId, DomInfo, Errno, Host};
 
+/// How many files are named where one was not found.
+const SHOWN_FILES: usize = 12;
 /// What a domain may have beyond its memory, in KiB: the pages that it shares with its back-ends
 /// (xl's `LIBXL_MAXMEM_CONSTANT`).
 const MEMORY_SLACK_KIB: u64 = 1024;
@@ -110,6 +112,39 @@ impl<H: Host> Toolstack<H> {
         self.host
             .xs_write(path, text.as_bytes())
             .during(format!("xenstore: writing {path}"))
+    }
+
+    /// That a file is not there, and what is there that may have been meant: files with the same ending, if there are.
+    pub(crate) async fn no_such_file(&self, path: &str) -> String {
+        let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let folder = if folder.is_empty() { "/" } else { folder };
+        let Ok(entries) = self.host.list_dir(folder).await else {
+            return format!("there is no folder {folder}; the guests' files are under /guests");
+        };
+        let files = entries.iter().filter(|e| !e.dir).map(|e| e.name.as_str());
+        let prefix = folder.trim_end_matches('/');
+        match crate::text::closest(name, files.clone()) {
+            Some(meant) => {
+                format!("there is no such file; did you mean \"{prefix}/{meant}\"?")
+            }
+            None => {
+                let ending = |f: &str| f.rsplit_once('.').map(|(_, ending)| ending.to_owned());
+                let mut names: Vec<&str> = files.collect();
+                if names.iter().any(|f| ending(f) == ending(name)) {
+                    names.retain(|f| ending(f) == ending(name));
+                }
+                names.sort_unstable();
+                let more = if names.len() > SHOWN_FILES { " …" } else { "" };
+                names.truncate(SHOWN_FILES);
+                match names.is_empty() {
+                    true => format!("there is no such file; {folder} has no files"),
+                    false => format!(
+                        "there is no such file; {folder} has {}{more}",
+                        names.join(", ")
+                    ),
+                }
+            }
+        }
     }
 
     /// A domain's name, if it has one.

@@ -238,50 +238,50 @@ fn what_goes_wrong_is_said() {
     };
     assert_eq!(
         create_error(&t, &["kernel=/guests/no"]),
-        "kernel /guests/no: there is no such thing (ENOENT)"
+        "command line: kernel /guests/no: there is no such file; /guests has Image, initrd"
     );
     files("/guests/text", b"hello, world".to_vec());
     assert_eq!(
         create_error(&t, &["kernel=/guests/text"]),
-        "kernel /guests/text: the file is cut short: it has 12 bytes and needs at least 64"
+        "command line: kernel /guests/text: the file is cut short: it has 12 bytes and needs at least 64; copy it anew"
     );
     files("/guests/gz", [&b"\x1f\x8b"[..], &[0; 100]].concat());
     assert!(create_error(&t, &["kernel=/guests/gz"]).contains("compressed with gzip"));
     assert_eq!(
         create_error(&t, &["ramdisk=/guests/none"]),
-        "ramdisk /guests/none: there is no such thing (ENOENT)"
+        "command line: ramdisk /guests/none: there is no such file; /guests has Image, gz, initrd, text"
     );
     files("/guests/empty", Vec::new());
     assert_eq!(
         create_error(&t, &["ramdisk=/guests/empty"]),
-        "ramdisk /guests/empty: the file is empty"
+        "command line: ramdisk /guests/empty: the file is empty; give a cpio archive, or leave ramdisk out"
     );
     assert_eq!(
         create_error(&t, &["memory=2000"]),
-        "g: 2010 MiB of memory are needed (2000 MiB and its page tables), 1024 MiB are free; destroy a \
+        "command line: 2010 MiB of memory are needed (2000 MiB and its page tables), 1024 MiB are free; destroy a \
          guest or lower memory"
             .replace("2010 MiB", "2058560 KiB")
     );
     files("/guests/big", image(0x3000, 40 << 20));
     assert_eq!(
         create_error(&t, &["kernel=/guests/big", "memory=32"]),
-        "g: the kernel (40 MiB), ramdisk (5 KiB) and device tree (2 KiB) do not fit in the first 32 MiB of \
+        "g: command line: the kernel (40 MiB), ramdisk (5 KiB) and device tree (2 KiB) do not fit in the first 32 MiB of \
          memory; at least 41 MiB are needed"
     );
     assert_eq!(
         create_error(&t, &["disk=['/guests/no.img,raw,xvda,w']"]),
-        "disk /guests/no.img: there is no such thing (ENOENT)"
+        "command line: disk /guests/no.img: there is no such file; did you mean \"/guests/a.img\"?"
     );
     assert_eq!(
         create_error(&t, &["disk=['/guests/empty,raw,xvda,w']"]),
-        "disk /guests/empty: it has no whole sector of 512 bytes"
+        "command line: disk /guests/empty: it has no whole sector of 512 bytes"
     );
     assert_eq!(
         create_error(
             &t,
             &["disk=['/guests/a.img,raw,xvda,w','/guests/a.img,raw,xvdb,r']"]
         ),
-        "disk /guests/a.img: it is given twice; both must have access r"
+        "command line: disk /guests/a.img: it is given twice; both must have access r"
     );
     t.host()
         .readonly_files
@@ -289,7 +289,7 @@ fn what_goes_wrong_is_said() {
         .insert("/guests/a.img".to_owned());
     assert_eq!(
         create_error(&t, &[]),
-        "disk /guests/a.img: it cannot be written; give it access r"
+        "g.cfg:8: disk /guests/a.img: it cannot be written; give it access r"
     );
     t.host().readonly_files.borrow_mut().clear();
     t.host().cut.set(Some(4096));
@@ -306,7 +306,7 @@ fn what_goes_wrong_is_said() {
     );
     assert_eq!(
         create_error(&t, &["name=small"]),
-        "the name \"small\" is taken by domain 7; destroy that one or give another with name=…"
+        "command line: the name \"small\" is taken by domain 7; destroy that one or give another with name=…"
             .replace(
                 "domain 7",
                 &format!("domain {}", t.host().next_dom.get() - 1)
@@ -315,7 +315,7 @@ fn what_goes_wrong_is_said() {
     assert_eq!(
         create_error(&t, &["disk=['/guests/a.img,raw,xvda,r']", OTHER]),
         format!(
-            "disk /guests/a.img: domain {} has it as xvda; a disk can be shared only if all have access r",
+            "command line: disk /guests/a.img: domain {} has it as xvda; a disk can be shared only if all have access r",
             t.host().next_dom.get() - 1
         )
     );
@@ -324,7 +324,7 @@ fn what_goes_wrong_is_said() {
     assert_eq!(
         create_error(&t, &["name=third", OTHER]),
         format!(
-            "the uuid is that of domain {}; give another or leave it out",
+            "command line: the uuid is that of domain {}; give another or leave it out",
             t.host().next_dom.get() - 1
         )
     );
@@ -404,7 +404,7 @@ fn exits_do_as_the_configuration_says() {
     t.host().stop(DomId(5), ShutdownCode::Reboot);
     assert_eq!(
         run(t.reap())[0].to_string(),
-        "domain 5 (g) asked for a restart: restart failed: kernel /guests/Image: there is no such thing (ENOENT)"
+        "domain 5 (g) asked for a restart: restart failed: g.cfg:3: kernel /guests/Image: there is no such file; /guests has initrd"
     );
     assert_eq!(
         t.find("g").unwrap_err().0,
@@ -553,6 +553,6 @@ fn a_guest_with_gicv3_and_two_banks() {
     );
     assert_eq!(
         create_error(&t, &["name=h", "vcpus=9", "disk=[]", "memory=64", OTHER]),
-        "h: 9 vcpus: there can be 1 to 8 with this interrupt controller"
+        "h: command line: 9 vcpus: there can be 1 to 8 with this interrupt controller"
     );
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The console: the PV ring, else the hypervisor's own, else a UART.
+//! The console: the PV ring, else the hypervisor's own, else a UART; with `console=uart` on the command line the UART
+//! though there are others.
 
 use alloc::collections::VecDeque;
 use core::fmt;
@@ -20,12 +21,18 @@ struct Ring {
 /// The console.
 pub struct Console {
     ring: Option<Ring>,
+    uart: bool,
     input: VecDeque<u8>,
 }
 
 impl Console {
     pub(crate) fn open(machine: &Machine, events: bool) -> Self {
-        let ring = events.then(Ring::open).flatten();
+        let wanted = machine.bootargs.split(' ').any(|w| w == "console=uart");
+        let uart = machine.uart.filter(|_| wanted);
+        if let Some(base) = uart {
+            print::to_uart(base);
+        }
+        let ring = (events && uart.is_none()).then(Ring::open).flatten();
         if ring.is_none() && machine.uart.is_some() {
             print::uart_interrupts();
             for intid in UART_INTIDS {
@@ -34,6 +41,7 @@ impl Console {
         }
         Self {
             ring,
+            uart: uart.is_some(),
             input: VecDeque::new(),
         }
     }
@@ -43,6 +51,8 @@ impl Console {
     pub fn kind(&self) -> &'static str {
         if self.ring.is_some() {
             "PV ring"
+        } else if self.uart {
+            "UART"
         } else {
             "early console"
         }
