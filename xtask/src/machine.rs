@@ -40,10 +40,20 @@ pub const BOARDS: &[Board] = &[Board {
 }];
 
 /// A raw disk for dom0 beside its volume.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Disk {
     pub file: PathBuf,
     pub read_only: bool,
+    /// Requests that fail, for tests.
+    pub faults: Vec<Fault>,
+}
+
+/// A kind of requests that a disk answers with an error (QEMU's `blkdebug`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fault {
+    pub write: bool,
+    /// Linux's number of the error.
+    pub errno: u8,
 }
 
 /// What is chosen of a machine.
@@ -54,6 +64,8 @@ pub struct Machine {
     /// In MiB.
     pub memory: u64,
     pub disks: Vec<Disk>,
+    /// Requests to dom0's volume that fail, for tests.
+    pub volume_faults: Vec<Fault>,
     /// The hypervisor's command line, which dom0 gets too.
     pub append: Vec<String>,
     /// Start at EL2, as a hypervisor needs it; else at EL1.
@@ -75,6 +87,7 @@ impl Default for Machine {
             cpus: 2,
             memory: 4 << 10,
             disks: Vec::new(),
+            volume_faults: Vec::new(),
             append: Vec::new(),
             el2: true,
             dom0: true,
@@ -177,14 +190,14 @@ impl Machine {
             qemu.arg("-append").arg(append);
         }
         qemu.args(["-global", "virtio-mmio.force-legacy=false"]);
-        drive(&mut qemu, "volume", volume, false)?;
+        let volume = Disk {
+            file: volume.to_owned(),
+            faults: self.volume_faults.clone(),
+            ..Disk::default()
+        };
+        drive(&mut qemu, "volume", &volume)?;
         for (disk, number) in self.disks.iter().zip(1..) {
-            drive(
-                &mut qemu,
-                &format!("disk{number}"),
-                &disk.file,
-                disk.read_only,
-            )?;
+            drive(&mut qemu, &format!("disk{number}"), disk)?;
         }
         if self.gdb {
             qemu.args(["-s", "-S"]);
@@ -196,18 +209,36 @@ impl Machine {
     }
 }
 
-fn drive(qemu: &mut Command, serial: &str, file: &Path, read_only: bool) -> Result<()> {
+fn drive(qemu: &mut Command, serial: &str, disk: &Disk) -> Result<()> {
     // In QEMU's option syntax a comma in a value is written twice.
-    let file = file
+    let file = disk
+        .file
         .to_str()
-        .with_context(|| format!("{} is no UTF-8", file.display()))?
+        .with_context(|| format!("{} is no UTF-8", disk.file.display()))?
         .replace(',', ",,");
-    let read_only = if read_only { ",readonly=on" } else { "" };
-    qemu.arg("-drive").arg(format!(
-        "if=none,id={serial},file={file},format=raw,cache=writeback,discard=unmap{read_only}"
+    let mut options = format!("if=none,id={serial},format=raw,cache=writeback,discard=unmap");
+    if disk.read_only {
+        options += ",readonly=on";
+    }
+    if disk.faults.is_empty() {
+        options += &format!(",file={file}");
+    } else {
+        options +=
+            &format!(",file.driver=blkdebug,file.image.driver=file,file.image.filename={file}");
+    }
+    for (i, fault) in disk.faults.iter().enumerate() {
+        let kind = if fault.write { "write" } else { "read" };
+        let rule = format!("file.inject-error.{i}");
+        options += &format!(
+            ",{rule}.event=none,{rule}.iotype={kind},{rule}.errno={}",
+            fault.errno
+        );
+    }
+    qemu.arg("-drive").arg(options);
+    // An error of the file (the host's disk is full, say) is the guest's to see; else QEMU would stop the machine.
+    qemu.arg("-device").arg(format!(
+        "virtio-blk-device,drive={serial},serial={serial},werror=report,rerror=report"
     ));
-    qemu.arg("-device")
-        .arg(format!("virtio-blk-device,drive={serial},serial={serial}"));
     Ok(())
 }
 
@@ -242,6 +273,7 @@ pub fn parse_disk(text: &str) -> Result<Disk, String> {
         Ok(Disk {
             file: file.into(),
             read_only,
+            faults: Vec::new(),
         })
     }
 }
@@ -279,14 +311,15 @@ mod tests {
             parse_disk("a,b.img,ro"),
             Ok(Disk {
                 file: "a,b.img".into(),
-                read_only: true
+                read_only: true,
+                faults: Vec::new(),
             })
         );
         assert_eq!(
             parse_disk("a.img"),
             Ok(Disk {
                 file: "a.img".into(),
-                read_only: false
+                ..Disk::default()
             })
         );
         assert!(parse_disk(",ro").is_err());
@@ -330,7 +363,7 @@ mod tests {
         );
         let disk = Disk {
             file: "/nowhere/disk.img".into(),
-            read_only: false,
+            ..Disk::default()
         };
         assert!(
             Machine {

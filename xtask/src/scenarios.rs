@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::build::Built;
 use crate::guests::{self, KERNELS, Kernel};
-use crate::machine::Machine;
+use crate::machine::{Fault, Machine};
 use crate::project::Project;
 use crate::session::{PROMPT, Session};
 use crate::volume::Volume;
@@ -72,9 +72,10 @@ pub fn all() -> Vec<Scenario> {
         scenario("run-exec", 3, run_exec),
         scenario("run-piped", 2, run_piped),
         scenario("idle", 2, idle),
-        scenario("hello", 2, hello),
         scenario("guest-faults", 4, guest_faults),
-        scenario("bad-input", 4, bad_input),
+        scenario("hello", 3, hello),
+        scenario("vuart", 6, vuart),
+        scenario("bad-input", 5, bad_input),
         scenario("create-destroy-hello", 10, create_destroy_hello),
     ];
     for kernel in KERNELS {
@@ -85,6 +86,7 @@ pub fn all() -> Vec<Scenario> {
     }
     all.push(scenario("life-cycle", 15, life_cycle));
     all.push(scenario("verbs", 10, verbs));
+    all.push(scenario("full-volume", 6, full_volume));
     all.push(scenario("disk-comes-back", 10, disk_comes_back));
     all.push(scenario("four-guests", 10, four_guests));
     all.push(scenario("create-destroy-linux", 25, create_destroy_linux));
@@ -179,46 +181,99 @@ fn machine(gic: u32, cpus: u32) -> Machine {
     }
 }
 
-/// The prompt answers, knows xl's verbs, and refuses what it does not know.
+/// The prompt answers, knows xl's verbs and explains each, completes and recalls what is typed, prints JSON where it
+/// lists, and refuses what it does not know.
 fn prompt(stage: &Stage) -> Result<()> {
     stage.play(&machine(3, 2), |session| {
         session.vane_shows("list", r"^Name +ID +Mem +VCPUs\s+State\s+Time\(s\)")?;
         session.vane_shows("list", r"^Domain-0 +0 ")?;
         let help = session.vane("help")?;
-        for verb in [
-            "create",
-            "list",
-            "info",
-            "console",
-            "shutdown",
-            "reboot",
-            "destroy",
-            "pause",
-            "unpause",
-            "domid",
-            "domname",
-            "rename",
-            "vcpu-list",
-            "dmesg",
-            "uptime",
-            "xenstore-ls",
-            "block-list",
-            "block-attach",
-            "block-detach",
-            "mem-set",
-            "vcpu-set",
-            "poweroff",
-        ] {
-            ensure!(help.contains(verb), "`help` does not name {verb}:\n{help}");
+        let verbs: Vec<&str> = help
+            .lines()
+            .filter_map(|line| line.strip_prefix("  ")?.split_whitespace().next())
+            .collect();
+        for verb in VERBS {
+            ensure!(verbs.contains(verb), "`help` does not name {verb}:\n{help}");
+        }
+        for verb in verbs {
+            session.vane_shows(&format!("{verb} -h"), &format!("^usage: {verb}"))?;
         }
         session.vane_shows("info", r"^free_memory +: +\d+")?;
         session.vane_shows("dmesg", "(?i)paravane")?;
         session.vane_shows("frobnicate", "frobnicate")?;
+        session.vane_shows("lsit", "did you mean \"list\"")?;
         session.vane_shows("list nobody", "nobody")?;
-        session.vane_shows("create -h", "(?i)usage")?;
-        Ok(())
+
+        // Tab completes a verb, a file and a guest's name; the arrow recalls and the line can be changed.
+        session.keys("li\t", "list")?;
+        session.keys("create /guests/hello.c\t", "create /guests/hello.cfg")?;
+        let shown = session.keys("destroy hel\t", "destroy hello")?;
+        ensure!(shown.is_empty(), "`destroy hello` says:\n{shown}");
+        let shown = session.keys("\x1b[A", "destroy hello")?;
+        ensure!(
+            shown.contains("no domain"),
+            "recalled, it is not run again:\n{shown}"
+        );
+        session.keys(
+            "\x1b[A\x1b[A\x1b[A\x1b[D\x1b[D\x1b[D\x1b[Dxx\x7f\x7f",
+            "list",
+        )?;
+
+        // What lists, lists for programs too.
+        session.vane("create hello")?;
+        let list = session.json("list --json")?;
+        ensure!(
+            list[0]["name"] == "Domain-0" && list[1]["name"] == "hello" && list[1]["domid"] == 2,
+            "`list --json`: {list}"
+        );
+        let long = session.json("list -l hello")?;
+        ensure!(
+            long[0]["config"]["kernel"] == "/guests/hello.bin",
+            "`list -l hello`: {long}"
+        );
+        ensure!(session.json("info --json")?["nr_cpus"] == 2);
+        ensure!(session.json("vcpu-list --json")?[1]["vcpu"] == 0);
+        ensure!(session.json("uptime --json")?[1]["uptime_s"].is_u64());
+        ensure!(session.json("block-list hello --json")? == serde_json::json!([]));
+        let tree = session.json("xenstore-ls --json /local/domain/2")?;
+        ensure!(tree.to_string().contains("\"hello\""), "{tree}");
+        let names = session.json("xenstore-list --json /local/domain/2")?;
+        ensure!(names.to_string().contains("console"), "{names}");
+        session.vane("destroy hello").map(drop)
     })
 }
+
+/// Verbs that must be there, of xl and of xenstore's tools.
+const VERBS: &[&str] = &[
+    "create",
+    "list",
+    "info",
+    "console",
+    "shutdown",
+    "reboot",
+    "destroy",
+    "pause",
+    "unpause",
+    "domid",
+    "domname",
+    "rename",
+    "vcpu-list",
+    "vcpu-set",
+    "mem-set",
+    "dmesg",
+    "uptime",
+    "xenstore-ls",
+    "xenstore-read",
+    "xenstore-write",
+    "xenstore-rm",
+    "xenstore-list",
+    "xenstore-watch",
+    "block-list",
+    "block-attach",
+    "block-detach",
+    "help",
+    "poweroff",
+];
 
 /// Both GICs, the fewest and the most CPUs, the least and the most memory.
 fn machine_sizes(stage: &Stage) -> Result<()> {
@@ -393,6 +448,11 @@ fn hello(stage: &Stage) -> Result<()> {
             session.line("setway")?;
             session.expect("^set and way: ok$", HELLO)?;
             session.detach()?;
+            // Whoever comes later sees what was printed before.
+            session.attach("hello")?;
+            session.expect(HELLO_LINE, HELLO)?;
+            session.expect("^you said: what is typed$", HELLO)?;
+            session.detach()?;
             session.vane("destroy hello")?;
             gone(session, "hello")?;
 
@@ -418,6 +478,54 @@ fn hello(stage: &Stage) -> Result<()> {
             session.prompt(HELLO)?;
             ended(session, "hello")?;
             session.vane_shows("dmesg", "fault: data abort").map(drop)
+        })?;
+    }
+    Ok(())
+}
+
+/// Guests that use the emulated UART alone: the Rust guest, and Linux with its PL011 driver from its first message to
+/// the shell. Both are seen and typed to by `console`.
+fn vuart(stage: &Stage) -> Result<()> {
+    let guests = stage.fresh_guests()?;
+    let demo = stage.project.path("guests");
+    let linux = fs::read_to_string(demo.join("linux.cfg"))?.replace(
+        "console=hvc0",
+        "console=ttyAMA0 earlycon=pl011,mmio32,0x22000000",
+    );
+    fs::write(
+        guests.join("uart.cfg"),
+        format!("{linux}vuart = \"sbsa_uart\"\n"),
+    )?;
+    let hello = fs::read_to_string(demo.join("hello.cfg"))?;
+    fs::write(
+        guests.join("hello-uart.cfg"),
+        format!("{hello}vuart = \"sbsa_uart\"\ncmdline = \"console=uart\"\n"),
+    )?;
+    for gic in [2, 3] {
+        stage.play_on(&machine(gic, 2), |session| {
+            session.vane("create hello-uart")?;
+            session.attach("hello")?;
+            session.expect("console: UART$", HELLO)?;
+            session.expect(&format!("^{HELLO_PROMPT}$"), HELLO)?;
+            session.line("by UART")?;
+            session.expect("^you said: by UART$", HELLO)?;
+            session.detach()?;
+            session.vane("destroy hello")?;
+            gone(session, "hello")?;
+            if gic == 2 {
+                return Ok(());
+            }
+            session.vane("create uart vcpus=2")?;
+            session.attach("linux")?;
+            session.expect(r"Booting Linux on physical CPU", LINUX)?;
+            session.expect(r"ttyAMA0 at MMIO 0x22000000", LINUX)?;
+            linux_ready(session, &KERNELS[0], 2)?;
+            session.shell("grep -q ttyAMA0 /sys/class/tty/console/active && [ $(tty) = /dev/ttyAMA0 ]")?;
+            session.shell("grep -q uart-pl011 /proc/interrupts")?;
+            session.shell("cat /proc/interrupts /proc/cpuinfo >/dev/null; i=0; while [ $i -lt 200 ]; do i=$((i+1)); echo line $i of two hundred; done")?;
+            session.line("poweroff")?;
+            session.prompt(LINUX)?;
+            ended(session, "linux")
         })?;
     }
     Ok(())
@@ -604,25 +712,121 @@ fn verbs(stage: &Stage) -> Result<()> {
         session.line("")?;
         session.shell("i=0; while [ $(nproc) != 1 ] && [ $i -lt 100 ]; do i=$((i+1)); sleep 0.1; done; [ $(nproc) = 1 ]")?;
         session.detach()?;
-        session.vane("mem-set linux 200")?;
-        session.attach("linux")?;
-        session.line("")?;
-        session.shell("cat /sys/devices/system/xen_memory/xen_memory0/info/current_kb")?;
-        session.detach()?;
+        // The guest's balloon gives memory back, and takes it again.
+        let free = |session: &mut Session| -> Result<u64> {
+            let info = session.json("info --json")?;
+            info["free_pages"].as_u64().context("no free_pages")
+        };
+        let before = free(session)?;
+        for mib in [200u64, 256] {
+            session.vane(&format!("mem-set linux {mib}"))?;
+            wait_until(session, LINUX, |session| {
+                Ok(session.json("list linux --json")?[0]["memory_mib"] == mib)
+            })?;
+            let now = free(session)?;
+            // Blocks that the balloon splits need page tables, some pages in all.
+            let given = before + (256 - mib) * 256;
+            ensure!(
+                now <= given && now + 128 >= given,
+                "with {mib} MiB {now} pages are free, not about {given}"
+            );
+        }
+        session.vane_shows("mem-set linux 300", "maxmem")?;
 
-        session.vane("block-attach linux /guests/linux612-disk.img,raw,xvdb,w")?;
-        session.attach("linux")?;
-        session.line("")?;
-        session.shell("i=0; while [ ! -b /dev/xvdb ] && [ $i -lt 100 ]; do i=$((i+1)); sleep 0.1; done; mount -t ext4 /dev/xvdb /tmp && cat /tmp/README && umount /tmp")?;
-        session.detach()?;
-        session.vane("block-detach linux xvdb")?;
-        session.attach("linux")?;
-        session.line("")?;
-        session.shell("i=0; while [ -b /dev/xvdb ] && [ $i -lt 100 ]; do i=$((i+1)); sleep 0.1; done; [ ! -b /dev/xvdb ]")?;
-        session.detach()?;
+        // A second disk comes and goes, and what it needed with it.
+        for _ in 0..2 {
+            second_disk(session)?;
+        }
+        let before = resources(session)?;
+        for _ in 0..18 {
+            second_disk(session)?;
+        }
+        unchanged(session, &before)?;
+        session.vane_shows("block-detach linux xvdb", "no disk")?;
         session.vane("destroy linux")?;
         gone(session, "linux")
     })
+}
+
+/// Attaches a second disk to the running Linux, uses it, and detaches it.
+fn second_disk(session: &mut Session) -> Result<()> {
+    session.vane("block-attach linux /guests/linux612-disk.img,raw,xvdb,w")?;
+    session.attach("linux")?;
+    session.line("")?;
+    session.shell("i=0; while [ ! -b /dev/xvdb ] && [ $i -lt 100 ]; do i=$((i+1)); sleep 0.1; done; mount -t ext4 /dev/xvdb /tmp && grep -q Paravane /tmp/README && date >/tmp/date && umount /tmp")?;
+    session.detach()?;
+    session.vane("block-detach linux xvdb")?;
+    session.attach("linux")?;
+    session.line("")?;
+    session.shell(GONE_XVDB)?;
+    session.detach()
+}
+
+const GONE_XVDB: &str = "i=0; while [ -b /dev/xvdb ] && [ $i -lt 100 ]; do i=$((i+1)); sleep 0.1; done; [ ! -b /dev/xvdb ]";
+
+/// No room: on the host for a guest's writes, and on the host for the volume itself.
+fn full_volume(stage: &Stage) -> Result<()> {
+    let full = Machine {
+        volume_faults: vec![Fault {
+            write: true,
+            errno: 28,
+        }],
+        ..machine(3, 2)
+    };
+    stage.play(&full, |session| {
+        // The first one may leave what is made once and kept.
+        session.vane("create linux")?;
+        session.vane("destroy linux")?;
+        let clean = resources(session)?;
+        session.vane("create linux")?;
+        session.attach("linux")?;
+        session.expect("I/O error, dev xvda, sector .*WRITE", LINUX)?;
+        session.expect(
+            "paravane-guest: ready: .*, /dev/xvda cannot be mounted$",
+            LINUX,
+        )?;
+        session.expect("guest:.*# ", LINUX)?;
+        session.shell("! dd if=/dev/zero of=/dev/xvda bs=4k seek=1000 count=1 conv=fsync")?;
+        session.shell("mount -t ext4 -o ro /dev/xvda /mnt && grep -q Paravane /mnt/README")?;
+        session.detach()?;
+        session.vane("create hello")?;
+        session.attach("hello")?;
+        session.expect(HELLO_LINE, HELLO)?;
+        session.detach()?;
+        session.vane("destroy linux hello")?;
+        unchanged(session, &clean)
+    })?;
+
+    // Files may grow no larger than this: the volume cannot be made. It is said, and no torso stays.
+    let guests = stage.dir()?.join("own");
+    let _ = fs::remove_dir_all(&guests);
+    fs::create_dir_all(&guests)?;
+    fs::write(guests.join("some.img"), vec![1; 1 << 20])?;
+    let output = Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f 100000; exec \"$0\" \"$@\""])
+        .arg(std::env::current_exe()?)
+        .args(["run", "--exec", "list", "--guests"])
+        .arg(&guests)
+        .output()?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.code() == Some(1)
+            && errors.contains("volume.img")
+            && errors.contains("File too large"),
+        "without room for the volume: {}, and\n{errors}",
+        output.status
+    );
+    ensure!(
+        !stage.project.path("run/volume.img").exists(),
+        "an image that is not whole was left behind"
+    );
+    let output = stage.xtask_run(&["--timeout", "60", "--exec", "list"], "")?;
+    ensure!(
+        output.status.success(),
+        "with room again: {}",
+        output.status
+    );
+    Ok(())
 }
 
 /// What a guest wrote is in the host's file after the run, and there for the next one.
@@ -692,39 +896,61 @@ fn four_guests(stage: &Stage) -> Result<()> {
     })
 }
 
-/// What must be as it was when a domain has come and gone.
-fn resources(session: &mut Session) -> Result<String> {
-    let info = session.vane("info")?;
-    let counts: Vec<&str> = info
-        .lines()
-        .filter(|line| {
-            [
-                "free_memory",
-                "free_pages",
-                "event_channels",
-                "grant",
-                "heap",
-            ]
-            .iter()
-            .any(|key| line.contains(key))
-        })
-        .collect();
-    ensure!(
-        counts.iter().any(|line| line.contains("free_memory")),
-        "`info` shows no free memory:\n{info}"
-    );
-    Ok(format!(
-        "{}\n{}",
-        counts.join("\n"),
-        session.vane("xenstore-ls /")?
-    ))
+/// What must be as it was when domains have come and gone.
+struct Resources {
+    /// Free pages, the control domain's event channels and mapped pages, and all of xenstore: to the last one.
+    exact: String,
+    /// What the control domain has taken of its heap, in KiB.
+    heap: u64,
 }
 
-fn unchanged(session: &mut Session, before: &str) -> Result<()> {
+/// How much more of its heap the control domain may use after many domains than before, in KiB: the prompt remembers
+/// what was typed. Each domain's console alone would leave 64 KiB.
+const HEAP_SLACK: u64 = 48;
+
+fn resources(session: &mut Session) -> Result<Resources> {
+    let info = session.json("info --json")?;
+    let number = |key: &str| {
+        info[key]
+            .as_u64()
+            .with_context(|| format!("`info` shows no {key}: {info}"))
+    };
+    let mut exact = String::new();
+    for key in [
+        "free_memory",
+        "free_pages",
+        "control_event_channels",
+        "control_mapped_pages",
+    ] {
+        exact += &format!("{key}: {}\n", number(key)?);
+    }
+    exact += &session.vane("xenstore-ls /")?;
+    Ok(Resources {
+        exact,
+        heap: number("control_heap_used_kib")?,
+    })
+}
+
+fn unchanged(session: &mut Session, before: &Resources) -> Result<()> {
     let after = resources(session)?;
     ensure!(
-        before == after,
-        "not as it was; before:\n{before}\nafter:\n{after}"
+        before.exact == after.exact,
+        "not as it was; before:\n{}\nafter:\n{}",
+        before.exact,
+        after.exact
+    );
+    Ok(())
+}
+
+/// The same, and the control domain's heap is as it was too, once all that it keeps for later is there.
+fn unchanged_with_heap(session: &mut Session, before: &Resources) -> Result<()> {
+    unchanged(session, before)?;
+    let after = resources(session)?;
+    ensure!(
+        after.heap <= before.heap + HEAP_SLACK,
+        "the control domain used {} KiB of its heap before, and {} KiB after",
+        before.heap,
+        after.heap
     );
     Ok(())
 }
@@ -740,7 +966,7 @@ fn create_destroy_hello(stage: &Stage) -> Result<()> {
             session.vane("create /guests/hello.cfg")?;
             session.vane("destroy hello")?;
         }
-        unchanged(session, &before)
+        unchanged_with_heap(session, &before)
     })
 }
 
@@ -761,7 +987,7 @@ fn create_destroy_linux(stage: &Stage) -> Result<()> {
             }
             session.vane("destroy linux")?;
         }
-        unchanged(session, &before)
+        unchanged_with_heap(session, &before)
     })
 }
 

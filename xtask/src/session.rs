@@ -145,6 +145,23 @@ impl Session {
         Ok(output.strip_suffix(PROMPT).unwrap_or(&output).to_owned())
     }
 
+    /// Presses keys at the prompt and then Return. The line that is shown in the end must be `line`; returns what it
+    /// printed.
+    pub fn keys(&mut self, keys: &str, line: &str) -> Result<String> {
+        self.rewind_line();
+        self.line(keys)?;
+        self.expect(&format!("^{PROMPT}{} ?\\n", regex::escape(line)), COMMAND)?;
+        let output = self.expect(&format!(r"(?s)\A.*?^{PROMPT}$"), COMMAND)?;
+        Ok(output.strip_suffix(PROMPT).unwrap_or(&output).to_owned())
+    }
+
+    /// Runs a command that prints JSON.
+    pub fn json(&mut self, command: &str) -> Result<serde_json::Value> {
+        let output = self.vane(command)?;
+        serde_json::from_str(&output)
+            .with_context(|| format!("`{command}` does not print JSON but:\n{output}"))
+    }
+
     /// Runs a command that must print what matches `pattern`.
     pub fn vane_shows(&mut self, command: &str, pattern: &str) -> Result<String> {
         let output = self.vane(command)?;

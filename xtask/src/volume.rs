@@ -94,8 +94,10 @@ impl Volume {
             Some(old) => self.update(old, &wanted).is_ok(),
             None => false,
         };
-        if !updated {
-            self.create(&wanted)?;
+        if !updated && let Err(error) = self.create(&wanted) {
+            // Of no use, and in the way of whatever needs the room.
+            let _ = fs::remove_file(&self.image);
+            return Err(error.context(format!("cannot make {}", self.image.display())));
         }
         self.write_manifest(&wanted)?;
         finish(&bar, &message, true);

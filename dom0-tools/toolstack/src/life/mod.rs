@@ -134,7 +134,11 @@ impl<H: Host> Toolstack<H> {
                     names.retain(|f| ending(f) == ending(name));
                 }
                 names.sort_unstable();
-                let more = if names.len() > SHOWN_FILES { " …" } else { "" };
+                let more = if names.len() > SHOWN_FILES {
+                    " …"
+                } else {
+                    ""
+                };
                 names.truncate(SHOWN_FILES);
                 match names.is_empty() {
                     true => format!("there is no such file; {folder} has no files"),
