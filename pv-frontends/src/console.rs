@@ -25,7 +25,7 @@ use core::cell::Cell;
 use core::fmt;
 use guest_abi::hvm::Param;
 use guest_abi::io::console::{IN, OUT};
-use guest_abi::io::ring::RingMem;
+use guest_abi::mem::SharedMem;
 use guest_abi::{Hypercall, Port, calls};
 
 /// How long a write without a deadline of its own waits for room, unless set otherwise: a second.
@@ -226,14 +226,14 @@ pub const EMERGENCY_TRIES: u32 = 1 << 16;
 ///
 /// It can be made of a page and port that were put aside, when a [`Console`] cannot be reached; a write that it
 /// interrupted may lose bytes.
-pub struct Emergency<'c, M: RingMem, H: Hypercall> {
+pub struct Emergency<'c, M: SharedMem, H: Hypercall> {
     page: &'c M,
     xen: &'c H,
     port: Port,
     tries: u32,
 }
 
-impl<'c, M: RingMem, H: Hypercall> Emergency<'c, M, H> {
+impl<'c, M: SharedMem, H: Hypercall> Emergency<'c, M, H> {
     /// Of the console's page and port.
     pub fn new(page: &'c M, xen: &'c H, port: Port) -> Self {
         Self {
@@ -264,7 +264,7 @@ impl<'c, M: RingMem, H: Hypercall> Emergency<'c, M, H> {
     }
 }
 
-impl<M: RingMem, H: Hypercall> fmt::Write for Emergency<'_, M, H> {
+impl<M: SharedMem, H: Hypercall> fmt::Write for Emergency<'_, M, H> {
     fn write_str(&mut self, s: &str) -> fmt::Result {
         let _ = lines(s, |part| {
             self.write(part);

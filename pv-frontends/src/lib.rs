@@ -4,6 +4,7 @@
 //! * [`console`]: the PV console, a sink for `log`, and a way to print a panic.
 //! * [`xenstore`]: the client of the store: requests, transactions, watches.
 //! * [`xenbus`]: the life of a device's front end.
+//! * [`blk`] is for disks.
 //!
 //! # What the kernel brings
 //!
@@ -61,9 +62,13 @@ macro_rules! opaque {
     )*};
 }
 
+#[cfg(feature = "alloc")]
+pub mod blk;
 pub mod console;
 mod error;
 mod platform;
+#[cfg(feature = "alloc")]
+mod share;
 #[cfg(feature = "alloc")]
 pub mod xenbus;
 #[cfg(feature = "alloc")]

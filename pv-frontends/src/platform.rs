@@ -5,16 +5,17 @@ use crate::Error;
 use core::future::Future;
 use core::pin::pin;
 use core::task::{Context, Poll, Waker};
+use guest_abi::grants::{Grant, InUse, ReadWrite};
 use guest_abi::hvm::Param;
-use guest_abi::io::ring::RingMem;
-use guest_abi::{DomId, Gfn, Hypercall, Port, calls};
+use guest_abi::mem::SharedMem;
+use guest_abi::{DomId, Errno, Gfn, Hypercall, Port, calls};
 
 /// Pages of this domain that other domains may write at any time, contiguous where this program sees
 /// them. They go back to the kernel when they are dropped, if they came from [`Platform::alloc`].
 ///
-/// Reads and writes are [`RingMem`]'s: never through a reference to the memory, and without a panic when an
+/// Reads and writes are [`SharedMem`]'s: never through a reference to the memory, and without a panic when an
 /// offset is out of range.
-pub trait Pages: RingMem {
+pub trait Pages: SharedMem {
     /// The guest frame of the page with this number, from 0 on.
     fn gfn(&self, index: usize) -> Gfn;
 }
@@ -49,6 +50,18 @@ pub trait Platform {
     /// They are ordinary memory, mapped as normal write-back memory. Nothing else of the kernel's lies in them.
     fn alloc(&self, pages: usize) -> Option<Self::Pages>;
 
+    /// Lets a domain read and write a page: [`GrantTable::grant`](guest_abi::grants::GrantTable::grant).
+    ///
+    /// # Errors
+    /// No grant is left.
+    fn grant(&self, to: DomId, gfn: Gfn) -> Result<Grant<ReadWrite>, Errno>;
+
+    /// Ends a grant: [`GrantTable::end`](guest_abi::grants::GrantTable::end).
+    ///
+    /// # Errors
+    /// The grant, when the domain still has the page mapped.
+    fn end_grant(&self, grant: Grant<ReadWrite>) -> Result<Gfn, InUse<ReadWrite>>;
+
     /// A page that the toolstack put into this domain: the console's or xenstore's. It is in no
     /// memory bank of the device tree, and is to be mapped as normal write-back memory. `None` when it
     /// cannot be mapped.
@@ -69,6 +82,12 @@ impl<P: Platform + ?Sized> Platform for &P {
     }
     fn alloc(&self, pages: usize) -> Option<Self::Pages> {
         (**self).alloc(pages)
+    }
+    fn grant(&self, to: DomId, gfn: Gfn) -> Result<Grant<ReadWrite>, Errno> {
+        (**self).grant(to, gfn)
+    }
+    fn end_grant(&self, grant: Grant<ReadWrite>) -> Result<Gfn, InUse<ReadWrite>> {
+        (**self).end_grant(grant)
     }
     fn map(&self, gfn: Gfn) -> Option<Self::Pages> {
         (**self).map(gfn)

@@ -7,7 +7,7 @@ use common::*;
 use core::fmt::Write as _;
 use embedded_io::{ErrorKind, Read, ReadReady, WriteReady};
 use guest_abi::io::console::{IN, OUT, OUT_SIZE};
-use guest_abi::io::ring::RingMem;
+use guest_abi::mem::SharedMem;
 use guest_abi::{Gfn, Hypercall as _};
 use proptest::prelude::*;
 use pv_frontends::console::{Console, EMERGENCY_TRIES, Emergency, LogSink};

@@ -4,8 +4,8 @@
 mod common;
 
 use common::*;
-use guest_abi::io::ring::RingMem;
 use guest_abi::io::xs_wire::{self as wire, MsgType, REQ, RSP, XsdSockmsg};
+use guest_abi::mem::SharedMem;
 use guest_abi::{DomId, Errno};
 use proptest::prelude::*;
 use pv_frontends::xenstore::{MAX_EVENTS, MAX_REQUESTS, MAX_WATCHES, Perm, Rights, Xenstore};

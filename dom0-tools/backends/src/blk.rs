@@ -6,7 +6,7 @@
 //! * [`Mappings`] keeps granted pages mapped for requests, and after them if grants are persistent.
 //!
 //! What the caller brings is [`Pages`] (the grant hypercalls), the ring's mapped pages
-//! ([`RingMem`](guest_abi::io::ring::RingMem)), event channels, and the disk. For each event of a queue:
+//! ([`SharedMem`](guest_abi::mem::SharedMem)), event channels, and the disk. For each event of a queue:
 //!
 //! ```text
 //! loop { taken = queue.take_requests(&ring, &mut pages, budget, &mut ops)?   // Err: close the device

@@ -9,7 +9,8 @@
 
 use alloc::collections::{TryReserveError, VecDeque};
 use guest_abi::io::console::{IN, OUT, OUT_SIZE};
-use guest_abi::io::ring::{RingError, RingMem};
+use guest_abi::io::ring::RingError;
+use guest_abi::mem::SharedMem;
 
 /// Usual size of a log in bytes.
 pub const LOG_SIZE: usize = 64 * 1024;
@@ -141,7 +142,7 @@ impl Console {
     /// # Errors
     /// The guest's indexes are impossible. This is told once, to be logged; after it nothing moves
     /// until [`Console::reset`].
-    pub fn drain_output(&mut self, page: &impl RingMem) -> Result<bool, RingError> {
+    pub fn drain_output(&mut self, page: &impl SharedMem) -> Result<bool, RingError> {
         if self.broken {
             return Ok(false);
         }
@@ -177,7 +178,7 @@ impl Console {
     ///
     /// # Errors
     /// As [`Console::drain_output`].
-    pub fn flush_input(&mut self, page: &impl RingMem) -> Result<bool, RingError> {
+    pub fn flush_input(&mut self, page: &impl SharedMem) -> Result<bool, RingError> {
         let mut moved = false;
         while !self.broken && !self.input.is_empty() {
             let (first, _) = self.input.as_slices();
@@ -201,7 +202,7 @@ impl Console {
     ///
     /// # Errors
     /// As [`Console::drain_output`].
-    pub fn pump(&mut self, page: &impl RingMem) -> Result<bool, RingError> {
+    pub fn pump(&mut self, page: &impl SharedMem) -> Result<bool, RingError> {
         let out = self.drain_output(page)?;
         let input = self.flush_input(page)?;
         Ok(out || input)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Back-ends without I/O: what dom0 does with a guest's console ring and block rings.
 //!
-//! Each engine works on pages that the guest shares ([`RingMem`](guest_abi::io::ring::RingMem)),
+//! Each engine works on pages that the guest shares ([`SharedMem`](guest_abi::mem::SharedMem)),
 //! takes their contents for hostile, and says what is to be done; hypercalls, disks and terminals
 //! are the caller's.
 //!

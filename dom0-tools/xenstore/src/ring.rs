@@ -4,8 +4,8 @@
 use core::sync::atomic::{Ordering, fence};
 
 use guest_abi::DomId;
-use guest_abi::io::ring::RingMem;
 use guest_abi::io::xs_wire::{self as wire, REQ, RSP};
+use guest_abi::mem::SharedMem;
 
 use crate::conn::ConnId;
 use crate::store::Store;
@@ -34,7 +34,7 @@ impl Store {
     /// replies and events. To be called when the domain's event channel fires, when
     /// [`Store::next_ready`] names the domain, and after [`Store::introduce`]. Takes bounded time
     /// whatever the domain does.
-    pub fn pump(&mut self, domid: DomId, page: &impl RingMem) -> PumpResult {
+    pub fn pump(&mut self, domid: DomId, page: &impl SharedMem) -> PumpResult {
         let id = ConnId::Domain(domid);
         let mut result = PumpResult::default();
         self.clients.ready.remove(&id);
@@ -93,7 +93,7 @@ impl Store {
     }
 
     /// Moves output to the ring; returns how many bytes. The error is an `xs_wire::ERROR_*`.
-    fn send(&mut self, domid: DomId, page: &impl RingMem) -> Result<usize, u32> {
+    fn send(&mut self, domid: DomId, page: &impl SharedMem) -> Result<usize, u32> {
         if let Some(why) = self.failed(domid) {
             return Err(why);
         }
@@ -109,7 +109,7 @@ impl Store {
 
     /// Takes the next piece of a request from the ring, if the domain's requests are read at present;
     /// returns its length. The error is an `xs_wire::ERROR_*`.
-    fn receive(&mut self, domid: DomId, page: &impl RingMem) -> Result<usize, u32> {
+    fn receive(&mut self, domid: DomId, page: &impl SharedMem) -> Result<usize, u32> {
         let mut done = 0;
         let mut buf = [0; wire::RING_SIZE as usize];
         // Head and payload.

@@ -7,8 +7,8 @@ use std::cell::RefCell;
 
 use common::{Guest, message};
 use guest_abi::DomId;
-use guest_abi::io::ring::RingMem;
 use guest_abi::io::xs_wire::{self as wire, MsgType as Op, REQ, RSP};
+use guest_abi::mem::SharedMem;
 use proptest::prelude::*;
 use xenstore::{Perm, PumpResult, Store};
 
@@ -20,12 +20,21 @@ impl Page {
     }
 }
 
-impl RingMem for Page {
+impl SharedMem for Page {
     fn load32(&self, offset: usize) -> u32 {
         u32::from_le_bytes(self.0.borrow()[offset..offset + 4].try_into().unwrap())
     }
     fn store32(&self, offset: usize, value: u32) {
         self.0.borrow_mut()[offset..offset + 4].copy_from_slice(&value.to_le_bytes());
+    }
+    fn fetch_and32(&self, _: usize, _: u32) -> u32 {
+        unreachable!("no ring uses it")
+    }
+    fn fetch_or32(&self, _: usize, _: u32) -> u32 {
+        unreachable!("no ring uses it")
+    }
+    fn compare_exchange32(&self, _: usize, _: u32, _: u32) -> Result<u32, u32> {
+        unreachable!("no ring uses it")
     }
     fn read(&self, offset: usize, to: &mut [u8]) {
         assert!(offset + to.len() <= 2048);

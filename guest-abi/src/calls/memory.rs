@@ -75,6 +75,15 @@ pub fn add_to_physmap(
     op(h, NR, MemoryOp::AddToPhysmap.number(), &mut a).map(drop)
 }
 
+/// Maps the calling domain's shared-info page at one of its frames. The page that was there is lost to
+/// the domain.
+///
+/// # Errors
+/// `EBUSY` when it is mapped already, at another frame (Xen 4.17).
+pub fn map_shared_info(h: &(impl Hypercall + ?Sized), gpfn: Gfn) -> Result<(), Errno> {
+    add_to_physmap(h, DomId::SELF, MapSpace::SharedInfo, 0, gpfn)
+}
+
 /// Maps another domain's pages (`theirs`) into the caller's map at `ours`. `errs` gets 0 or an error
 /// number negated for each.
 ///

@@ -6,10 +6,10 @@
 //! ([`pending`]) and kept; what is impossible is a [`RingError`] and the connection's end. Own
 //! indexes are private and never read back from the page.
 //!
-//! [`FrontRing`] and [`BackRing`] hold requests and responses in the same entries, [`ByteRing`] is
+//! Pages are [`SharedMem`]. [`FrontRing`] and [`BackRing`] hold requests and responses in the same entries, [`ByteRing`] is
 //! the kind of the console and the xenstore.
 
-use core::cell::Cell;
+use crate::mem::SharedMem;
 use core::fmt;
 use core::marker::PhantomData;
 use core::sync::atomic::{Ordering, fence};
@@ -27,64 +27,6 @@ pub mod head {
     pub const RSP_EVENT: usize = 12;
     /// Where the entries start.
     pub const ENTRIES: usize = 64;
-}
-
-/// The pages of a ring, shared with a party that may write any of it at any time.
-///
-/// Offsets and lengths that the rings here use lie within the size they were made with. Nothing is
-/// promised about concurrent writes but that bytes are read as some value.
-pub trait RingMem {
-    /// Reads a word at a multiple of 4, with acquire ordering: what the other end wrote before it
-    /// stored the word is seen by reads after.
-    fn load32(&self, offset: usize) -> u32;
-    /// Writes a word at a multiple of 4, with release ordering: it is seen after all reads and
-    /// writes before.
-    fn store32(&self, offset: usize, value: u32);
-    /// Copies out; each byte is read once.
-    fn read(&self, offset: usize, to: &mut [u8]);
-    /// Copies in; each byte is written once.
-    fn write(&self, offset: usize, from: &[u8]);
-}
-
-impl<M: RingMem + ?Sized> RingMem for &M {
-    fn load32(&self, offset: usize) -> u32 {
-        (**self).load32(offset)
-    }
-    fn store32(&self, offset: usize, value: u32) {
-        (**self).store32(offset, value);
-    }
-    fn read(&self, offset: usize, to: &mut [u8]) {
-        (**self).read(offset, to);
-    }
-    fn write(&self, offset: usize, from: &[u8]) {
-        (**self).write(offset, from);
-    }
-}
-
-/// Memory of one thread, for tests: both ends of a ring without a hypervisor. Panics on what
-/// [`RingMem`] excludes, an offset outside or a word that is not aligned.
-impl RingMem for [Cell<u8>] {
-    fn load32(&self, offset: usize) -> u32 {
-        assert!(offset.is_multiple_of(4));
-        let mut b = [0; 4];
-        self.read(offset, &mut b);
-        u32::from_le_bytes(b)
-    }
-    fn store32(&self, offset: usize, value: u32) {
-        assert!(offset.is_multiple_of(4));
-        self.write(offset, &value.to_le_bytes());
-    }
-    fn read(&self, offset: usize, to: &mut [u8]) {
-        let n = to.len();
-        for (to, from) in to.iter_mut().zip(&self[offset..][..n]) {
-            *to = from.get();
-        }
-    }
-    fn write(&self, offset: usize, from: &[u8]) {
-        for (to, from) in self[offset..][..from.len()].iter().zip(from) {
-            to.set(*from);
-        }
-    }
 }
 
 /// The other end's index is impossible: it is broken or hostile.
@@ -189,7 +131,7 @@ pub struct FrontRing<Q, S> {
 impl<Q: FromBytes + IntoBytes + Immutable, S: FromBytes + IntoBytes + Immutable> FrontRing<Q, S> {
     /// Makes an empty ring in `bytes` bytes of pages that nobody else uses yet. `None` when no entry
     /// fits.
-    pub fn new(mem: &impl RingMem, bytes: usize) -> Option<Self> {
+    pub fn new(mem: &impl SharedMem, bytes: usize) -> Option<Self> {
         let entries = Entries::new(bytes)?;
         mem.write(0, &[0; head::ENTRIES]);
         mem.store32(head::REQ_EVENT, 1);
@@ -224,7 +166,7 @@ impl<Q: FromBytes + IntoBytes + Immutable, S: FromBytes + IntoBytes + Immutable>
     /// Writes a request, which [`FrontRing::publish`] shows to the other end. `false` when the ring
     /// is full.
     #[must_use]
-    pub fn push(&mut self, mem: &impl RingMem, request: &Q) -> bool {
+    pub fn push(&mut self, mem: &impl SharedMem, request: &Q) -> bool {
         if self.free() == 0 {
             return false;
         }
@@ -235,7 +177,7 @@ impl<Q: FromBytes + IntoBytes + Immutable, S: FromBytes + IntoBytes + Immutable>
 
     /// Shows the requests written since the last time. Whether the other end wants an event.
     #[must_use]
-    pub fn publish(&mut self, mem: &impl RingMem) -> bool {
+    pub fn publish(&mut self, mem: &impl SharedMem) -> bool {
         let old = self.req_published;
         let new = self.req_prod;
         if old == new {
@@ -251,7 +193,7 @@ impl<Q: FromBytes + IntoBytes + Immutable, S: FromBytes + IntoBytes + Immutable>
     ///
     /// # Errors
     /// The other end's index is impossible: more responses than requests.
-    pub fn pending(&mut self, mem: &impl RingMem) -> Result<u32, RingError> {
+    pub fn pending(&mut self, mem: &impl SharedMem) -> Result<u32, RingError> {
         let prod = mem.load32(head::RSP_PROD);
         let limit = self.req_published.wrapping_sub(self.rsp_cons);
         let n = pending(prod, self.rsp_cons, limit)?;
@@ -263,7 +205,7 @@ impl<Q: FromBytes + IntoBytes + Immutable, S: FromBytes + IntoBytes + Immutable>
     ///
     /// # Errors
     /// The other end's index is impossible.
-    pub fn pop(&mut self, mem: &impl RingMem) -> Result<Option<S>, RingError> {
+    pub fn pop(&mut self, mem: &impl SharedMem) -> Result<Option<S>, RingError> {
         if self.rsp_cons == self.rsp_seen && self.pending(mem)? == 0 {
             return Ok(None);
         }
@@ -278,7 +220,7 @@ impl<Q: FromBytes + IntoBytes + Immutable, S: FromBytes + IntoBytes + Immutable>
     ///
     /// # Errors
     /// The other end's index is impossible.
-    pub fn final_check(&mut self, mem: &impl RingMem) -> Result<bool, RingError> {
+    pub fn final_check(&mut self, mem: &impl SharedMem) -> Result<bool, RingError> {
         if self.pending(mem)? > 0 {
             return Ok(true);
         }
@@ -302,7 +244,7 @@ pub struct BackRing<Q, S> {
 impl<Q: FromBytes + IntoBytes + Immutable, S: FromBytes + IntoBytes + Immutable> BackRing<Q, S> {
     /// Takes up a ring in `bytes` bytes that a front end made, where its last back end left it: what
     /// has no response counts as not yet taken. `None` when no entry fits.
-    pub fn attach(mem: &impl RingMem, bytes: usize) -> Option<Self> {
+    pub fn attach(mem: &impl SharedMem, bytes: usize) -> Option<Self> {
         let entries = Entries::new(bytes)?;
         let rsp_prod = mem.load32(head::RSP_PROD);
         Some(Self {
@@ -330,7 +272,7 @@ impl<Q: FromBytes + IntoBytes + Immutable, S: FromBytes + IntoBytes + Immutable>
     ///
     /// # Errors
     /// The other end's index is impossible: more requests than the ring has entries free for.
-    pub fn pending(&mut self, mem: &impl RingMem) -> Result<u32, RingError> {
+    pub fn pending(&mut self, mem: &impl SharedMem) -> Result<u32, RingError> {
         let prod = mem.load32(head::REQ_PROD);
         let n = pending(prod, self.req_cons, self.entries.size - self.in_flight())?;
         self.req_seen = prod;
@@ -341,7 +283,7 @@ impl<Q: FromBytes + IntoBytes + Immutable, S: FromBytes + IntoBytes + Immutable>
     ///
     /// # Errors
     /// The other end's index is impossible.
-    pub fn pop(&mut self, mem: &impl RingMem) -> Result<Option<Q>, RingError> {
+    pub fn pop(&mut self, mem: &impl SharedMem) -> Result<Option<Q>, RingError> {
         if self.req_cons == self.req_seen && self.pending(mem)? == 0 {
             return Ok(None);
         }
@@ -354,7 +296,7 @@ impl<Q: FromBytes + IntoBytes + Immutable, S: FromBytes + IntoBytes + Immutable>
     /// Writes a response, which [`BackRing::publish`] shows to the other end. `false` when every
     /// request that was taken has one.
     #[must_use]
-    pub fn push(&mut self, mem: &impl RingMem, response: &S) -> bool {
+    pub fn push(&mut self, mem: &impl SharedMem, response: &S) -> bool {
         if self.in_flight() == 0 {
             return false;
         }
@@ -365,7 +307,7 @@ impl<Q: FromBytes + IntoBytes + Immutable, S: FromBytes + IntoBytes + Immutable>
 
     /// Shows the responses written since the last time. Whether the other end wants an event.
     #[must_use]
-    pub fn publish(&mut self, mem: &impl RingMem) -> bool {
+    pub fn publish(&mut self, mem: &impl SharedMem) -> bool {
         let old = self.rsp_published;
         let new = self.rsp_prod;
         if old == new {
@@ -382,7 +324,7 @@ impl<Q: FromBytes + IntoBytes + Immutable, S: FromBytes + IntoBytes + Immutable>
     ///
     /// # Errors
     /// The other end's index is impossible.
-    pub fn final_check(&mut self, mem: &impl RingMem) -> Result<bool, RingError> {
+    pub fn final_check(&mut self, mem: &impl SharedMem) -> Result<bool, RingError> {
         if self.pending(mem)? > 0 {
             return Ok(true);
         }
@@ -412,7 +354,7 @@ impl ByteRing {
     ///
     /// # Errors
     /// The indexes are impossible.
-    pub fn available(&self, mem: &impl RingMem) -> Result<u32, RingError> {
+    pub fn available(&self, mem: &impl SharedMem) -> Result<u32, RingError> {
         let cons = mem.load32(self.cons);
         pending(mem.load32(self.prod), cons, self.size)
     }
@@ -421,7 +363,7 @@ impl ByteRing {
     ///
     /// # Errors
     /// The indexes are impossible.
-    pub fn free(&self, mem: &impl RingMem) -> Result<u32, RingError> {
+    pub fn free(&self, mem: &impl SharedMem) -> Result<u32, RingError> {
         Ok(self.size - self.available(mem)?)
     }
 
@@ -429,7 +371,7 @@ impl ByteRing {
     ///
     /// # Errors
     /// The indexes are impossible.
-    pub fn read(&self, mem: &impl RingMem, to: &mut [u8]) -> Result<usize, RingError> {
+    pub fn read(&self, mem: &impl SharedMem, to: &mut [u8]) -> Result<usize, RingError> {
         let cons = mem.load32(self.cons);
         let n = to
             .len()
@@ -451,7 +393,7 @@ impl ByteRing {
     ///
     /// # Errors
     /// The indexes are impossible.
-    pub fn write(&self, mem: &impl RingMem, from: &[u8]) -> Result<usize, RingError> {
+    pub fn write(&self, mem: &impl SharedMem, from: &[u8]) -> Result<usize, RingError> {
         let prod = mem.load32(self.prod);
         let used = pending(prod, mem.load32(self.cons), self.size)?;
         let n = from.len().min((self.size - used) as usize);

@@ -3,6 +3,7 @@
 
 use super::watch::{MAX_WATCHES, State as WatchState};
 use crate::platform::attach;
+use crate::share::Retired;
 use crate::{Error, Platform};
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
@@ -12,8 +13,8 @@ use core::mem::take;
 use core::pin::Pin;
 use core::task::{Context, Poll, Waker};
 use guest_abi::hvm::Param;
-use guest_abi::io::ring::RingMem;
 use guest_abi::io::xs_wire::{self as wire, MsgType, PAYLOAD_MAX, REQ, RSP, XsdSockmsg};
+use guest_abi::mem::SharedMem;
 use guest_abi::{Hypercall, Port, calls};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -31,6 +32,7 @@ const HEAD: usize = size_of::<XsdSockmsg>();
 pub struct Xenstore<P: Platform> {
     platform: P,
     inner: RefCell<Inner<P::Pages>>,
+    retired: RefCell<Vec<Retired<P::Pages>>>,
 }
 
 struct Inner<M> {
@@ -111,6 +113,7 @@ impl<P: Platform> Xenstore<P> {
         let reconnecting = page.load32(wire::CONNECTION) == wire::RECONNECT;
         Ok(Self {
             platform,
+            retired: RefCell::default(),
             inner: RefCell::new(Inner {
                 page,
                 port,
@@ -172,6 +175,23 @@ impl<P: Platform> Xenstore<P> {
         }
         self.handle_event();
         Ok(())
+    }
+
+    /// Pages that another domain has mapped although its device's connection has ended, counted after an attempt to
+    /// take them back. They are not used until it lets go of them, or ends.
+    pub fn retired(&self) -> usize {
+        self.sweep();
+        self.retired.borrow().len()
+    }
+
+    pub(crate) fn sweep(&self) {
+        let mut all = self.retired.take();
+        all.retain_mut(|r| !r.sweep(&self.platform));
+        self.retired.borrow_mut().append(&mut all);
+    }
+
+    pub(crate) fn retire(&self, pages: Retired<P::Pages>) {
+        self.retired.borrow_mut().push(pages);
     }
 
     pub(super) fn submit(&self, kind: MsgType, tx: u32, parts: &[&[u8]]) -> Result<u32, Error> {
@@ -311,7 +331,7 @@ fn set_waker(place: &mut Option<Waker>, waker: &Waker) {
     }
 }
 
-impl<M: RingMem> Inner<M> {
+impl<M: SharedMem> Inner<M> {
     fn send(&mut self, kind: MsgType, tx: u32, parts: &[&[u8]], abandoned: bool) -> u32 {
         // At most some dozens are in use, so a free one is near.
         let mut id = self.last_id.wrapping_add(1);

@@ -3,12 +3,16 @@
 //! then.
 #![allow(dead_code)]
 
+pub mod disk;
+
 use guest_abi::call::{read, write};
 use guest_abi::console::ConsoleOp;
 use guest_abi::event_channel::{EventOp, EvtchnAllocUnbound, EvtchnClose, EvtchnSend};
+use guest_abi::grant_table::{GnttabQuerySize, GrantOp, gtf};
+use guest_abi::grants::{Grant, GrantTable, InUse, ReadWrite};
 use guest_abi::hvm::{HvmOp, HvmParam, Param};
-use guest_abi::io::ring::RingMem;
-use guest_abi::{Errno, Gfn, Hypercall, HypercallNr, Lent, Port};
+use guest_abi::mem::SharedMem;
+use guest_abi::{DomId, Errno, Gfn, GrantRef, Hypercall, HypercallNr, Lent, Port};
 use pv_frontends::{Pages, Platform};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,12 +38,21 @@ impl Mem {
     }
 }
 
-impl RingMem for Mem {
+impl SharedMem for Mem {
     fn load32(&self, offset: usize) -> u32 {
         self.bytes.load32(offset)
     }
     fn store32(&self, offset: usize, value: u32) {
         self.bytes.store32(offset, value);
+    }
+    fn fetch_and32(&self, offset: usize, bits: u32) -> u32 {
+        self.bytes.fetch_and32(offset, bits)
+    }
+    fn fetch_or32(&self, offset: usize, bits: u32) -> u32 {
+        self.bytes.fetch_or32(offset, bits)
+    }
+    fn compare_exchange32(&self, offset: usize, old: u32, new: u32) -> Result<u32, u32> {
+        self.bytes.compare_exchange32(offset, old, new)
     }
     fn read(&self, offset: usize, to: &mut [u8]) {
         self.bytes.read(offset, to);
@@ -76,10 +89,15 @@ pub struct World {
     /// What went to the hypervisor's console.
     pub printed: RefCell<Vec<u8>>,
     pub yields: Cell<u32>,
+    /// The grant table's frames, and what the front ends use of it.
+    pub table: Mem,
+    grants: RefCell<Option<GrantTable<&'static Self, Mem, Vec<u32>>>>,
     /// Pages that [`Platform::alloc`] may still give.
     pub free_pages: Cell<usize>,
 }
 
+const GRANT_FRAMES: usize = 4;
+const WINDOW: Gfn = Gfn(0x38000);
 pub const CONSOLE_GFN: u64 = 0x39000;
 pub const STORE_GFN: u64 = 0x39001;
 pub const CONSOLE_PORT: Port = Port(1);
@@ -98,6 +116,11 @@ impl World {
             back: RefCell::default(),
             printed: RefCell::default(),
             yields: Cell::new(0),
+            table: Mem {
+                bytes: vec![Cell::new(0); GRANT_FRAMES * 4096].into(),
+                first: WINDOW.0,
+            },
+            grants: RefCell::default(),
             free_pages: Cell::new(10_000),
         };
         for (gfn, page, port, evtchn) in [
@@ -115,7 +138,43 @@ impl World {
             params.insert(page.number(), gfn);
             params.insert(port.number(), evtchn.0.into());
         }
-        Box::leak(Box::new(world))
+        let world: &'static Self = Box::leak(Box::new(world));
+        let room = vec![0; GRANT_FRAMES * 512];
+        let table = GrantTable::new(world, world.table.clone(), WINDOW, room).unwrap();
+        *world.grants.borrow_mut() = Some(table);
+        world
+    }
+
+    /// The frame behind a grant and whether it may be written, if it is for `dom`.
+    pub fn granted(&self, gref: GrantRef, dom: DomId) -> Option<(Gfn, bool)> {
+        let at = gref.0 as usize * 8;
+        if at + 8 > self.table.len() {
+            return None;
+        }
+        let word = self.table.load32(at);
+        let flags = word as u16;
+        if flags & gtf::TYPE_MASK != gtf::PERMIT_ACCESS || word >> 16 != u32::from(dom.0) {
+            return None;
+        }
+        let gfn = Gfn(self.table.load32(at + 4).into());
+        Some((gfn, flags & gtf::READONLY == 0))
+    }
+
+    /// Marks a grant as mapped, or not.
+    pub fn mark(&self, gref: GrantRef, mapped: bool) {
+        let bits = u32::from(gtf::READING | gtf::WRITING);
+        let at = gref.0 as usize * 8;
+        if mapped {
+            self.table.fetch_or32(at, bits);
+        } else {
+            self.table.fetch_and32(at, !bits);
+        }
+    }
+
+    /// How many grants there are.
+    pub fn grants(&self) -> usize {
+        let entries = (0..self.table.len()).step_by(8);
+        entries.filter(|at| self.table.load32(*at) != 0).count()
     }
 
     fn make(&self, first: u64, pages: usize) -> Mem {
@@ -222,6 +281,13 @@ impl Hypercall for World {
                 self.yields.set(self.yields.get() + 1);
                 0
             }
+            HypercallNr::GrantTableOp if args[0] == GrantOp::QuerySize.number() => {
+                Self::event(lent, args[1], |a: &mut GnttabQuerySize| {
+                    a.max_nr_frames = GRANT_FRAMES as u32;
+                    0
+                })
+            }
+            HypercallNr::MemoryOp => 0,
             _ => Errno::ENOSYS.to_ret(),
         }
     }
@@ -251,6 +317,12 @@ impl Platform for World {
         self.next_gfn.set(first + pages as u64 + 1);
         Some(self.make(first, pages))
     }
+    fn grant(&self, to: DomId, gfn: Gfn) -> Result<Grant<ReadWrite>, Errno> {
+        self.grants.borrow_mut().as_mut().unwrap().grant(to, gfn)
+    }
+    fn end_grant(&self, grant: Grant<ReadWrite>) -> Result<Gfn, InUse<ReadWrite>> {
+        self.grants.borrow_mut().as_mut().unwrap().end(grant)
+    }
     fn map(&self, gfn: Gfn) -> Option<Mem> {
         self.placed.borrow().get(&gfn.0).cloned()
     }
@@ -259,7 +331,8 @@ impl Platform for World {
 /// The store's server, at the other end of the ring.
 pub type Server = Rc<RefCell<xenstore::Store>>;
 
-pub const ME: guest_abi::DomId = guest_abi::DomId(1);
+pub const ME: DomId = DomId(1);
+pub const DOM0: DomId = DomId(0);
 pub const HOME: &str = "/local/domain/1";
 
 /// A store that serves the domain.

@@ -8,7 +8,8 @@ use guest_abi::grant_table::{
     gtf,
 };
 use guest_abi::io::blkif::{self, BlkifRequest, BlkifRequestSegment, BlkifResponse};
-use guest_abi::io::ring::{BackRing, FrontRing, RingMem};
+use guest_abi::io::ring::{BackRing, FrontRing};
+use guest_abi::mem::SharedMem;
 use guest_abi::memory::MapSpace;
 use guest_abi::{DomId, Errno, Gfn, GrantRef, HypercallNr, arch};
 use hv_core::types::Access;
@@ -24,12 +25,21 @@ const HOST: u32 = gntmap::HOST_MAP;
 /// A page of a guest as ring memory.
 struct Page<'w>(Guest<'w>, u64);
 
-impl RingMem for Page<'_> {
+impl SharedMem for Page<'_> {
     fn load32(&self, offset: usize) -> u32 {
         self.0.get(self.1 + offset as u64)
     }
     fn store32(&self, offset: usize, value: u32) {
         self.0.put(self.1 + offset as u64, &value);
+    }
+    fn fetch_and32(&self, _: usize, _: u32) -> u32 {
+        unreachable!("no ring uses it")
+    }
+    fn fetch_or32(&self, _: usize, _: u32) -> u32 {
+        unreachable!("no ring uses it")
+    }
+    fn compare_exchange32(&self, _: usize, _: u32, _: u32) -> Result<u32, u32> {
+        unreachable!("no ring uses it")
     }
     fn read(&self, offset: usize, to: &mut [u8]) {
         assert!(self.0.read(self.1 + offset as u64, to));

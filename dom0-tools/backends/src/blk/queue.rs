@@ -5,7 +5,8 @@ use super::request::{Op, check};
 use super::{Disk, Limits, Pages};
 use alloc::vec::Vec;
 use guest_abi::io::blkif::{BlkifResponse, Slot, Status};
-use guest_abi::io::ring::{BackRing, RingError, RingMem};
+use guest_abi::io::ring::{BackRing, RingError};
+use guest_abi::mem::SharedMem;
 
 /// What [`Queue::take_requests`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -29,7 +30,7 @@ pub struct Queue {
 impl Queue {
     /// Takes up the ring that a front end made in `bytes` bytes (its pages, one after the other). What
     /// an earlier back end did not answer is taken again. `None` when the size holds no entry.
-    pub fn attach(ring: &impl RingMem, bytes: usize, disk: Disk, limits: Limits) -> Option<Self> {
+    pub fn attach(ring: &impl SharedMem, bytes: usize, disk: Disk, limits: Limits) -> Option<Self> {
         Some(Self {
             ring: BackRing::attach(ring, bytes)?,
             disk,
@@ -57,7 +58,7 @@ impl Queue {
     /// is in `ops` is still to be answered.
     pub fn take_requests(
         &mut self,
-        ring: &impl RingMem,
+        ring: &impl SharedMem,
         pages: &mut impl Pages,
         budget: u32,
         ops: &mut Vec<Op>,
@@ -81,7 +82,7 @@ impl Queue {
 
     fn take(
         &mut self,
-        ring: &impl RingMem,
+        ring: &impl SharedMem,
         pages: &mut impl Pages,
         budget: u32,
         ops: &mut Vec<Op>,
@@ -108,20 +109,20 @@ impl Queue {
     }
 
     /// Writes the answer to one of this queue's requests; [`Queue::publish`] shows it.
-    pub fn respond(&mut self, ring: &impl RingMem, op: Op, status: Status) {
+    pub fn respond(&mut self, ring: &impl SharedMem, op: Op, status: Status) {
         // There is space: `op` was taken, has no answer, and cannot be handed in again.
         let _ = self.ring.push(ring, &op.answer(status));
     }
 
     /// Shows the answers written since the last time. Whether the front end is to be sent an event.
     #[must_use]
-    pub fn publish(&mut self, ring: &impl RingMem) -> bool {
+    pub fn publish(&mut self, ring: &impl SharedMem) -> bool {
         self.ring.publish(ring)
     }
 
     /// [`Queue::respond`] and [`Queue::publish`].
     #[must_use]
-    pub fn complete(&mut self, ring: &impl RingMem, op: Op, status: Status) -> bool {
+    pub fn complete(&mut self, ring: &impl SharedMem, op: Op, status: Status) -> bool {
         self.respond(ring, op, status);
         self.publish(ring)
     }

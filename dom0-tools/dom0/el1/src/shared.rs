@@ -146,12 +146,25 @@ unsafe fn copy(from: *const u8, to: *mut u8, n: usize) {
     core::sync::atomic::compiler_fence(Ordering::SeqCst);
 }
 
-impl guest_abi::io::ring::RingMem for Shared {
+impl guest_abi::mem::SharedMem for Shared {
     fn load32(&self, offset: usize) -> u32 {
         self.read32(offset)
     }
     fn store32(&self, offset: usize, value: u32) {
         self.write32(offset, value);
+    }
+    fn fetch_and32(&self, offset: usize, bits: u32) -> u32 {
+        self.atomic32(offset)
+            .map_or(0, |a| a.fetch_and(bits, Ordering::SeqCst))
+    }
+    fn fetch_or32(&self, offset: usize, bits: u32) -> u32 {
+        self.atomic32(offset)
+            .map_or(0, |a| a.fetch_or(bits, Ordering::SeqCst))
+    }
+    fn compare_exchange32(&self, offset: usize, old: u32, new: u32) -> Result<u32, u32> {
+        self.atomic32(offset).map_or(Err(0), |a| {
+            a.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst)
+        })
     }
     fn read(&self, offset: usize, to: &mut [u8]) {
         Self::read(self, offset, to);

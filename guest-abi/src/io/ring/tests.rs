@@ -5,6 +5,7 @@ extern crate std;
 
 use super::*;
 use crate::io::{blkif, console, netif, xs_wire};
+use core::cell::Cell;
 use proptest::prelude::*;
 use std::collections::VecDeque;
 use std::{vec, vec::Vec};

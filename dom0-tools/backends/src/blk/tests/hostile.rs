@@ -3,7 +3,8 @@ use super::super::*;
 use super::rig::*;
 use crate::testmem::Mem;
 use guest_abi::io::blkif::{BlkifRequest, BlkifResponse};
-use guest_abi::io::ring::{RingMem, head};
+use guest_abi::io::ring::head;
+use guest_abi::mem::SharedMem;
 use proptest::prelude::*;
 use zerocopy::{FromBytes, IntoBytes};
 

@@ -6,7 +6,8 @@ use guest_abi::GrantRef;
 use guest_abi::io::blkif::{
     BlkifRequestDiscard, BlkifRequestIndirect, BlkifResponse, DISCARD_SECURE, Op as Nr,
 };
-use guest_abi::io::ring::{RingMem, head};
+use guest_abi::io::ring::head;
+use guest_abi::mem::SharedMem;
 use std::cell::RefCell;
 use zerocopy::IntoBytes;
 
@@ -160,13 +161,22 @@ fn indirect_segments_come_from_pages() {
 /// Counts how often each byte behind the head is read.
 struct Counting<'a>(&'a Mem, RefCell<Vec<u32>>);
 
-impl RingMem for Counting<'_> {
+impl SharedMem for Counting<'_> {
     fn load32(&self, offset: usize) -> u32 {
         assert!(offset < head::ENTRIES);
         self.0.load32(offset)
     }
     fn store32(&self, offset: usize, value: u32) {
         self.0.store32(offset, value);
+    }
+    fn fetch_and32(&self, _: usize, _: u32) -> u32 {
+        unreachable!("no ring uses it")
+    }
+    fn fetch_or32(&self, _: usize, _: u32) -> u32 {
+        unreachable!("no ring uses it")
+    }
+    fn compare_exchange32(&self, _: usize, _: u32, _: u32) -> Result<u32, u32> {
+        unreachable!("no ring uses it")
     }
     fn read(&self, offset: usize, to: &mut [u8]) {
         for n in &mut self.1.borrow_mut()[offset..offset + to.len()] {
