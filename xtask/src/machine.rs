@@ -52,6 +52,8 @@ pub struct Disk {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fault {
     pub write: bool,
+    /// The sector (of 512 bytes) that must be among the request's; any if `None`.
+    pub sector: Option<u64>,
     /// Linux's number of the error.
     pub errno: u8,
 }
@@ -233,6 +235,9 @@ fn drive(qemu: &mut Command, serial: &str, disk: &Disk) -> Result<()> {
             ",{rule}.event=none,{rule}.iotype={kind},{rule}.errno={}",
             fault.errno
         );
+        if let Some(sector) = fault.sector {
+            options += &format!(",{rule}.sector={sector}");
+        }
     }
     qemu.arg("-drive").arg(options);
     // An error of the file (the host's disk is full, say) is the guest's to see; else QEMU would stop the machine.

@@ -2,6 +2,7 @@
 //! The QEMU scenarios: what a person would do at the prompt, and what must be seen then. One machine at a time.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::build::Built;
 use crate::guests::{self, KERNELS, Kernel};
-use crate::machine::{Fault, Machine};
+use crate::machine::{Disk, Fault, Machine};
 use crate::project::Project;
 use crate::session::{PROMPT, Session};
 use crate::volume::Volume;
@@ -86,6 +87,7 @@ pub fn all() -> Vec<Scenario> {
     }
     all.push(scenario("life-cycle", 15, life_cycle));
     all.push(scenario("verbs", 10, verbs));
+    all.push(scenario("disks", 10, disks));
     all.push(scenario("full-volume", 6, full_volume));
     all.push(scenario("disk-comes-back", 10, disk_comes_back));
     all.push(scenario("four-guests", 10, four_guests));
@@ -759,11 +761,140 @@ fn second_disk(session: &mut Session) -> Result<()> {
 
 const GONE_XVDB: &str = "i=0; while [ -b /dev/xvdb ] && [ $i -lt 100 ]; do i=$((i+1)); sleep 0.1; done; [ ! -b /dev/xvdb ]";
 
+/// Sectors of the faulty disk whose reads and whose writes fail.
+const BAD_READ: u64 = 2048;
+const BAD_WRITE: u64 = 4096;
+
+/// Whole disks for guests: written, read-only, discarded, failing, and full.
+fn disks(stage: &Stage) -> Result<()> {
+    const SIZE: u64 = 16 << 20;
+    let dir = stage.dir()?;
+    let plain = dir.join("plain.img");
+    fs::write(&plain, vec![0xa5; SIZE as usize])?;
+    let read_only = dir.join("read-only.img");
+    guests::make_disk(stage.project, &read_only, "readonly")?;
+    let failing = dir.join("failing.img");
+    fs::write(&failing, vec![0x5a; SIZE as usize])?;
+    let before = fs::read(&read_only)?;
+    let mut used = 0;
+    let machine = Machine {
+        disks: vec![
+            Disk {
+                file: plain.clone(),
+                ..Disk::default()
+            },
+            Disk {
+                file: read_only.clone(),
+                read_only: true,
+                ..Disk::default()
+            },
+            Disk {
+                file: failing,
+                faults: vec![
+                    Fault {
+                        write: false,
+                        sector: Some(BAD_READ),
+                        errno: 5,
+                    },
+                    Fault {
+                        write: true,
+                        sector: Some(BAD_WRITE),
+                        errno: 28,
+                    },
+                ],
+                ..Disk::default()
+            },
+        ],
+        ..machine(3, 2)
+    };
+    let guests = stage.fresh_guests()?;
+    let config = fs::read_to_string(stage.project.path("guests").join("linux.cfg"))?;
+    for (name, disks) in [
+        ("written.cfg", "\"/dev/disk2,raw,xvdc,w\""),
+        ("missing.cfg", "\"/dev/disk4,raw,xvdc,w\""),
+        (
+            "disks.cfg",
+            "\"/dev/disk1,raw,xvdb,w\", \"/dev/disk2,raw,xvdc,r\", \"/dev/disk3,raw,xvdd,w\"",
+        ),
+    ] {
+        fs::write(guests.join(name), format!("{config}disk += [ {disks} ]\n"))?;
+    }
+    let kernel = &KERNELS[0];
+    stage.play_on(&machine, |session| {
+        let clean = resources(session)?;
+        session.vane_shows(
+            "create written",
+            r"/written.cfg:\d+: disk /dev/disk2: it cannot be written; give it access r$",
+        )?;
+        session.vane_shows(
+            "create missing",
+            r"/missing.cfg:\d+: .*/dev/disk4: there is no such file; did you mean .*/dev/disk1",
+        )?;
+        unchanged(session, &clean)?;
+        session.vane("create disks")?;
+        session.attach("linux")?;
+        linux_ready(session, kernel, 1)?;
+
+        // Written and read, past the guest's cache. BusyBox's `yes` and `head` take bytes one by one: not many.
+        session.shell("yes paravane | head -c 65536 >/tmp/a; for i in $(seq 64); do cat /tmp/a; done >/tmp/p; dd if=/tmp/p of=/dev/xvdb bs=1M conv=fsync && echo 3 >/proc/sys/vm/drop_caches && dd if=/dev/xvdb of=/tmp/q bs=1M count=4 && cmp /tmp/q /tmp/p")?;
+        // Read-only for the guest's kernel, whatever it tries.
+        session.shell("mount -t ext4 -o ro /dev/xvdc /root && grep -q Paravane /root/README && umount /root")?;
+        session.shell("! dd if=/dev/zero of=/dev/xvdc bs=4k count=1")?;
+
+        // An error of the disk is an error in the guest, for that request and no other.
+        session.shell(&format!("dd if=/dev/xvdd of=/dev/null bs=512 skip={} count=8 iflag=direct", BAD_READ - 8))?;
+        session.shell(&format!("! dd if=/dev/xvdd of=/dev/null bs=512 skip={BAD_READ} count=1 iflag=direct"))?;
+        session.shell(&format!("dmesg | grep -q 'I/O error, dev xvdd, sector {BAD_READ}'"))?;
+        session.shell(&format!("! dd if=/dev/zero of=/dev/xvdd bs=512 seek={BAD_WRITE} count=1 conv=fsync"))?;
+        session.shell(&format!("dmesg | grep -q 'I/O error, dev xvdd, sector {BAD_WRITE}'"))?;
+        session.shell(&format!("dd if=/dev/zero of=/dev/xvdd bs=512 seek={} count=8 conv=fsync", BAD_WRITE + 8))?;
+        session.shell(&format!("dd if=/dev/xvdd of=/dev/null bs=512 skip={} count=8 iflag=direct", BAD_READ + 8))?;
+
+        // Discard: the file system's on a file of the volume, and a whole disk's, which then reads as zeros.
+        session.shell("fstrim -v /mnt")?;
+        used = fs::metadata(&plain)?.blocks();
+        session.shell("blkdiscard /dev/xvdb && echo 3 >/proc/sys/vm/drop_caches && md5sum </dev/xvdb | grep -q '^2c7ab85a893283e98c931e9511add182 '")?;
+
+        // A file system without room is the guest's own affair.
+        session.shell("! dd if=/dev/zero of=/mnt/fill bs=64k 2>/tmp/e; grep -q 'No space left' /tmp/e && rm /mnt/fill && sync")?;
+        session.detach()?;
+
+        // Not offered where the configuration says so.
+        session.vane("block-detach linux xvdb")?;
+        session.attach("linux")?;
+        session.line("")?;
+        session.shell(GONE_XVDB)?;
+        session.detach()?;
+        session.vane("block-attach linux /dev/disk1,raw,xvdb,w,no-discard")?;
+        session.attach("linux")?;
+        session.line("")?;
+        session.shell("i=0; while [ ! -b /dev/xvdb ] && [ $i -lt 100 ]; do i=$((i+1)); sleep 0.1; done; ! blkdiscard /dev/xvdb")?;
+        session.line("poweroff")?;
+        session.prompt(LINUX)?;
+        ended(session, "linux")
+    })?;
+    let left = fs::metadata(&plain)?.blocks();
+    ensure!(
+        left < used / 4,
+        "of {used} blocks of the discarded disk's file {left} are still in use"
+    );
+    ensure!(
+        fs::read(&plain)?.iter().all(|byte| *byte == 0),
+        "what was discarded is still in the file"
+    );
+    ensure!(
+        fs::read(&read_only)? == before,
+        "the read-only disk's file changed"
+    );
+    Ok(())
+}
+
 /// No room: on the host for a guest's writes, and on the host for the volume itself.
 fn full_volume(stage: &Stage) -> Result<()> {
     let full = Machine {
         volume_faults: vec![Fault {
             write: true,
+            sector: None,
             errno: 28,
         }],
         ..machine(3, 2)
