@@ -2,7 +2,7 @@
 //! Domains come and go, and nothing of them stays.
 
 use guest_abi::calls::{domctl, event, grant, memory, sched, vcpu};
-use guest_abi::domctl::dominf;
+use guest_abi::domctl::{Domctl, DomctlCmd, INTERFACE_VERSION, dominf};
 use guest_abi::grant_table::{
     GnttabMapGrantRef, GnttabUnmapGrantRef, RESERVED_CONSOLE, RESERVED_XENSTORE, gntmap,
 };
@@ -13,6 +13,20 @@ use guest_abi::{DomId, Errno, Gfn, GrantRef, Port, arch};
 use sim::{Config, DomU, Guest, WINDOW, World};
 
 const RAM0: u64 = arch::GUEST_RAM0_BASE;
+
+/// The registers of a domctl without a payload, whose arguments are put into the control domain's memory.
+fn domctl_on(h: &Guest<'_>, cmd: DomctlCmd, domain: DomId) -> [u64; 5] {
+    h.put(
+        h.bounce,
+        &Domctl {
+            cmd: cmd.number(),
+            interface_version: INTERFACE_VERSION,
+            domain,
+            ..Default::default()
+        },
+    );
+    [h.bounce, 0, 0, 0, 0]
+}
 
 /// A guest does a little of everything that leaves traces.
 fn live(w: &World, d: &DomU) {
@@ -382,7 +396,6 @@ fn a_domain_that_runs_is_taken_off_its_cpu_first() {
 
 #[test]
 fn a_sparse_domain_ends_in_bounded_slices() {
-    use guest_abi::domctl::{Domctl, INTERFACE_VERSION};
     use hv_core::hypercall::Reply;
     let w = World::boot(3);
     let h = w.dom0();
@@ -397,16 +410,8 @@ fn a_sparse_domain_ends_in_bounded_slices() {
         memory::decrease_reservation(&g, DomId::SELF, 0, &far),
         Ok(100)
     );
-    let at = w.dom0_base() + 0x4000;
-    let op = Domctl {
-        cmd: 2,
-        interface_version: INTERFACE_VERSION,
-        domain: d.id,
-        ..Default::default()
-    };
-    h.put(at, &op);
     let mut slices = 0;
-    let mut x = [at, 0, 0, 0, 0];
+    let mut x = domctl_on(&h, DomctlCmd::Destroydomain, d.id);
     while w.slice(h.v, 36, &mut x) == Reply::Again {
         slices += 1;
     }
@@ -457,7 +462,6 @@ fn an_access_that_a_broken_block_stopped_is_made_again() {
 
 #[test]
 fn the_tables_of_a_dead_domain_go_in_bounded_slices() {
-    use guest_abi::domctl::{Domctl, DomctlCmd, INTERFACE_VERSION};
     use hv_core::hypercall::Reply;
     let w = World::boot(3);
     let h = w.dom0();
@@ -473,15 +477,7 @@ fn the_tables_of_a_dead_domain_go_in_bounded_slices() {
         assert_eq!(memory::populate_physmap(&g, DomId::SELF, 0, some), n);
         assert_eq!(memory::decrease_reservation(&g, DomId::SELF, 0, some), n);
     }
-    let at = w.dom0_base() + 0x4000;
-    let op = Domctl {
-        cmd: DomctlCmd::Destroydomain.number(),
-        interface_version: INTERFACE_VERSION,
-        domain: d.id,
-        ..Default::default()
-    };
-    h.put(at, &op);
-    let mut x = [at, 0, 0, 0, 0];
+    let mut x = domctl_on(&h, DomctlCmd::Destroydomain, d.id);
     let (mut slices, mut most) = (0, 0);
     loop {
         let before = w.totals().free;
@@ -505,7 +501,6 @@ fn the_tables_of_a_dead_domain_go_in_bounded_slices() {
 #[test]
 fn a_paused_domain_is_on_no_cpu() {
     use guest_abi::HypercallNr;
-    use guest_abi::domctl::{Domctl, DomctlCmd, INTERFACE_VERSION};
     use hv_core::hypercall::Reply;
     use hv_core::types::CpuId;
     let w = World::boot(3);
@@ -513,16 +508,7 @@ fn a_paused_domain_is_on_no_cpu() {
     let cpu1 = |w: &World| w.hv.borrow_mut().sched.schedule(CpuId(1), 0).run;
     assert_eq!(cpu1(&w), Some(d.v));
     let h = w.dom0();
-    h.put(
-        h.bounce,
-        &Domctl {
-            cmd: DomctlCmd::Pausedomain.number(),
-            interface_version: INTERFACE_VERSION,
-            domain: d.id,
-            ..Default::default()
-        },
-    );
-    let mut x = [h.bounce, 0, 0, 0, 0];
+    let mut x = domctl_on(&h, DomctlCmd::Pausedomain, d.id);
     let nr = HypercallNr::Domctl.number();
     for _ in 0..3 {
         assert_eq!(w.slice(h.v, nr, &mut x), Reply::Again);

@@ -10,8 +10,8 @@ use sim::{Config, Guest, WINDOW, World};
 
 const RAM0: u64 = arch::GUEST_RAM0_BASE >> 12;
 
-/// One call for one extent, slice by slice: its result and the number of slices.
-fn extent(g: &Guest<'_>, op: MemoryOp, dom: DomId, order: u32, frame: Gfn) -> (i64, u32) {
+/// The registers of a call for one extent, whose arguments are put into the caller's memory.
+fn arguments(g: &Guest<'_>, op: MemoryOp, dom: DomId, order: u32, frame: Gfn) -> [u64; 5] {
     let at = g.bounce;
     g.put(at + 64, &frame.0);
     g.put(
@@ -25,7 +25,12 @@ fn extent(g: &Guest<'_>, op: MemoryOp, dom: DomId, order: u32, frame: Gfn) -> (i
             ..Default::default()
         },
     );
-    let mut x = [op.number(), at, 0, 0, 0];
+    [op.number(), at, 0, 0, 0]
+}
+
+/// One call for one extent, slice by slice: its result and the number of slices.
+fn extent(g: &Guest<'_>, op: MemoryOp, dom: DomId, order: u32, frame: Gfn) -> (i64, u32) {
+    let mut x = arguments(g, op, dom, order, frame);
     let mut slices = 1;
     loop {
         match g.w.slice(g.v, HypercallNr::MemoryOp.number(), &mut x) {
@@ -122,40 +127,18 @@ fn limits_hold_for_large_extents() {
     assert!(w.totals().free + 8 >= before, "but for a few tables");
     w.check();
     // It dies in the midst of one.
-    h.put(h.bounce + 64, &0x10_0000u64);
-    h.put(
-        h.bounce,
-        &MemoryReservation {
-            extent_start: h.bounce + 64,
-            nr_extents: 1,
-            extent_order: 12,
-            mem_flags: 0,
-            domid: d.id,
-            ..Default::default()
-        },
-    );
-    let mut x = [MemoryOp::PopulatePhysmap.number(), h.bounce, 0, 0, 0];
+    let call = || arguments(&h, MemoryOp::PopulatePhysmap, d.id, 12, Gfn(0x10_0000));
+    let mut x = call();
     let nr = HypercallNr::MemoryOp.number();
     assert_eq!(w.slice(h.v, nr, &mut x), Reply::Again);
-    let again = (h, x);
     w.destroy(d.id);
-    let (h, mut x) = again;
-    h.put(
-        h.bounce,
-        &MemoryReservation {
-            extent_start: h.bounce + 64,
-            nr_extents: 1,
-            extent_order: 12,
-            mem_flags: 0,
-            domid: d.id,
-            ..Default::default()
-        },
-    );
+    // The arguments again, as that used the same memory.
+    let _ = call();
     assert_eq!(w.slice(h.v, nr, &mut x), Reply::Done(0));
     assert_eq!(w.totals(), start);
 }
 
-/// XEN-ABI of a domain that is mapped at machine addresses: what it gives back stays its own, and it
+/// A domain that is mapped at machine addresses: what it gives back stays its own, and it
 /// gets the very same page again.
 #[test]
 fn the_control_domain_gets_its_own_pages_back() {
