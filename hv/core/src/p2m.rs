@@ -309,8 +309,10 @@ impl P2m {
         c: &mut Ctx<'_, M>,
         gfn: Gfn,
     ) -> Result<(), Errno> {
-        self.lookup(c.m, gfn).ok_or(Errno::ENOENT)?;
-        let (pa, _, level) = self.walk(c.m, gfn.0, 3);
+        let (pa, e, level) = self.walk(c.m, gfn.0, 3);
+        if gfn.0 >= MAX_GFN || e & VALID == 0 {
+            return Err(Errno::ENOENT);
+        }
         c.m.store64(pa, 0);
         c.m.flush_ipa(self.vttbr(), (gfn.0 & !(span(level) - 1)) << 12);
         Ok(())
