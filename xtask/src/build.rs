@@ -48,6 +48,11 @@ const PACKAGES: &[Package] = &[
         image: "guests/hello.bin",
         align: 8,
     },
+    Package {
+        name: "bench",
+        image: "build/bench.bin",
+        align: 8,
+    },
 ];
 
 /// The names of the packages that are built for bare metal.

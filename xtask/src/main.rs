@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Paravane's commands, for people and for CI alike: `cargo xtask setup|run|build|test|lint`.
+//! Paravane's commands, for people and for CI alike: `cargo xtask setup|run|build|test|bench|lint`.
 //!
-//! One file per command ([`setup`], [`run`], [`build`], [`mod@test`], [`lint`]); the rest is what they share:
+//! One file per command ([`setup`], [`run`], [`build`], [`mod@test`], [`bench`], [`lint`]); the rest is what they share:
 //!
 //! * [`project`]: where things are; [`process`]: running programs with progress; [`apt`]: Debian's packages;
 //! * [`kernel`], [`cpio`], [`guests`]: the demo guests from Debian's kernel and busybox;
 //! * [`flat`]: ELF to flat image; [`volume`]: dom0's FAT volume;
-//! * [`machine`]: boards as data and the QEMU process; [`session`], [`scenarios`]: driving the prompt in tests.
+//! * [`machine`]: boards as data and the QEMU process; [`session`], [`scenarios`]: driving the prompt in tests;
+//! * [`rig`]: the same test domains on Paravane and on the real Xen.
 
 #![forbid(unsafe_code)]
 
 mod apt;
+mod bench;
 mod build;
 mod cpio;
 mod flat;
@@ -20,6 +22,7 @@ mod lint;
 mod machine;
 mod process;
 mod project;
+mod rig;
 mod run;
 mod scenarios;
 mod session;
@@ -56,6 +59,8 @@ enum Command {
     Build(build::Args),
     /// Set up, build, and run every test: host tests and QEMU scenarios
     Test(test::Args),
+    /// Count what operations cost, on Paravane and on the real Xen
+    Bench(bench::Args),
     /// Formatting, clippy, docs, dependency arrows and `unsafe` boundaries
     Lint(lint::Args),
 }
@@ -67,6 +72,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::main(&project, args),
         Command::Build(args) => build::main(&project, args),
         Command::Test(args) => test::main(&project, args),
+        Command::Bench(args) => bench::main(&project, args),
         Command::Lint(args) => lint::main(&project, args),
     });
     match result {

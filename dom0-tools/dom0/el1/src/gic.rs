@@ -45,16 +45,23 @@ fn own_redistributor(first: u64) -> u64 {
 
 pub(crate) fn init(gic: &Gic) {
     match *gic {
-        Gic::V2 { gicd, gicc } => {
-            write(gicd + CTLR, 1);
+        Gic::V2 { gicd, .. } => write(gicd + CTLR, 1),
+        // Affinity routing, non-secure group 1.
+        Gic::V3 { gicd, .. } => write(gicd + CTLR, 1 << 4 | 1 << 1),
+    }
+    *GIC.lock() = init_cpu(gic);
+}
+
+/// Sets up what is this CPU's own. Returns the controller with this CPU's redistributor, not the first.
+pub(crate) fn init_cpu(gic: &Gic) -> Gic {
+    match *gic {
+        Gic::V2 { gicc, .. } => {
             write(gicc + 4, 0xff);
             write(gicc, 1);
-            *GIC.lock() = *gic;
+            *gic
         }
         Gic::V3 { gicd, gicr } => {
             let gicr = own_redistributor(gicr);
-            // Affinity routing, non-secure group 1.
-            write(gicd + CTLR, 1 << 4 | 1 << 1);
             // Wake the redistributor.
             write(gicr + 0x14, read(gicr + 0x14) & !2);
             for _ in 0..1_000_000 {
@@ -71,7 +78,7 @@ pub(crate) fn init(gic: &Gic) {
                      "mov {x}, #1", "msr S3_0_C12_C12_7, {x}", "isb",
                      x = out(reg) _, options(nostack));
             }
-            *GIC.lock() = Gic::V3 { gicd, gicr };
+            Gic::V3 { gicd, gicr }
         }
     }
 }
@@ -144,10 +151,16 @@ pub fn disable(intid: u32) {
 /// Takes one pending interrupt, has `handle` deal with its cause, and ends it. False if there was
 /// none.
 pub fn poll(handle: impl FnOnce(u32)) -> bool {
-    if !cpu::interrupt_pending() {
-        return false;
-    }
+    cpu::interrupt_pending() && take(handle)
+}
+
+/// [`poll`] without asking the CPU first.
+pub(crate) fn take(handle: impl FnOnce(u32)) -> bool {
     let gic = *GIC.lock();
+    take_at(gic, handle)
+}
+
+pub(crate) fn take_at(gic: Gic, handle: impl FnOnce(u32)) -> bool {
     let iar: u32 = match gic {
         Gic::V2 { gicc, .. } => read(gicc + 0xc),
         Gic::V3 { .. } => {
@@ -174,4 +187,47 @@ pub fn poll(handle: impl FnOnce(u32)) -> bool {
         },
     }
     true
+}
+
+/// Lets all software-generated interrupts through to this CPU.
+#[cfg(feature = "probe")]
+pub fn enable_sgis() {
+    let gic = *GIC.lock();
+    enable_sgis_at(gic);
+}
+
+#[cfg(feature = "probe")]
+pub(crate) fn enable_sgis_at(gic: Gic) {
+    let (Gic::V2 { gicd: frame, .. } | Gic::V3 { gicr: frame, .. }) = gic;
+    let frame = if matches!(gic, Gic::V3 { .. }) {
+        frame + 0x1_0000
+    } else {
+        frame
+    };
+    write(frame + ISENABLER, 0xffff);
+}
+
+/// Sends a software-generated interrupt, 0 to 15, to a CPU by its affinity.
+#[cfg(feature = "probe")]
+pub fn send_sgi(affinity: u64, sgi: u32) {
+    let gic = *GIC.lock();
+    send_sgi_at(gic, affinity, sgi);
+}
+
+#[cfg(feature = "probe")]
+pub(crate) fn send_sgi_at(gic: Gic, affinity: u64, sgi: u32) {
+    match gic {
+        Gic::V2 { gicd, .. } => write(gicd + 0xf00, 1 << (16 + (affinity & 7)) | sgi),
+        Gic::V3 { .. } => {
+            let value = (affinity >> 32 & 0xff) << 48
+                | (affinity >> 16 & 0xff) << 32
+                | u64::from(sgi) << 24
+                | (affinity >> 8 & 0xff) << 16
+                | 1 << (affinity & 0xf);
+            // SAFETY: raises an interrupt (ICC_SGI1R_EL1).
+            unsafe {
+                asm!("dsb sy", "msr S3_0_C12_C11_5, {}", "isb", in(reg) value, options(nostack));
+            }
+        }
+    }
 }

@@ -26,6 +26,8 @@ pub mod mem;
 mod mmio;
 mod mmu;
 pub mod print;
+#[cfg(feature = "probe")]
+pub mod probe;
 pub mod shared;
 pub mod time;
 #[cfg(feature = "virtio")]

@@ -107,6 +107,7 @@ pub fn window_used() -> u64 {
 
 /// The machine address of what lies at a guest physical address: its own in memory, which is
 /// mapped one to one; another domain's page's in the window.
+#[cfg(feature = "virtio")]
 pub(crate) fn machine_address(addr: u64) -> u64 {
     if let Some(w) = WINDOW.lock().as_ref()
         && let Some(page) = (addr / 4096).checked_sub(w.first)

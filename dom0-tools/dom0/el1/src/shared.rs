@@ -12,6 +12,12 @@ pub(crate) fn init(memory: &[(u64, u64)]) {
     *MEMORY.lock() = memory.to_vec();
 }
 
+/// Whether an address is in a memory bank.
+#[cfg(feature = "probe")]
+pub(crate) fn is_own(at: u64) -> bool {
+    MEMORY.lock().iter().any(|&(s, n)| at >= s && at - s < n)
+}
+
 /// A range of pages that other domains may write too. Offsets are in bytes from its start; what
 /// goes beyond its end reads as zero and is not written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +36,17 @@ impl Shared {
         let end = base.checked_add(len as u64)?;
         let own = MEMORY.lock().iter().any(|&(s, n)| base < s + n && end > s);
         (!own && base != 0 && end <= mmu::LIMIT).then_some(Self { base, len })
+    }
+
+    /// Zeroed pages of this program's own, in one piece, that are shared for ever (never freed);
+    /// `None` when there is no memory.
+    #[must_use]
+    pub fn fresh(pages: usize) -> Option<Self> {
+        let start = crate::heap::alloc_pages(pages)?;
+        Some(Self {
+            base: start.as_ptr() as u64,
+            len: pages * 4096,
+        })
     }
 
     /// A page of this program's own that is given away for ever (leaked).
