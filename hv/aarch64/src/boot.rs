@@ -18,6 +18,7 @@ use hv_core::hypervisor::{Hypervisor, MachineInfo, NewDomain};
 use hv_core::machine::{PhysMem, StartState};
 use hv_core::p2m::Kind;
 use hv_core::sysreg::IdRegs;
+use hv_core::rate::Rate;
 use hv_core::types::{CpuId, Gfn, Mfn, Pa, Slot, VcpuId, VcpuRef};
 use platform::dt::{GicInfo, Machine};
 use platform::gic::Gic;
@@ -273,7 +274,7 @@ fn memory(
         ram: Range { start: lo, end: hi },
         own,
         epoch: t0,
-        freq: platform::timer::frequency().max(1),
+        rate: Rate::new(platform::timer::frequency()),
     };
     MACH.call_once(|| mach);
     let mut frames = Frames::new(Mfn::of(lo), table);

@@ -6,6 +6,7 @@ use crate::vcpu;
 use core::arch::asm;
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use hv_core::machine::{Cache, CacheOp, Clock, GuestVa, PhysMem, StartState, Tlb, Uart, VcpuRegs};
+use hv_core::rate::Rate;
 use hv_core::types::{Access, Errno, Mfn, Pa, VcpuRef};
 
 /// RAM outside the hypervisor, which is all that policy may touch.
@@ -16,8 +17,8 @@ pub struct Mach {
     pub own: Range,
     /// Timer ticks at start.
     pub epoch: u64,
-    /// Timer frequency in Hz.
-    pub freq: u64,
+    /// Between ticks of the counter and nanoseconds.
+    pub rate: Rate,
 }
 
 impl Mach {
@@ -37,16 +38,13 @@ impl Mach {
     /// Ticks of the system counter to nanoseconds since start.
     #[must_use]
     pub fn ns(&self, ticks: u64) -> u64 {
-        let t = u128::from(ticks.wrapping_sub(self.epoch));
-        (t * 1_000_000_000 / u128::from(self.freq)) as u64
+        self.rate.ns(ticks.wrapping_sub(self.epoch))
     }
 
     /// Nanoseconds since start to ticks of the system counter.
     #[must_use]
     pub fn ticks(&self, ns: u64) -> u64 {
-        let t = u128::from(ns) * u128::from(self.freq) / 1_000_000_000;
-        self.epoch
-            .saturating_add(u64::try_from(t).unwrap_or(u64::MAX))
+        self.epoch.saturating_add(self.rate.ticks(ns))
     }
 }
 

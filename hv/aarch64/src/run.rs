@@ -13,7 +13,7 @@ use hv_core::vgic::{ListRegs, PhysIrqs};
 use platform::gic::Gic;
 use platform::psci::Psci;
 use spin::Once;
-use spin::mutex::SpinMutex;
+use spin::mutex::{SpinMutex, SpinMutexGuard};
 
 /// The one lock: all policy runs under it. IRQs stay masked at EL2, so a holder is never
 /// interrupted, and every operation under it is bounded.
@@ -218,8 +218,7 @@ pub fn resume(cpu: CpuId, mut loaded: Option<VcpuRef>) -> *mut VcpuFile {
         }
         let mut kicks = d.kick.map_or(0, |c| 1 << c.0);
         if let Some(v) = d.run {
-            let k = h.vgics.flush(v.slot, v.vcpu, &mut Lrs);
-            h.kick_vcpus(v.slot, k, now);
+            flush(&mut h, v);
         }
         let at = h.next_timer(cpu, d.run, |ns| mach().ticks(ns));
         let until = if d.until == u64::MAX {
@@ -234,7 +233,7 @@ pub fn resume(cpu: CpuId, mut loaded: Option<VcpuRef>) -> *mut VcpuFile {
             platform::timer::arm(first);
         }
         let effects = core::mem::take(&mut h.effects);
-        kicks |= effects.kick;
+        kicks |= effects.kick | effects.look;
         drop(h);
         send_kicks(kicks, cpu);
         if let Some(p) = effects.power {
@@ -258,18 +257,58 @@ pub fn resume(cpu: CpuId, mut loaded: Option<VcpuRef>) -> *mut VcpuFile {
     }
 }
 
-/// Handles physical interrupts that are pending. `running` is the vcpu that was interrupted.
-pub fn interrupts(cpu: CpuId, running: Option<VcpuRef>) {
+/// Whether the vcpu that trapped on this CPU can go on at once: nothing that was done under the lock
+/// is a matter for [`resume`]. Its new interrupts are in the list registers then, and other CPUs
+/// are told what is theirs; if not, [`resume`] does both.
+#[inline]
+pub fn settle(mut h: SpinMutexGuard<'_, Hypervisor>, v: VcpuRef, cpu: CpuId) -> bool {
+    let own = 1 << cpu.0;
+    if h.effects.look & own != 0 {
+        flush(&mut h, v);
+    }
+    let fx = &mut h.effects;
+    if fx.kick & own != 0 || fx.resched || fx.power.is_some() {
+        return false;
+    }
+    let others = (fx.kick | fx.look) & !own;
+    fx.kick = 0;
+    fx.look = 0;
+    drop(h);
+    if others != 0 {
+        send_kicks(others, cpu);
+    }
+    true
+}
+
+/// Puts the interrupts of the vcpu on this CPU into the list registers.
+pub fn flush(h: &mut Hypervisor, v: VcpuRef) {
+    let k = h.vgics.flush(v.slot, v.vcpu, &mut Lrs);
+    if k != 0 {
+        let now = mach().ns(counter());
+        h.kick_vcpus(v.slot, k, now);
+    }
+}
+
+/// Handles physical interrupts that are pending. `running` is the vcpu that was interrupted. False
+/// when there were none but that vcpu's own, which are in its list registers: it can go on.
+pub fn interrupts(cpu: CpuId, running: Option<VcpuRef>) -> bool {
+    let mut look = running.is_none();
     loop {
         let ack = gic().ack();
         let irq = ack.intid();
         if irq >= platform::gic::SPURIOUS_FROM {
-            return;
+            return look;
         }
         gic().eoi(ack);
         let f = fixed();
         if irq == f.ppi_virt {
-            let given = running.and_then(|v| hv().lock().vgics.inject_hw(v.slot, v.vcpu, irq));
+            let given = running.and_then(|v| {
+                let mut h = hv().lock();
+                let _ = h.vgics.inject_hw(v.slot, v.vcpu, irq)?;
+                flush(&mut h, v);
+                look |= h.effects.kick | h.effects.look != 0;
+                Some(())
+            });
             if given.is_none() {
                 gic().deactivate(ack);
             }
@@ -282,10 +321,9 @@ pub fn interrupts(cpu: CpuId, running: Option<VcpuRef>) {
                 Some(e) => {
                     let now = mach().ns(counter());
                     h.kick_vcpus(Slot(0), e.kick, now);
-                    let k = core::mem::take(&mut h.effects.kick);
                     drop(h);
                     physical(e.phys);
-                    send_kicks(k, cpu);
+                    look = true;
                 }
                 None => gic().deactivate(ack),
             }
@@ -294,6 +332,7 @@ pub fn interrupts(cpu: CpuId, running: Option<VcpuRef>) {
         if irq == SGI_KICK && crate::panic::happened() {
             halt();
         }
+        look |= irq != f.ppi_maint;
         if irq == f.ppi_hyp {
             platform::timer::disarm();
             let mut h = hv().lock();
@@ -303,9 +342,8 @@ pub fn interrupts(cpu: CpuId, running: Option<VcpuRef>) {
                 // The line stays high until the list registers are written anew.
                 let mut h = hv().lock();
                 h.vgics.maintenance(v.slot, v.vcpu);
-                let k = h.vgics.flush(v.slot, v.vcpu, &mut Lrs);
-                let now = mach().ns(counter());
-                h.kick_vcpus(v.slot, k, now);
+                flush(&mut h, v);
+                look |= h.effects.kick | h.effects.look != 0;
             }
         } else if Some(irq) == f.uart {
             typed();

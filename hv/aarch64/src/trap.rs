@@ -2,12 +2,13 @@
 //! Traps from guests, as entry.s hands them over.
 
 use crate::mach::counter;
-use crate::run::{fixed, gic, hv, interrupts, mach, physical, resume, send_kicks};
+use crate::run::{fixed, flush, gic, hv, interrupts, mach, physical, resume, settle};
 use crate::vcpu::{self, VcpuFile};
 use core::arch::asm;
 use guest_abi::arch as map;
 use hv_core::abort::{Abort, At, Doing, Exception};
 use hv_core::hypercall::Reply;
+use hv_core::hypervisor::Hypervisor;
 use hv_core::machine::{Clock, StartState};
 use hv_core::psci::{self, Call, Code, Workarounds};
 use hv_core::sysreg::{self, Emul, SgiReg, SysAccess};
@@ -39,30 +40,22 @@ extern "C" fn hv_hvc(f: &mut VcpuFile, esr: u64) -> u64 {
             let mut x = [a, b, c, d, e];
             let mut h = hv().lock();
             let reply = h.hypercall(mach(), f.who, cpu, nr, &mut x);
-            let effects = &mut h.effects;
-            let mine = effects.kick & (1 << cpu.0) != 0;
-            let slow = mine || effects.resched || effects.power.is_some() || reply == Reply::Again;
-            let kicks = if slow {
-                0
-            } else {
-                core::mem::take(&mut effects.kick)
-            };
-            drop(h);
             match reply {
-                Reply::Done(r) => f.x[0] = r as u64,
+                Reply::Done(r) => {
+                    f.x[0] = r as u64;
+                    u64::from(!settle(h, f.who, cpu))
+                }
                 Reply::Again => {
+                    drop(h);
                     f.x[..5].copy_from_slice(&x);
                     // SAFETY: the return address; the guest executes its `hvc` again.
                     unsafe {
                         asm!("mrs {t}, elr_el2", "sub {t}, {t}, #4", "msr elr_el2, {t}",
                             t = out(reg) _, options(nomem, nostack));
                     }
+                    1
                 }
             }
-            if kicks != 0 {
-                send_kicks(kicks, cpu);
-            }
-            u64::from(slow)
         }
         0 => smccc(f),
         _ => HVC_UNDEFINED,
@@ -181,8 +174,11 @@ extern "C" fn hv_after_hvc(f: &mut VcpuFile, why: u64) -> *mut VcpuFile {
 #[unsafe(no_mangle)]
 extern "C" fn hv_irq(f: &mut VcpuFile) -> *mut VcpuFile {
     let (cpu, v) = (cpu_of(f), f.who);
-    interrupts(cpu, Some(v));
-    resume(cpu, Some(v))
+    if interrupts(cpu, Some(v)) {
+        resume(cpu, Some(v))
+    } else {
+        f
+    }
 }
 
 #[unsafe(no_mangle)]
@@ -300,18 +296,19 @@ fn fault_va() -> u64 {
 extern "C" fn hv_sync(f: &mut VcpuFile, esr: u64) -> *mut VcpuFile {
     let (cpu, v) = (cpu_of(f), f.who);
     let iss = (esr & 0x1ff_ffff) as u32;
-    match esr >> 26 {
+    let goes_on = match esr >> 26 {
         EC_WFX => {
             f.pc += 4;
             if iss & 1 == 0 {
                 wait(v);
+                false
             } else {
-                hv().lock().sched.yield_now(cpu);
+                !hv().lock().sched.yield_now(cpu)
             }
         }
         EC_SMC => {
             f.pc += 4;
-            smccc(f);
+            smccc(f) == 0
         }
         EC_SYSREG => sysreg_access(f, iss),
         EC_DABT => data_abort(f, esr, iss),
@@ -321,13 +318,20 @@ extern "C" fn hv_sync(f: &mut VcpuFile, esr: u64) -> *mut VcpuFile {
             if !hv().lock().goes_through_now(mach(), v.slot, ipa, &a) {
                 abort(f, esr, &a, "executed what it may not", ipa);
             }
+            false
         }
-        _ => undef(f),
-    }
-    resume(cpu, Some(v))
+        _ => {
+            undef(f);
+            true
+        }
+    };
+    if goes_on { f } else { resume(cpu, Some(v)) }
 }
 
-fn sysreg_access(f: &mut VcpuFile, iss: u32) {
+/// Emulates an access to a system register. True when the guest can go on at once.
+fn sysreg_access(f: &mut VcpuFile, iss: u32) -> bool {
+    let cpu = cpu_of(f);
+    let mut goes_on = true;
     let a = SysAccess::from_iss(iss);
     let el0 = f.spsr & 0xf == 0;
     let (v, rt) = (f.who, a.rt as usize);
@@ -339,20 +343,28 @@ fn sysreg_access(f: &mut VcpuFile, iss: u32) {
         Emul::SetWay => {
             f.setway.operation();
             vcpu::set_hcr(f, vcpu::hcr(fixed().hcr, f));
+            goes_on = false;
         }
         Emul::Vm(reg) => {
             let before = vcpu::sctlr();
             vcpu::write_vm(reg, value);
             f.setway.wrote(before, vcpu::sctlr());
             vcpu::set_hcr(f, vcpu::hcr(fixed().hcr, f));
+            goes_on = false;
         }
         Emul::Timer(reg) => {
             let mut h = hv().lock();
             if a.read {
                 result = Some(h.vtimers.read(v.slot, v.vcpu, reg, counter()));
             } else {
+                let deadline = |h: &Hypervisor| h.vtimers.deadline(v.slot, v.vcpu, false, false);
+                let before = deadline(&h);
                 let high = h.vtimers.write(v.slot, v.vcpu, reg, value, counter());
                 let _ = h.vgics.set_level(v.slot, v.vcpu, 30, high);
+                // The hypervisor's own timer rings for it.
+                goes_on = deadline(&h) == before;
+                flush(&mut h, v);
+                goes_on = settle(h, v, cpu) && goes_on;
             }
         }
         Emul::Sgi(SgiReg::Sgi1r) if gic().version() == 3 => {
@@ -360,9 +372,13 @@ fn sysreg_access(f: &mut VcpuFile, iss: u32) {
             let e = h.vgics.sgi1r(v.slot, v.vcpu, value);
             let now = mach().ns(counter());
             h.kick_vcpus(v.slot, e.kick, now);
+            goes_on = settle(h, v, cpu);
         }
         Emul::Sgi(_) if gic().version() == 3 => {}
-        Emul::Sgi(_) | Emul::Undef => return undef(f),
+        Emul::Sgi(_) | Emul::Undef => {
+            undef(f);
+            return true;
+        }
     }
     if let Some(x) = result
         && rt != 31
@@ -370,6 +386,7 @@ fn sysreg_access(f: &mut VcpuFile, iss: u32) {
         f.x[rt] = x;
     }
     f.pc += 4;
+    goes_on
 }
 
 /// The guest physical address of a stage-2 fault.
@@ -384,7 +401,9 @@ fn within(base: u64, size: u64, at: u64) -> Option<u64> {
     at.checked_sub(base).filter(|&o| o < size)
 }
 
-fn data_abort(f: &mut VcpuFile, esr: u64, iss: u32) {
+/// Emulates an access to a device, or tells the guest that there is none. True when it can go on at once.
+fn data_abort(f: &mut VcpuFile, esr: u64, iss: u32) -> bool {
+    let cpu = cpu_of(f);
     let ipa = fault_ipa();
     let v = f.who;
     let privileged = v.slot.0 == 0;
@@ -410,12 +429,13 @@ fn data_abort(f: &mut VcpuFile, esr: u64, iss: u32) {
         let write = iss & (1 << 6) != 0;
         let value = write.then(|| if rt == 31 { 0 } else { f.x[rt] as u32 });
         let size = 1u8 << ((iss >> 22) & 3);
-        if let Some(x) = hv().lock().vuart_access(mach(), v.slot, off, size, value) {
+        let mut h = hv().lock();
+        if let Some(x) = h.vuart_access(mach(), v.slot, off, size, value) {
             if !write && rt != 31 {
                 f.x[rt] = u64::from(x);
             }
             f.pc += 4;
-            return;
+            return settle(h, v, cpu);
         }
     }
     let a = Abort::decode(iss, false);
@@ -425,11 +445,12 @@ fn data_abort(f: &mut VcpuFile, esr: u64, iss: u32) {
         if !hv().lock().goes_through_now(mach(), v.slot, ipa, &a) {
             abort(f, esr, &a, "touched what it does not have", ipa);
         }
-        return;
+        return false;
     };
     if iss & (1 << 24) == 0 {
         let why = "accessed a device with an instruction that the CPU does not describe (ISV=0)";
-        return abort(f, esr, &a, why, ipa);
+        abort(f, esr, &a, why, ipa);
+        return false;
     }
     let size = 1u8 << ((iss >> 22) & 3);
     let rt = ((iss >> 16) & 31) as usize;
@@ -467,12 +488,15 @@ fn data_abort(f: &mut VcpuFile, esr: u64, iss: u32) {
             Err(_) => false,
         }
     };
-    drop(h);
     if ok {
         f.pc += 4;
+        flush(&mut h, v);
+        settle(h, v, cpu)
     } else {
+        drop(h);
         let why = "accessed a register of the interrupt controller in a way that it does not allow";
         abort(f, esr, &a, why, ipa);
+        false
     }
 }
 

@@ -29,6 +29,8 @@ const ENTRIES: i64 = 4096;
 pub struct Effects {
     /// Bit n: interrupt CPU n, so that it looks at its vcpu and its queue anew.
     pub kick: u64,
+    /// Bit n: the vcpu on CPU n has a new interrupt, and nothing else is to be looked at there.
+    pub look: u64,
     /// The machine is to stop or start anew.
     pub power: Option<Power>,
     /// This CPU is to call the scheduler before it goes back to a guest.
@@ -248,8 +250,11 @@ impl Hypervisor {
 
     /// Wakes a vcpu that waits, or makes the CPU that runs it look at its interrupts.
     pub fn wake(&mut self, v: VcpuRef, now: u64) {
-        let cpu = self.sched.wake(v, now).or_else(|| self.sched.running_on(v));
-        self.kick(cpu);
+        if let Some(cpu) = self.sched.wake(v, now) {
+            self.kick(Some(cpu));
+        } else if let Some(cpu) = self.sched.running_on(v) {
+            self.effects.look |= 1 << cpu.0;
+        }
     }
 
     /// Acts on what an event-channel operation raised.

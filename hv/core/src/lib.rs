@@ -29,6 +29,7 @@ pub mod hypervisor;
 pub mod machine;
 pub mod p2m;
 pub mod psci;
+pub mod rate;
 pub mod sched;
 pub mod setway;
 pub mod symbols;

@@ -395,13 +395,16 @@ impl Scheduler {
         }
     }
 
-    /// The CPU's vcpu lets one that waits here go first; that CPU is to call [`Self::schedule`] next.
-    pub fn yield_now(&mut self, cpu: CpuId) {
+    /// The CPU's vcpu lets one that waits go first. If there is one (true), that CPU is to call
+    /// [`Self::schedule`] next.
+    pub fn yield_now(&mut self, cpu: CpuId) -> bool {
         if self.waiting != 0
             && let Some(c) = self.cpus.get_mut(cpu.idx())
         {
             c.yielded = true;
+            return true;
         }
+        false
     }
 
     /// Lets a vcpu run on the CPUs of a bit mask only. `EINVAL`: none of them exists.

@@ -17,8 +17,7 @@ impl<M: Machine> Call<'_, M> {
         let (m, slot, who) = (self.m, self.slot(), self.who);
         match op {
             SchedOp::Yield => {
-                self.hv.sched.yield_now(self.cpu);
-                self.hv.effects.resched = true;
+                self.hv.effects.resched |= self.hv.sched.yield_now(self.cpu);
             }
             SchedOp::Block => {
                 if !self.hv.events.upcall_pending(who, m) {
