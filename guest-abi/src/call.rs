@@ -45,6 +45,18 @@ impl<H: Hypercall + ?Sized> Hypercall for &H {
     }
 }
 
+/// Makes calls by Arm's convention (Arm DEN 0028 SMCCC): `hvc #0`, the function in w0.
+pub trait Smccc {
+    /// Makes one: `function` in w0, `args` in x1 to x3. Returns x0 to x3.
+    fn smccc(&self, function: u32, args: [u64; 3]) -> [u64; 4];
+}
+
+impl<H: Smccc + ?Sized> Smccc for &H {
+    fn smccc(&self, function: u32, args: [u64; 3]) -> [u64; 4] {
+        (**self).smccc(function, args)
+    }
+}
+
 /// For a fake: copies `to.len()` bytes from an address. `false` when they were not all lent in one
 /// piece.
 #[must_use]
@@ -102,7 +114,8 @@ impl Hvc {
     /// known. Whoever gets the value passes to [`Hypercall::call`] only addresses of memory that
     /// it lends with the call (the functions of [`calls`](crate::calls) do), or of memory that Rust
     /// code reaches in no way but through raw pointers; and gives back, maps over or unmaps
-    /// ([`crate::memory`], grants) only frames that hold nothing of Rust's.
+    /// ([`crate::memory`], grants) only frames that hold nothing of Rust's. CPUs are started ([`Smccc`]) only at
+    /// code that was written to be started so.
     #[must_use]
     pub const unsafe fn new() -> Self {
         Self(())
@@ -132,6 +145,30 @@ impl Hypercall for Hvc {
             );
         }
         ret
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+impl Smccc for Hvc {
+    #[inline]
+    fn smccc(&self, function: u32, args: [u64; 3]) -> [u64; 4] {
+        let mut x = [u64::from(function), args[0], args[1], args[2]];
+        let [x0, x1, x2, x3] = &mut x;
+        // SAFETY: functions of SMCCC take and give values in registers; those that start or stop CPUs or
+        // the machine are used as the contract of `new` says. The convention keeps x4 on; x4 to x17 count as
+        // lost nevertheless, since its version 1.0 did not. Memory counts as clobbered, and the stack is not
+        // touched.
+        unsafe {
+            core::arch::asm!(
+                "hvc #0",
+                inout("x0") *x0, inout("x1") *x1, inout("x2") *x2, inout("x3") *x3,
+                out("x4") _, out("x5") _, out("x6") _, out("x7") _, out("x8") _, out("x9") _,
+                out("x10") _, out("x11") _, out("x12") _, out("x13") _, out("x14") _,
+                out("x15") _, out("x16") _, out("x17") _,
+                options(nostack),
+            );
+        }
+        x
     }
 }
 

@@ -278,6 +278,25 @@ impl<H: Hypercall, M: SharedMem, S: AsRef<[u32]> + AsMut<[u32]>> GrantTable<H, M
         }
     }
 
+    /// To be called when the domain goes on as a new one, restored or moved
+    /// ([`suspend`](calls::sched::suspend)): maps the frames again. No access is left of the grants from before,
+    /// which are still to be ended.
+    ///
+    /// # Errors
+    /// Those of `XENMEM_add_to_physmap`; it can be called again.
+    pub fn resume(&mut self) -> Result<(), Errno> {
+        for idx in 0..u64::from(self.refs.div_ceil(V1_ENTRIES_PER_FRAME)) {
+            calls::memory::add_to_physmap(
+                &self.h,
+                DomId::SELF,
+                MapSpace::GrantTable,
+                idx,
+                Gfn(self.window.0 + idx),
+            )?;
+        }
+        Ok(())
+    }
+
     /// Adds a frame to the table.
     fn grow(&mut self) -> Result<(), Errno> {
         let (from, to) = (

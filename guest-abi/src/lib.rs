@@ -22,6 +22,8 @@ pub mod domctl;
 pub mod errno;
 pub mod event_channel;
 pub mod events;
+#[cfg(feature = "fdt")]
+pub mod fdt;
 pub mod grant_table;
 pub mod grants;
 pub mod hvm;
@@ -40,7 +42,7 @@ pub mod vcpu;
 pub mod version;
 pub mod xen;
 
-pub use call::{Hypercall, Lent};
+pub use call::{Hypercall, Lent, Smccc};
 pub use errno::Errno;
 pub use hypercall::HypercallNr;
 pub use types::{DomId, Gfn, GrantRef, Mfn, Port};
@@ -49,3 +51,8 @@ pub use types::{DomId, Gfn, GrantRef, Mfn, Port};
 pub const PAGE_SIZE: usize = 4096;
 /// Binary logarithm of [`PAGE_SIZE`].
 pub const PAGE_SHIFT: u32 = 12;
+
+/// The README's example is compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

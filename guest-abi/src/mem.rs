@@ -187,6 +187,53 @@ impl SharedMem for [Cell<u8>] {
     }
 }
 
+/// Memory whose other party acts before each of this party's accesses to a word, for tests.
+#[cfg(test)]
+pub(crate) struct Interfering<'m, F> {
+    mem: &'m [Cell<u8>],
+    act: core::cell::RefCell<F>,
+}
+
+#[cfg(test)]
+impl<'m, F: FnMut()> Interfering<'m, F> {
+    pub(crate) fn new(mem: &'m [Cell<u8>], act: F) -> Self {
+        Self {
+            mem,
+            act: act.into(),
+        }
+    }
+
+    fn act(&self) -> &'m [Cell<u8>] {
+        (self.act.borrow_mut())();
+        self.mem
+    }
+}
+
+#[cfg(test)]
+impl<F: FnMut()> SharedMem for Interfering<'_, F> {
+    fn load32(&self, offset: usize) -> u32 {
+        self.act().load32(offset)
+    }
+    fn store32(&self, offset: usize, value: u32) {
+        self.act().store32(offset, value);
+    }
+    fn fetch_and32(&self, offset: usize, bits: u32) -> u32 {
+        self.act().fetch_and32(offset, bits)
+    }
+    fn fetch_or32(&self, offset: usize, bits: u32) -> u32 {
+        self.act().fetch_or32(offset, bits)
+    }
+    fn compare_exchange32(&self, offset: usize, old: u32, new: u32) -> Result<u32, u32> {
+        self.act().compare_exchange32(offset, old, new)
+    }
+    fn read(&self, offset: usize, to: &mut [u8]) {
+        self.act().read(offset, to);
+    }
+    fn write(&self, offset: usize, from: &[u8]) {
+        self.act().write(offset, from);
+    }
+}
+
 /// A page of the guest's own, to be shared: put it into a `static`, and give its frame away.
 #[derive(Debug)]
 #[repr(C, align(4096))]

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What every domain shares with the hypervisor (`xen.h`, `arch-arm.h`).
 
+use crate::mem::SharedMem;
+use core::sync::atomic::{Ordering, fence};
+
 /// Number of 64-bit words of the 2-level event bitmaps in [`SharedInfo`].
 pub const EVTCHN_WORDS: usize = 64;
 
@@ -107,6 +110,43 @@ pub mod offset {
     pub const PENDING_SEL: usize = offset_of!(VcpuInfo, evtchn_pending_sel);
 }
 
+/// A time of day (`wc_*` of [`SharedInfo`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct WallClock {
+    /// Seconds since the beginning of 1970, UTC.
+    pub secs: u64,
+    /// Nanoseconds of the second.
+    pub nanos: u32,
+}
+
+/// How often [`read_wall_clock`] tries before it gives up.
+const TRIES: u32 = 64;
+
+/// Reads the time of day at which the system (the counter that the architected timer shows) was at 0, from the
+/// shared-info page; now is that and the counter's time. All 0 when nobody told the hypervisor.
+///
+/// `None` when it was being written at each of many tries.
+#[must_use]
+pub fn read_wall_clock(shared_info: &(impl SharedMem + ?Sized)) -> Option<WallClock> {
+    for _ in 0..TRIES {
+        let version = shared_info.load32(offset::WC_VERSION);
+        if version.is_multiple_of(2) {
+            let low = shared_info.load32(offset::WC_SEC);
+            let nanos = shared_info.load32(offset::WC_NSEC);
+            let high = shared_info.load32(offset::WC_SEC_HI);
+            fence(Ordering::Acquire);
+            if shared_info.load32(offset::WC_VERSION) == version {
+                return Some(WallClock {
+                    secs: u64::from(high) << 32 | u64::from(low),
+                    nanos,
+                });
+            }
+        }
+        core::hint::spin_loop();
+    }
+    None
+}
+
 numbers! {
     /// Virtual interrupts that a domain can bind to an event channel (`VIRQ_*`).
     pub enum Virq: u32 {
@@ -177,3 +217,41 @@ pub const SIF_INITDOMAIN: u32 = 1 << 1;
 
 /// A domain's UUID (`xen_domain_handle_t`).
 pub type DomainHandle = [u8; 16];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mem::Interfering;
+    use core::cell::Cell;
+
+    #[test]
+    fn the_wall_clock_is_of_one_version() {
+        let bytes = [const { Cell::new(0_u8) }; size_of::<SharedInfo>()];
+        let mem: &[Cell<u8>] = &bytes;
+        let time = |n: u32| WallClock {
+            secs: u64::from(n) << 32 | u64::from(n),
+            nanos: n,
+        };
+        let set = |n| {
+            for at in [offset::WC_SEC, offset::WC_NSEC, offset::WC_SEC_HI] {
+                mem.store32(at, n);
+            }
+        };
+        assert_eq!(read_wall_clock(mem), Some(time(0)));
+        for start in 0..8 {
+            mem.store32(offset::WC_VERSION, 2);
+            set(1);
+            let step = Cell::new(0);
+            let writer = Interfering::new(mem, || match step.replace(step.get() + 1) - start {
+                0 => mem.store32(offset::WC_VERSION, 3),
+                1 => set(5),
+                2 => mem.store32(offset::WC_VERSION, 4),
+                _ => {}
+            });
+            let got = read_wall_clock(&writer).unwrap();
+            assert!(got == time(1) || got == time(5), "{start}: {got:?}");
+        }
+        mem.store32(offset::WC_VERSION, 5);
+        assert_eq!(read_wall_clock(mem), None);
+    }
+}

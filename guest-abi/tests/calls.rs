@@ -411,3 +411,55 @@ fn a_fake_reaches_only_what_was_lent() {
     assert!(!call::write(&mut lent, b + 3, &[9, 9]));
     assert_eq!(out, [0, 0, 0, 9]);
 }
+
+#[test]
+fn suspending_tells_whether_the_domain_is_a_new_one() {
+    for (ret, expected) in [(0, Ok(true)), (1, Ok(false)), (-1, Err(Errno::EPERM))] {
+        let h = fake(|nr, [op, a, ..], m| {
+            assert_eq!((nr, op), (HypercallNr::SchedOp, 2));
+            assert_eq!(get::<sched::SchedShutdown>(m, a).reason, 2);
+            ret
+        });
+        assert_eq!(calls::sched::suspend(&h), expected);
+    }
+}
+
+#[test]
+fn power_by_psci() {
+    use guest_abi::psci::{AFFINITY_OFF, Code, Function};
+    struct Firmware(u64);
+    impl guest_abi::Smccc for Firmware {
+        fn smccc(&self, function: u32, args: [u64; 3]) -> [u64; 4] {
+            match Function::from_number(function).unwrap() {
+                Function::CpuOn64 => assert_eq!(args, [1, 0x4000_0000, 7]),
+                Function::AffinityInfo64 => assert_eq!(args, [1, 0, 0]),
+                Function::Features => assert_eq!(args, [0x8400_0008, 0, 0]),
+                _ => assert_eq!(args, [0; 3]),
+            }
+            [self.0, 0, 0, 0]
+        }
+    }
+    use calls::psci;
+    assert_eq!(psci::version(&Firmware(0x1_0001)), Ok(0x1_0001));
+    assert_eq!(psci::version(&Firmware(u64::MAX)), Err(Code::NotSupported));
+    // A 32-bit function leaves the upper half alone.
+    assert_eq!(
+        psci::version(&Firmware(0xffff_ffff)),
+        Err(Code::NotSupported)
+    );
+    assert!(psci::has(&Firmware(0), Function::SystemOff));
+    assert!(!psci::has(&Firmware(-1_i64 as u64), Function::SystemOff));
+    assert_eq!(psci::cpu_on(&Firmware(0), 1, 0x4000_0000, 7), Ok(()));
+    let already = Firmware(-4_i64 as u64);
+    assert_eq!(
+        psci::cpu_on(&already, 1, 0x4000_0000, 7),
+        Err(Code::AlreadyOn)
+    );
+    assert_eq!(psci::affinity_info(&Firmware(1), 1), Ok(AFFINITY_OFF));
+    assert_eq!(psci::cpu_off(&Firmware(-3_i64 as u64)), Code::Denied);
+    assert_eq!(psci::system_off(&Firmware(0)), Code::InternalFailure);
+    assert_eq!(
+        psci::system_reset(&Firmware(-77_i64 as u64)),
+        Code::InternalFailure
+    );
+}

@@ -13,6 +13,7 @@ pub mod grant;
 pub mod hvm;
 pub mod memory;
 pub mod platform;
+pub mod psci;
 pub mod sched;
 pub mod sysctl;
 pub mod vcpu;

@@ -38,6 +38,19 @@ pub fn shutdown(h: &(impl Hypercall + ?Sized), reason: ShutdownReason) -> Result
     op(h, NR, SchedOp::Shutdown.number(), &mut a).map(drop)
 }
 
+/// Stops the calling domain to be saved. Returns when the domain goes on: whether in a new domain
+/// (restored or moved), where event channels, grants and the shared pages are gone and are to be set up
+/// again; else (`false`) the attempt was given up and all is as before.
+///
+/// # Errors
+/// The general ones.
+pub fn suspend(h: &(impl Hypercall + ?Sized)) -> Result<bool, Errno> {
+    let mut a = SchedShutdown {
+        reason: ShutdownReason::Suspend.number(),
+    };
+    Ok(op(h, NR, SchedOp::Shutdown.number(), &mut a)? == 0)
+}
+
 /// Says why the domain will stop, for when it does.
 ///
 /// # Errors

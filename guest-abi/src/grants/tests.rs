@@ -344,3 +344,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_domain_that_was_restored() {
+    let mem = memory(2);
+    let mut t = GrantTable::new(Fake::new(2), &mem[..], WINDOW, [0; 1024]).unwrap();
+    let grants: Vec<_> = (0..600)
+        .map(|n| t.grant::<ReadWrite>(DomId(1), Gfn(n)).unwrap())
+        .collect();
+    let left = t.available();
+    // Its table is a new one, with nothing in it, and is not mapped.
+    t.h.mapped.set(0);
+    mem.iter().for_each(|b| b.set(0));
+    t.resume().unwrap();
+    assert_eq!(t.h.mapped.get(), 2);
+    for (grant, n) in grants.into_iter().zip(0..) {
+        assert_eq!(t.end(grant), Ok(Gfn(n)));
+    }
+    assert_eq!(t.available(), left + 600);
+}

@@ -25,6 +25,12 @@ abi! {
     }
 }
 
+/// Offset of the grants in the index page (`ref`), a `u32` each.
+pub const GRANTS: usize = size_of::<Xen9pfsDataIntf>();
+/// Bytes before each message on the byte rings (`struct xen_9pfs_header`): size with this head (4, little-endian),
+/// kind (1), tag (2, little-endian).
+pub const HEADER_SIZE: usize = 7;
+
 /// Size in bytes of each of the two byte rings, or `None` when the order is out of range.
 #[must_use]
 pub const fn ring_size(order: u32) -> Option<u32> {
@@ -33,3 +39,6 @@ pub const fn ring_size(order: u32) -> Option<u32> {
     }
     Some(1 << (order + crate::PAGE_SHIFT - 1))
 }
+
+// The grants of the largest ring fit into the index page.
+const _: () = assert!(GRANTS + 4 * (1 << MAX_RING_ORDER) <= crate::PAGE_SIZE);
