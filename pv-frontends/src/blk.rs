@@ -42,6 +42,7 @@ mod queue;
 #[cfg(any(feature = "embedded-io", feature = "embedded-sdmmc"))]
 mod traits;
 
+use crate::platform::NOBODY;
 use crate::xenbus::Frontend;
 use crate::xenstore::Access;
 use crate::{Error, Platform, block_on};
@@ -202,8 +203,7 @@ impl<'x, P: Platform> Disk<'x, P> {
         })
     }
 
-    /// Begins anew after the back end failed, restarted, or after the domain was resumed elsewhere. What can be done
-    /// may have changed ([`Disk::info`]).
+    /// Begins anew after the back end failed or restarted. What can be done may have changed ([`Disk::info`]).
     ///
     /// # Errors
     /// As [`Disk::open`].
@@ -213,6 +213,19 @@ impl<'x, P: Platform> Disk<'x, P> {
         self.link = RefCell::new(link);
         self.info.set(info);
         Ok(())
+    }
+
+    /// Connects anew after the domain was restored or moved ([`shutdown`](crate::shutdown) says what comes before).
+    /// Requests that were under way end with [`Error::Gone`]: make them again.
+    ///
+    /// # Errors
+    /// As [`Disk::open`].
+    pub async fn resume(&mut self) -> Result<(), Error> {
+        let link = self.link.get_mut();
+        link.queues.iter().for_each(Queue::lost);
+        link.fail(Error::Gone);
+        self.front.get_mut().resume().await?;
+        self.reconnect().await
     }
 
     /// Ends the connection in good order: waits until the back end has let go of everything. What is under way is lost;
@@ -243,7 +256,7 @@ impl<'x, P: Platform> Disk<'x, P> {
 
     /// Takes what the back end answered, and wakes whoever waited for it.
     pub fn handle_event(&self) {
-        let mut cx = Context::from_waker(Waker::noop());
+        let mut cx = Context::from_waker(NOBODY);
         self.poll(&mut cx);
     }
 

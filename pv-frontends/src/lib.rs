@@ -5,6 +5,8 @@
 //! * [`xenstore`]: the client of the store: requests, transactions, watches.
 //! * [`xenbus`]: the life of a device's front end.
 //! * [`blk`] is for disks.
+//! * [`balloon`] gives memory back and takes it again as the toolstack wants.
+//! * [`shutdown`] tells when the domain shall power off, restart, or be suspended, and what to do then.
 //!
 //! # What the kernel brings
 //!
@@ -63,12 +65,16 @@ macro_rules! opaque {
 }
 
 #[cfg(feature = "alloc")]
+pub mod balloon;
+#[cfg(feature = "alloc")]
 pub mod blk;
 pub mod console;
 mod error;
 mod platform;
 #[cfg(feature = "alloc")]
 mod share;
+#[cfg(feature = "alloc")]
+pub mod shutdown;
 #[cfg(feature = "alloc")]
 pub mod xenbus;
 #[cfg(feature = "alloc")]

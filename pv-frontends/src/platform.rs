@@ -94,6 +94,9 @@ impl<P: Platform + ?Sized> Platform for &P {
     }
 }
 
+/// The waker of who only looks, one and the same everywhere: it takes nobody's place.
+pub(crate) static NOBODY: &Waker = Waker::noop();
+
 /// Runs one of this crate's futures to its end without an executor, sleeping by [`Platform::wait`] in
 /// between.
 ///
@@ -106,7 +109,7 @@ pub fn block_on<P: Platform + ?Sized, T>(
     future: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
     let mut future = pin!(future);
-    let mut context = Context::from_waker(Waker::noop());
+    let mut context = Context::from_waker(NOBODY);
     loop {
         if let Poll::Ready(result) = future.as_mut().poll(&mut context) {
             return result;

@@ -4,6 +4,7 @@
 use crate::xenstore::Xenstore;
 use crate::{Error, Pages, Platform};
 use alloc::vec::Vec;
+use core::cell::Cell;
 use core::ops::Deref;
 use guest_abi::grants::{Grant, InUse, ReadWrite};
 use guest_abi::{DomId, GrantRef, Port, calls};
@@ -95,6 +96,7 @@ impl<M> Retired<M> {
 pub(crate) struct Line<'x, P: Platform> {
     platform: &'x P,
     port: Port,
+    lost: Cell<bool>,
 }
 
 impl<'x, P: Platform> Line<'x, P> {
@@ -104,6 +106,7 @@ impl<'x, P: Platform> Line<'x, P> {
         let line = Self {
             platform,
             port: port.map_err(Error::Xen)?,
+            lost: Cell::new(false),
         };
         calls::event::unmask(platform.xen(), line.port).map_err(Error::Xen)?;
         Ok(line)
@@ -111,6 +114,11 @@ impl<'x, P: Platform> Line<'x, P> {
 
     pub(crate) fn port(&self) -> Port {
         self.port
+    }
+
+    /// It is no more, because the domain goes on as a new one. Its number may be another one's.
+    pub(crate) fn lost(&self) {
+        self.lost.set(true);
     }
 
     pub(crate) fn send(&self) {
@@ -121,6 +129,8 @@ impl<'x, P: Platform> Line<'x, P> {
 
 impl<P: Platform> Drop for Line<'_, P> {
     fn drop(&mut self) {
-        let _ = calls::event::close(self.platform.xen(), self.port);
+        if !self.lost.get() {
+            let _ = calls::event::close(self.platform.xen(), self.port);
+        }
     }
 }

@@ -56,6 +56,23 @@ impl<'x, P: Platform> Frontend<'x, P> {
     /// [`Error::NoDevice`] when it is not in the store; [`Error::BadValue`] when its other end is nonsense.
     pub async fn open(store: Access<'x, P>, kind: &str, id: u32) -> Result<Self, Error> {
         let node = format!("device/{kind}/{id}");
+        let (backend, backend_dom, watch) = Self::find(store, &node).await?;
+        Ok(Self {
+            store,
+            node,
+            backend,
+            backend_dom,
+            watch,
+            reading: None,
+            peer: State::Unknown,
+        })
+    }
+
+    /// The other end's folder, its domain and a watch on its state.
+    async fn find(
+        store: Access<'x, P>,
+        node: &str,
+    ) -> Result<(String, DomId, Watch<'x, P>), Error> {
         let none = |e| match e {
             Error::Store(Errno::ENOENT) => Error::NoDevice,
             e => e,
@@ -75,15 +92,20 @@ impl<'x, P: Platform> Frontend<'x, P> {
             return Err(Error::BadValue);
         }
         let watch = store.watch(&format!("{backend}/state")).await?;
-        Ok(Self {
-            store,
-            node,
-            backend,
-            backend_dom: DomId(dom),
-            watch,
-            reading: None,
-            peer: State::Unknown,
-        })
+        Ok((backend, DomId(dom), watch))
+    }
+
+    /// Finds the other end again after the domain was restored or moved: its folder is another one, and may be
+    /// another domain's. The front end's folder is as the toolstack made it for the new domain.
+    ///
+    /// # Errors
+    /// As [`Frontend::open`].
+    pub async fn resume(&mut self) -> Result<(), Error> {
+        let found = Self::find(self.store, &self.node).await?;
+        (self.backend, self.backend_dom, self.watch) = found;
+        self.reading = None;
+        self.peer = State::Unknown;
+        Ok(())
     }
 
     /// The store.

@@ -375,6 +375,31 @@ fn a_back_end_that_closes_and_comes_back() {
 }
 
 #[test]
+fn a_domain_that_was_restored() {
+    let (w, server, xs, mut disk, k) = setup(DISK, LIMITS, Config::default());
+    disk.by(soon(w)).write(0, &[5; 512]).unwrap();
+    // Ports and grants of before are no more, and their numbers are free.
+    k.dead.set(true);
+    w.run();
+    w.ports.borrow_mut().retain(|p| *p <= 2);
+    w.table.write(64, &vec![0; w.table.len() - 64]);
+    server.borrow_mut().rm(BACK).unwrap();
+    server.borrow_mut().rm(FRONT).unwrap();
+    w.back.borrow_mut().pop();
+    let new = attach(w, &server, DISK, LIMITS);
+    new.data.borrow_mut()[..512].fill(5);
+    xs.resume().unwrap();
+    xs.by(soon(w)).run(disk.resume()).unwrap();
+    let mut ports = disk.ports().into_iter();
+    assert!(ports.all(|p| w.ports.borrow().contains(&p.0)));
+    let mut sector = [0; 512];
+    disk.by(soon(w)).read(0, &mut sector).unwrap();
+    assert_eq!(sector, [5; 512]);
+    xs.by(soon(w)).run(disk.close()).unwrap();
+    assert_eq!((w.held(), w.grants(), w.ports.borrow().len()), (0, 0, 2));
+}
+
+#[test]
 fn a_device_that_is_removed() {
     let (w, server, xs, disk, _k) = setup(DISK, LIMITS, Config::default());
     server.borrow_mut().rm(BACK).unwrap();

@@ -105,6 +105,11 @@ impl<'x, P: Platform> Queue<'x, P> {
         self.line.port()
     }
 
+    /// The event channel is no more.
+    pub(super) fn lost(&self) {
+        self.line.lost();
+    }
+
     pub(super) fn grefs(&self) -> impl Iterator<Item = GrantRef> {
         self.mem.grefs()
     }

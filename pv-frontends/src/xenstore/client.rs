@@ -2,6 +2,7 @@
 //! The connection: messages in and out of the ring.
 
 use super::watch::{MAX_WATCHES, State as WatchState};
+use crate::platform::NOBODY;
 use crate::platform::attach;
 use crate::share::Retired;
 use crate::{Error, Platform};
@@ -325,7 +326,11 @@ impl<P: Platform> Xenstore<P> {
     }
 }
 
+/// Keeps who is to be woken. Who only looks ([`NOBODY`]) takes nobody's place.
 fn set_waker(place: &mut Option<Waker>, waker: &Waker) {
+    if place.is_some() && waker.will_wake(NOBODY) {
+        return;
+    }
     if !place.as_ref().is_some_and(|w| w.will_wake(waker)) {
         *place = Some(waker.clone());
     }

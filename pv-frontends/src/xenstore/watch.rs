@@ -2,6 +2,7 @@
 //! Watches.
 
 use super::client::Xenstore;
+use crate::platform::NOBODY;
 use crate::{Error, Platform};
 use alloc::collections::VecDeque;
 use alloc::string::String;
@@ -68,7 +69,7 @@ impl<'x, P: Platform> Watch<'x, P> {
     /// # Errors
     /// The connection failed and nothing is left.
     pub fn try_next(&self) -> Result<Option<String>, Error> {
-        let mut cx = Context::from_waker(Waker::noop());
+        let mut cx = Context::from_waker(NOBODY);
         match self.poll_next(&mut cx) {
             Poll::Ready(result) => result.map(Some),
             Poll::Pending => Ok(None),

@@ -12,6 +12,8 @@ use guest_abi::grant_table::{GnttabQuerySize, GrantOp, gtf};
 use guest_abi::grants::{Grant, GrantTable, InUse, ReadWrite};
 use guest_abi::hvm::{HvmOp, HvmParam, Param};
 use guest_abi::mem::SharedMem;
+use guest_abi::memory::{MemoryOp, MemoryReservation};
+use guest_abi::sched::{SchedOp, SchedShutdown};
 use guest_abi::{DomId, Errno, Gfn, GrantRef, Hypercall, HypercallNr, Lent, Port};
 use pv_frontends::{Pages, Platform};
 use std::cell::{Cell, RefCell};
@@ -94,6 +96,14 @@ pub struct World {
     grants: RefCell<Option<GrantTable<&'static Self, Mem, Vec<u32>>>>,
     /// Pages that [`Platform::alloc`] may still give.
     pub free_pages: Cell<usize>,
+    /// Pages that the domain has, and that the hypervisor could give.
+    pub reserved: Cell<u64>,
+    pub host_free: Cell<u64>,
+    /// Frames without memory.
+    pub holes: RefCell<BTreeSet<u64>>,
+    /// Shutdown reasons that were told, and what such a call returns.
+    pub ended: RefCell<Vec<u32>>,
+    pub end_result: Cell<i64>,
 }
 
 const GRANT_FRAMES: usize = 4;
@@ -122,6 +132,11 @@ impl World {
             },
             grants: RefCell::default(),
             free_pages: Cell::new(10_000),
+            reserved: Cell::new(0),
+            host_free: Cell::new(0),
+            holes: RefCell::default(),
+            ended: RefCell::default(),
+            end_result: Cell::new(0),
         };
         for (gfn, page, port, evtchn) in [
             (
@@ -225,6 +240,19 @@ impl World {
         any
     }
 
+    /// Extents of one page, until `f` refuses; how many.
+    fn balloon(&self, addr: u64, lent: &mut [Lent<'_>], f: impl Fn(&Self, u64) -> bool) -> i64 {
+        let mut r = MemoryReservation::default();
+        assert!(read(lent, addr, r.as_mut_bytes()));
+        assert_eq!((r.extent_order, r.domid), (0, DomId::SELF));
+        let frames = (0..r.nr_extents).take_while(|i| {
+            let mut gfn = Gfn(0);
+            assert!(read(lent, r.extent_start + 8 * i, gfn.as_mut_bytes()));
+            f(self, gfn.0)
+        });
+        frames.count() as i64
+    }
+
     fn event<T: FromBytes + IntoBytes + zerocopy::Immutable>(
         lent: &mut [Lent<'_>],
         addr: u64,
@@ -277,6 +305,12 @@ impl Hypercall for World {
                 self.printed.borrow_mut().extend(bytes);
                 0
             }
+            HypercallNr::SchedOp if args[0] == SchedOp::Shutdown.number() => {
+                Self::event(lent, args[1], |a: &mut SchedShutdown| {
+                    self.ended.borrow_mut().push(a.reason);
+                    self.end_result.get()
+                })
+            }
             HypercallNr::SchedOp => {
                 self.yields.set(self.yields.get() + 1);
                 0
@@ -287,7 +321,24 @@ impl Hypercall for World {
                     0
                 })
             }
-            HypercallNr::MemoryOp => 0,
+            HypercallNr::MemoryOp => match MemoryOp::from_number(args[0]) {
+                Some(MemoryOp::CurrentReservation) => self.reserved.get() as i64,
+                Some(MemoryOp::DecreaseReservation) => self.balloon(args[1], lent, |w, frame| {
+                    w.reserved.set(w.reserved.get() - 1);
+                    w.host_free.set(w.host_free.get() + 1);
+                    w.holes.borrow_mut().insert(frame)
+                }),
+                Some(MemoryOp::PopulatePhysmap) => self.balloon(args[1], lent, |w, frame| {
+                    let Some(left) = w.host_free.get().checked_sub(1) else {
+                        return false;
+                    };
+                    w.host_free.set(left);
+                    w.reserved.set(w.reserved.get() + 1);
+                    assert!(w.holes.borrow_mut().remove(&frame));
+                    true
+                }),
+                _ => 0,
+            },
             _ => Errno::ENOSYS.to_ret(),
         }
     }
