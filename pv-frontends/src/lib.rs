@@ -4,7 +4,7 @@
 //! * [`console`]: the PV console, a sink for `log`, and a way to print a panic.
 //! * [`xenstore`]: the client of the store: requests, transactions, watches.
 //! * [`xenbus`]: the life of a device's front end.
-//! * [`blk`] is for disks.
+//! * [`blk`] is for disks, [`net`] for networks.
 //! * [`balloon`] gives memory back and takes it again as the toolstack wants.
 //! * [`shutdown`] tells when the domain shall power off, restart, or be suspended, and what to do then.
 //!
@@ -70,6 +70,8 @@ pub mod balloon;
 pub mod blk;
 pub mod console;
 mod error;
+#[cfg(feature = "alloc")]
+pub mod net;
 mod platform;
 #[cfg(feature = "alloc")]
 mod share;
@@ -83,3 +85,8 @@ pub mod xenstore;
 pub use error::Error;
 pub use guest_abi;
 pub use platform::{Pages, Platform, block_on};
+
+/// The README's example is compiled.
+#[cfg(all(doctest, feature = "alloc"))]
+#[doc = include_str!("../README.md")]
+mod readme {}

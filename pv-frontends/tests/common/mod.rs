@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub mod disk;
+pub mod net;
 
 use guest_abi::call::{read, write};
 use guest_abi::console::ConsoleOp;
