@@ -75,11 +75,23 @@ const OPERATIONS: &[Operation] = &[
     op("vpl011", "vpl011 flag register read", 250),
     op("cntp_cval", "trapped CNTP_CVAL write", 200),
     op("get_param", "hvm_op get_param (copy in and out)", 400),
-    op("get_features", "xen_version get_features (copy in and out)", 400),
+    op(
+        "get_features",
+        "xen_version get_features (copy in and out)",
+        400,
+    ),
     op("yield", "sched_op yield, alone on the CPU", 500),
-    op("send_pending", "evtchn send, remote masked, already pending", 260),
+    op(
+        "send_pending",
+        "evtchn send, remote masked, already pending",
+        260,
+    ),
     op("send_fresh", "evtchn send, remote masked, fresh", 300),
-    op("upcall", "evtchn send to self, upcall taken and handled", 600),
+    op(
+        "upcall",
+        "evtchn send to self, upcall taken and handled",
+        600,
+    ),
     op("sgi", "SGI to self, handled", 500),
     op("timer", "virtual timer fires, handled", 500),
     op("copy_refs", "grant copy 64 B ref to ref", 1_000),
@@ -89,9 +101,21 @@ const OPERATIONS: &[Operation] = &[
     op("map_unmap", "grant map + unmap of one page", 1_600),
     op("decrease", "decrease_reservation of one page", 900),
     op("populate", "populate_physmap of one page", 900),
-    op("ipi", "IPI ping-pong, two vcpus on one CPU, round trip", 3_500),
-    op("domains", "event ping-pong, two domains on one CPU, round trip", 3_500),
-    op("timer_wfi", "timer of 10 µs, WFI: awake after the deadline", 2_000),
+    op(
+        "ipi",
+        "IPI ping-pong, two vcpus on one CPU, round trip",
+        3_500,
+    ),
+    op(
+        "domains",
+        "event ping-pong, two domains on one CPU, round trip",
+        3_500,
+    ),
+    op(
+        "timer_wfi",
+        "timer of 10 µs, WFI: awake after the deadline",
+        2_000,
+    ),
     op("cntv_cval", "CNTV_CVAL write (not trapped)", 1),
     op("gicc_pmr", "GICC_PMR read (not trapped)", 1),
     op("wfi", "WFI with an interrupt pending (not trapped)", 1),
@@ -133,7 +157,8 @@ pub fn main(project: &Project, args: &Args) -> Result<ExitCode> {
     let version = if args.on == Some(Hypervisor::Xen) {
         xen_image(project)?.1
     } else {
-        old.as_ref().map_or_else(|_| String::new(), |old| old.xen_version.clone())
+        old.as_ref()
+            .map_or_else(|_| String::new(), |old| old.xen_version.clone())
     };
     print!("{}", table(&paravane, xen.as_ref(), false));
     println!("{}", conditions(&version));
@@ -155,7 +180,10 @@ pub fn main(project: &Project, args: &Args) -> Result<ExitCode> {
 
 /// Runs the bench on Paravane and fails when it costs more than what is committed.
 pub fn check_committed(project: &Project, built: &Built) -> Result<()> {
-    check(&read(project)?, &measure(project, built, Hypervisor::Paravane)?)
+    check(
+        &read(project)?,
+        &measure(project, built, Hypervisor::Paravane)?,
+    )
 }
 
 fn check(old: &Committed, new: &Column) -> Result<()> {
@@ -166,7 +194,14 @@ fn check(old: &Committed, new: &Column) -> Result<()> {
         .iter()
         .zip(old.iter().zip(new))
         .filter(|(_, (old, new))| **new > **old * (1.0 + GROWTH))
-        .map(|(op, (old, new))| format!("{}: {} -> {}", op.label, show(*old, op.kind), show(*new, op.kind)))
+        .map(|(op, (old, new))| {
+            format!(
+                "{}: {} -> {}",
+                op.label,
+                show(*old, op.kind),
+                show(*new, op.kind)
+            )
+        })
         .collect();
     ensure!(
         grown.is_empty(),
@@ -211,7 +246,10 @@ fn measure(project: &Project, built: &Built, on: Hypervisor) -> Result<Column> {
     ];
     let Started { mut session, .. } = rig.start(on, &domains)?;
     let text = session
-        .expect(r"(?s)\A.*?bench: (done|[^\n]*(failed|status|no second)[^\n]*)$", rig.bound)
+        .expect(
+            r"(?s)\A.*?bench: (done|[^\n]*(failed|status|no second)[^\n]*)$",
+            rig.bound,
+        )
         .with_context(|| format!("all that was shown: {}", project.show(&rig.log)))?;
     ensure!(
         text.ends_with("bench: done"),
@@ -233,11 +271,15 @@ fn rows(text: &str, image: u64) -> Result<Column> {
     let number = |pattern: &str| -> Result<Option<(f64, f64)>> {
         let found = Regex::new(pattern)?.captures(text);
         Ok(found.map(|c| {
-            let part = |i: usize| c.get(i).map_or(1.0, |m| m.as_str().parse().unwrap_or(f64::NAN));
+            let part = |i: usize| {
+                c.get(i)
+                    .map_or(1.0, |m| m.as_str().parse().unwrap_or(f64::NAN))
+            };
             (part(1), part(2))
         }))
     };
-    let (hz, _) = number(r"bench: (\d+) ticks per second")?.context("the guest names no frequency")?;
+    let (hz, _) =
+        number(r"bench: (\d+) ticks per second")?.context("the guest names no frequency")?;
     OPERATIONS
         .iter()
         .map(|op| {
@@ -279,7 +321,8 @@ fn show(figure: f64, kind: Kind) -> String {
 /// The table, for people or for the page.
 fn table(paravane: &Column, xen: Option<&Column>, markdown: bool) -> String {
     let mut text = if markdown {
-        "| operation | Paravane | Xen 4.17 | Paravane / Xen | budget |\n|---|---:|---:|---:|---:|\n".to_owned()
+        "| operation | Paravane | Xen 4.17 | Paravane / Xen | budget |\n|---|---:|---:|---:|---:|\n"
+            .to_owned()
     } else {
         format!(
             "{:<56} {:>10} {:>10} {:>6} {:>10}\n",
@@ -308,7 +351,11 @@ fn table(paravane: &Column, xen: Option<&Column>, markdown: bool) -> String {
         };
         text += &if markdown {
             let over = over.replace('*', "\\*");
-            format!("| {} | {}{over} | {theirs} | {ratio} | {budget} |\n", op.label, show(own, op.kind))
+            format!(
+                "| {} | {}{over} | {theirs} | {ratio} | {budget} |\n",
+                op.label,
+                show(own, op.kind)
+            )
         } else {
             format!(
                 "{:<56} {:>10} {theirs:>10} {ratio:>6} {budget:>10} {over}\n",
@@ -325,7 +372,11 @@ fn conditions(version: &str) -> String {
         "Instructions as the guest counts them, its loop included: virtual counter under QEMU's -icount shift=0,sleep=off,\n\
          virt with GICv2, one cortex-a72, 1 GiB; one domain with 2 vcpus and one with 1. * above the budget, ** above twice.\n\
          Xen: {}.",
-        if version.is_empty() { "not run" } else { version }
+        if version.is_empty() {
+            "not run"
+        } else {
+            version
+        }
     )
 }
 
@@ -359,7 +410,8 @@ struct Committed {
 fn read(project: &Project) -> Result<Committed> {
     let file = committed(project);
     let text = fs::read(&file).with_context(|| format!("cannot read {}", project.show(&file)))?;
-    let mut value: Value = serde_json::from_slice(&text).with_context(|| format!("{} is no JSON", project.show(&file)))?;
+    let mut value: Value = serde_json::from_slice(&text)
+        .with_context(|| format!("{} is no JSON", project.show(&file)))?;
     Ok(Committed {
         xen_version: value["xen_version"].as_str().unwrap_or_default().to_owned(),
         rows: value["rows"].take(),
@@ -382,9 +434,14 @@ fn update_page(project: &Project, table: &str) -> Result<()> {
     const BEGIN: &str = "<!-- table: cargo xtask bench --update -->\n";
     const END: &str = "<!-- end of table -->";
     let file = project.root.join("docs/BENCH.md");
-    let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", project.show(&file)))?;
-    let (head, rest) = text.split_once(BEGIN).context("docs/BENCH.md has no mark for its table")?;
-    let (_, tail) = rest.split_once(END).context("docs/BENCH.md has no mark for its table's end")?;
+    let text = fs::read_to_string(&file)
+        .with_context(|| format!("cannot read {}", project.show(&file)))?;
+    let (head, rest) = text
+        .split_once(BEGIN)
+        .context("docs/BENCH.md has no mark for its table")?;
+    let (_, tail) = rest
+        .split_once(END)
+        .context("docs/BENCH.md has no mark for its table's end")?;
     write_atomic(&file, format!("{head}{BEGIN}{table}{END}{tail}").as_bytes())
 }
 

@@ -71,7 +71,8 @@ pub fn xen_image(project: &Project) -> Result<(PathBuf, String)> {
     {
         return Ok((image, version));
     }
-    let apt = Apt::find().context("the real Xen is taken from Debian 12's packages; this system is another one")?;
+    let apt = Apt::find()
+        .context("the real Xen is taken from Debian 12's packages; this system is another one")?;
     if !apt.has_arm64() {
         apt.require_root(true)?;
         apt.add_arm64()?;
@@ -86,7 +87,8 @@ pub fn xen_image(project: &Project) -> Result<(PathBuf, String)> {
     let tree = project.path("unpacked");
     let _ = fs::remove_dir_all(&tree);
     apt.unpack(project, &[XEN_PACKAGE], &tree)?;
-    let bytes = fs::read(tree.join("boot/xen-4.17-arm64")).context("the package has no boot/xen-4.17-arm64")?;
+    let bytes = fs::read(tree.join("boot/xen-4.17-arm64"))
+        .context("the package has no boot/xen-4.17-arm64")?;
     write_atomic(&image, &bytes)?;
     write_atomic(&package, version.as_bytes())?;
     fs::remove_dir_all(&tree)?;
@@ -127,7 +129,11 @@ impl Rig<'_> {
             icount: self.icount.then(|| ICOUNT.to_owned()),
             ..Machine::default()
         };
-        let mut session = Session::start(machine.qemu(self.built, volume.image())?, &self.log, self.bound)?;
+        let mut session = Session::start(
+            machine.qemu(self.built, volume.image())?,
+            &self.log,
+            self.bound,
+        )?;
         session.prompt(Duration::from_secs(60))?;
         // Paused at first, so that all of them run once the last one is there.
         for domain in domains {
@@ -149,9 +155,23 @@ impl Rig<'_> {
         let (image, _) = xen_image(self.project)?;
         let dir = self.project.dir("rig")?;
         let machine = |more: &str| -> Result<Command> {
-            let mut qemu = Command::new(which("qemu-system-aarch64").context("there is no qemu-system-aarch64")?);
-            qemu.args(["-machine", &format!("virt,virtualization=on,gic-version={}{more}", self.gic)]);
-            qemu.args(["-cpu", "cortex-a72", "-smp", "1", "-m", "1G", "-nodefaults", "-no-user-config"]);
+            let mut qemu = Command::new(
+                which("qemu-system-aarch64").context("there is no qemu-system-aarch64")?,
+            );
+            qemu.args([
+                "-machine",
+                &format!("virt,virtualization=on,gic-version={}{more}", self.gic),
+            ]);
+            qemu.args([
+                "-cpu",
+                "cortex-a72",
+                "-smp",
+                "1",
+                "-m",
+                "1G",
+                "-nodefaults",
+                "-no-user-config",
+            ]);
             qemu.args(["-display", "none", "-monitor", "none", "-no-reboot"]);
             Ok(qemu)
         };
@@ -160,10 +180,24 @@ impl Rig<'_> {
         output(&mut machine(&format!(",dumpdtb={}", plain.display()))?)?;
         write_atomic(&tree, &xen_tree(&fs::read(&plain)?, domains)?)?;
         let mut qemu = machine("")?;
-        qemu.args(["-chardev", "stdio,id=console,signal=off,mux=off", "-serial", "chardev:console"]);
+        qemu.args([
+            "-chardev",
+            "stdio,id=console,signal=off,mux=off",
+            "-serial",
+            "chardev:console",
+        ]);
         qemu.arg("-kernel").arg(image).arg("-dtb").arg(&tree);
-        for (domain, at) in domains.iter().zip((MODULE..).step_by(MODULE_SPACE as usize)) {
-            qemu.args(["-device", &format!("loader,file={},addr={at:#x},force-raw=on", domain.image.display())]);
+        for (domain, at) in domains
+            .iter()
+            .zip((MODULE..).step_by(MODULE_SPACE as usize))
+        {
+            qemu.args([
+                "-device",
+                &format!(
+                    "loader,file={},addr={at:#x},force-raw=on",
+                    domain.image.display()
+                ),
+            ]);
         }
         if self.icount {
             qemu.args(["-icount", ICOUNT]);
@@ -182,14 +216,24 @@ const ICOUNT: &str = "shift=0,sleep=off";
 fn xen_tree(plain: &[u8], domains: &[Domain<'_>]) -> Result<Vec<u8>> {
     let fdt = Fdt::new(plain).map_err(|e| anyhow::anyhow!("QEMU's device tree: {e}"))?;
     let mut tree = DeviceTree::from_fdt(&fdt);
-    let chosen = tree.find_node_mut("/chosen").context("QEMU's device tree has no /chosen")?;
-    set(chosen, "xen,xen-bootargs", "console=dtuart dtuart=/pl011@9000000 bootscrub=0 xsm=dummy guest_loglvl=all sched=credit2")?;
+    let chosen = tree
+        .find_node_mut("/chosen")
+        .context("QEMU's device tree has no /chosen")?;
+    set(
+        chosen,
+        "xen,xen-bootargs",
+        "console=dtuart dtuart=/pl011@9000000 bootscrub=0 xsm=dummy guest_loglvl=all sched=credit2",
+    )?;
     for (i, domain) in domains.iter().enumerate() {
         let at = MODULE + i as u64 * MODULE_SPACE;
         let size = fs::metadata(domain.image)
             .with_context(|| format!("no image {}", domain.image.display()))?
             .len();
-        ensure!(size <= MODULE_SPACE, "the image {} is too large", domain.image.display());
+        ensure!(
+            size <= MODULE_SPACE,
+            "the image {} is too large",
+            domain.image.display()
+        );
         let mut node = DeviceTreeNode::new(format!("domU{}", i + 1)).map_err(model)?;
         set(&mut node, "compatible", "xen,domain")?;
         set(&mut node, "#address-cells", 2u32)?;
@@ -200,8 +244,16 @@ fn xen_tree(plain: &[u8], domains: &[Domain<'_>]) -> Result<Vec<u8>> {
         set(&mut node, "vpl011", Vec::<u8>::new())?;
         set(&mut node, "xen,enhanced", "no-xenstore")?;
         let mut module = DeviceTreeNode::new(format!("module@{at:x}")).map_err(model)?;
-        set(&mut module, "compatible", b"multiboot,kernel\0multiboot,module\0".to_vec())?;
-        set(&mut module, "reg", [at.to_be_bytes(), size.to_be_bytes()].concat())?;
+        set(
+            &mut module,
+            "compatible",
+            b"multiboot,kernel\0multiboot,module\0".to_vec(),
+        )?;
+        set(
+            &mut module,
+            "reg",
+            [at.to_be_bytes(), size.to_be_bytes()].concat(),
+        )?;
         set(&mut module, "bootargs", domain.command_line)?;
         node.add_child(module);
         chosen.add_child(node);

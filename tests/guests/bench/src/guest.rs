@@ -179,11 +179,7 @@ impl Bench {
         black_box(&features);
         calls::hvm::get_param(&xen, DomId::SELF, Param::StoreEvtchn)?;
         count("get_param", MANY, || {
-            let _ = black_box(calls::hvm::get_param(
-                &xen,
-                DomId::SELF,
-                Param::StoreEvtchn,
-            ));
+            let _ = black_box(calls::hvm::get_param(&xen, DomId::SELF, Param::StoreEvtchn));
         });
         count("yield", MANY, || {
             let _ = calls::sched::yield_now(&xen);
@@ -329,7 +325,14 @@ impl Bench {
         };
         copy("copy_refs", MANY, by_ref);
         copy("copy_64", MANY, by_frame);
-        copy("copy_4096", SOME, GnttabCopy { len: 4096, ..by_frame });
+        copy(
+            "copy_4096",
+            SOME,
+            GnttabCopy {
+                len: 4096,
+                ..by_frame
+            },
+        );
         let mut sixteen = [by_frame; 16];
         count("copy_16", SOME, || {
             let _ = black_box(calls::grant::copy(&xen, &mut sixteen));
@@ -402,8 +405,8 @@ impl Bench {
         while port.is_none() && time::now_ns() < end {
             time::set_alarm(Some(time::now_ns() + 1_000_000));
             await_interrupt();
-            port = (1..16)
-                .find_map(|p| calls::event::bind_interdomain(&xen, self.peer, Port(p)).ok());
+            port =
+                (1..16).find_map(|p| calls::event::bind_interdomain(&xen, self.peer, Port(p)).ok());
         }
         let port = port.ok_or(Errno::ENOENT)?;
         // It is pending at once when it is bound.
