@@ -316,7 +316,9 @@ fn a_full_ring_one_event_and_errors() {
     };
     let (w, _server, _xs, vif, k) = setup(MODERN, config);
     w.run();
-    let before = k.events.get().0;
+    // One each, when it was connected.
+    assert_eq!(k.events.get(), (1, 1));
+    let before = 1;
     for n in 0..256 {
         vif.try_send(&frame(60, n), Checksum::Present).unwrap();
     }
@@ -341,6 +343,18 @@ fn a_full_ring_one_event_and_errors() {
     assert_eq!(vif.stats().send_errors, 256);
     assert_eq!(sent(&k).len(), 256);
     k.status.set(0);
+    // The same again.
+    for n in 0..256 {
+        vif.try_send(&frame(60, n), Checksum::Present).unwrap();
+    }
+    let full = vif.try_send(&frame(60, 0), Checksum::Present);
+    assert_eq!(full, Err(Error::Busy));
+    vif.kick();
+    let notified = k.notified.get();
+    w.run();
+    assert_eq!((sent(&k).len(), k.notified.get()), (256, notified + 1));
+    assert!(vif.has_room(60));
+    assert_eq!(vif.stats().sent, 256);
     // While there is room, nobody asks for events.
     let notified = k.notified.get();
     for n in 0..100 {
@@ -348,7 +362,7 @@ fn a_full_ring_one_event_and_errors() {
         w.run();
     }
     vif.handle_event();
-    assert_eq!((vif.stats().sent, k.notified.get()), (100, notified));
+    assert_eq!((vif.stats().sent, k.notified.get()), (356, notified));
 }
 
 #[test]
@@ -476,13 +490,16 @@ fn no_back_end_no_memory_no_device() {
 
 #[test]
 fn a_domain_that_was_restored() {
-    let (w, server, xs, mut vif, k) = setup(MODERN, Config::default());
+    let (w, server, xs, mut vif, _old) = setup(MODERN, Config::default());
     // Ports and grants of before are no more, and their numbers are free.
     w.ports.borrow_mut().retain(|p| *p <= 2);
     w.table.write(64, &vec![0; w.table.len() - 64]);
     server.borrow_mut().rm(BACK).unwrap();
     server.borrow_mut().rm(FRONT).unwrap();
-    nodes(&server, MODERN);
+    w.back.borrow_mut().pop();
+    let other = "/local/domain/0/backend/vif/7/0";
+    nodes_at(&server, other, MODERN);
+    let k = serve_net_at(w, &server, other);
     xs.resume().unwrap();
     xs.by(soon(w)).run(vif.resume()).unwrap();
     assert!(vif.ports().iter().all(|p| w.ports.borrow().contains(&p.0)));

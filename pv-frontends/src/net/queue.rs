@@ -139,7 +139,8 @@ impl<'x, P: Platform> Queue<'x, P> {
                 open: Open::default(),
             },
         };
-        queue.refill();
+        // Nobody listens yet; there is an event when all is connected.
+        let _ = queue.rx.refill();
         Ok(queue)
     }
 

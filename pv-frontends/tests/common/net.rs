@@ -64,8 +64,13 @@ pub fn get(server: &Server, path: &str) -> Option<String> {
 
 /// What the toolstack and the back end write. `offers` is added.
 pub fn nodes(server: &Server, offers: &[(&str, &str)]) {
+    nodes_at(server, BACK, offers);
+}
+
+/// The same with the back end in another folder.
+pub fn nodes_at(server: &Server, at: &str, offers: &[(&str, &str)]) {
     for (key, value) in [
-        ("backend", BACK),
+        ("backend", at),
         ("backend-id", "0"),
         ("mac", "00:16:3e:01:02:fe"),
         ("state", "1"),
@@ -80,11 +85,11 @@ pub fn nodes(server: &Server, offers: &[(&str, &str)]) {
     ];
     let perms = [xenstore::Perm::none(DOM0), xenstore::Perm::read(ME)];
     for (key, value) in fixed.iter().chain(offers) {
-        let path = format!("{BACK}/{key}");
+        let path = format!("{at}/{key}");
         put(server, &path, value);
         server.borrow_mut().set_perms(&path, &perms).unwrap();
     }
-    server.borrow_mut().set_perms(BACK, &perms).unwrap();
+    server.borrow_mut().set_perms(at, &perms).unwrap();
 }
 
 pub const MODERN: &[(&str, &str)] = &[
@@ -226,6 +231,11 @@ impl Queue {
 
 /// Serves an interface.
 pub fn serve_net(world: &'static World, server: &Server) -> Rc<Knobs> {
+    serve_net_at(world, server, BACK)
+}
+
+/// Serves an interface whose back end's folder is another one.
+pub fn serve_net_at(world: &'static World, server: &Server, at: &'static str) -> Rc<Knobs> {
     let knobs = Rc::new(Knobs {
         sent: RefCell::default(),
         inbox: RefCell::default(),
@@ -253,16 +263,16 @@ pub fn serve_net(world: &'static World, server: &Server) -> Rc<Knobs> {
                 .and_then(State::from_number)
                 .unwrap_or(State::Unknown)
         };
-        if get(&server, &format!("{BACK}/frontend")).is_none() {
+        if get(&server, &format!("{at}/frontend")).is_none() {
             queues.drain(..).for_each(|q| q.detach(w));
             return false;
         }
-        let online = get(&server, &format!("{BACK}/online")).as_deref() == Some("1");
-        let (front, back) = (state(FRONT), state(BACK));
+        let online = get(&server, &format!("{at}/online")).as_deref() == Some("1");
+        let (front, back) = (state(FRONT), state(at));
         let mut any = false;
         let mut go = |to: State| {
             any = true;
-            put(&server, &format!("{BACK}/state"), &to.number().to_string());
+            put(&server, &format!("{at}/state"), &to.number().to_string());
         };
         match (front, back) {
             (_, State::Connected) if !online => {
@@ -280,11 +290,13 @@ pub fn serve_net(world: &'static World, server: &Server) -> Rc<Knobs> {
             (State::Connected, State::InitWait) => {
                 let n = get(&server, &format!("{FRONT}/multi-queue-num-queues"));
                 let n: usize = n.map_or(1, |n| n.parse().unwrap());
-                let at = |i| match n {
+                let under = |i| match n {
                     1 => String::new(),
                     _ => format!("queue-{i}/"),
                 };
-                queues = (0..n).map(|i| Queue::attach(w, &server, &at(i))).collect();
+                queues = (0..n)
+                    .map(|i| Queue::attach(w, &server, &under(i)))
+                    .collect();
                 go(State::Connected);
             }
             _ => {}
@@ -301,12 +313,12 @@ pub fn serve_net(world: &'static World, server: &Server) -> Rc<Knobs> {
             any |= q.take(w, &k, n);
             loop {
                 let next = k.inbox.borrow().iter().position(|(_, to)| *to == n);
-                let Some(at) = next else { break };
-                let frame = k.inbox.borrow()[at].0.clone();
+                let Some(first) = next else { break };
+                let frame = k.inbox.borrow()[first].0.clone();
                 if k.silent.get() || !q.deliver(w, &k, &frame) {
                     break;
                 }
-                k.inbox.borrow_mut().remove(at);
+                k.inbox.borrow_mut().remove(first);
                 any = true;
             }
         }
