@@ -339,7 +339,7 @@ fn table(paravane: &Column, xen: Option<&Column>, markdown: bool) -> String {
         let theirs = theirs.map_or_else(|| "-".to_owned(), |v| show(v, op.kind));
         let over = if own > 2.0 * op.budget {
             "**"
-        } else if own > op.budget * 1.005 {
+        } else if own > op.budget * 1.05 {
             "*"
         } else {
             ""

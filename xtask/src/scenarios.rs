@@ -78,6 +78,9 @@ pub fn all() -> Vec<Scenario> {
         scenario("vuart", 6, vuart),
         scenario("bad-input", 5, bad_input),
         scenario("create-destroy-hello", 10, create_destroy_hello),
+        scenario("bench", 5, |stage| {
+            crate::bench::check_committed(stage.project, stage.built)
+        }),
     ];
     for kernel in KERNELS {
         for gic in [2, 3] {

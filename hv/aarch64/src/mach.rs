@@ -169,13 +169,21 @@ unsafe fn copy_bytes(dst: *mut u8, src: *const u8, len: usize) {
     // SAFETY: the contract above; the loop touches exactly `len` bytes at each end.
     unsafe {
         asm!(
-            "2: subs {n}, {n}, #16", "b.lo 3f",
-            "ldp {a}, {b}, [{s}], #16", "stp {a}, {b}, [{d}], #16", "b 2b",
-            "3: adds {n}, {n}, #16", "b.eq 5f",
-            "4: ldrb {a:w}, [{s}], #1", "strb {a:w}, [{d}], #1",
-            "subs {n}, {n}, #1", "b.ne 4b", "5:",
+            "subs {n}, {n}, #64", "b.lo 3f",
+            "2: ldp {a}, {b}, [{s}]", "ldp {e}, {f}, [{s}, #16]",
+            "stp {a}, {b}, [{d}]", "stp {e}, {f}, [{d}, #16]",
+            "ldp {a}, {b}, [{s}, #32]", "ldp {e}, {f}, [{s}, #48]",
+            "stp {a}, {b}, [{d}, #32]", "stp {e}, {f}, [{d}, #48]",
+            "add {s}, {s}, #64", "add {d}, {d}, #64",
+            "subs {n}, {n}, #64", "b.hs 2b",
+            "3: adds {n}, {n}, #64 - 16", "b.mi 5f",
+            "4: ldp {a}, {b}, [{s}], #16", "stp {a}, {b}, [{d}], #16",
+            "subs {n}, {n}, #16", "b.hs 4b",
+            "5: adds {n}, {n}, #16", "b.eq 7f",
+            "6: ldrb {a:w}, [{s}], #1", "strb {a:w}, [{d}], #1",
+            "subs {n}, {n}, #1", "b.ne 6b", "7:",
             d = inout(reg) dst => _, s = inout(reg) src => _, n = inout(reg) len => _,
-            a = out(reg) _, b = out(reg) _, options(nostack)
+            a = out(reg) _, b = out(reg) _, e = out(reg) _, f = out(reg) _, options(nostack)
         );
     }
 }

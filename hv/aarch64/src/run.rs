@@ -261,7 +261,11 @@ pub fn resume(cpu: CpuId, mut loaded: Option<VcpuRef>) -> *mut VcpuFile {
 /// is a matter for [`resume`]. Its new interrupts are in the list registers then, and other CPUs
 /// are told what is theirs; if not, [`resume`] does both.
 #[inline]
-pub fn settle(mut h: SpinMutexGuard<'_, Hypervisor>, v: VcpuRef, cpu: CpuId) -> bool {
+pub fn settle(h: SpinMutexGuard<'_, Hypervisor>, v: VcpuRef, cpu: CpuId) -> bool {
+    h.effects.none() || carry_out(h, v, cpu)
+}
+
+fn carry_out(mut h: SpinMutexGuard<'_, Hypervisor>, v: VcpuRef, cpu: CpuId) -> bool {
     let own = 1 << cpu.0;
     if h.effects.look & own != 0 {
         flush(&mut h, v);

@@ -158,7 +158,18 @@ impl Domain {
 /// All domains, by slot.
 pub struct Domains {
     table: Vec<Option<Domain>>,
+    /// By a domain number's low bits, the slot of the last domain that had such a one: numbers that
+    /// exist are seldom more than this apart.
+    hints: [Slot; HINTS],
+    /// No domain is in this slot or a higher one.
+    end: usize,
     next_domid: u16,
+}
+
+const HINTS: usize = 256;
+
+fn hint(domid: DomId) -> usize {
+    usize::from(domid.0) % HINTS
 }
 
 impl Domains {
@@ -169,6 +180,8 @@ impl Domains {
         table.resize_with(MAX_DOMAINS, || None);
         Self {
             table,
+            hints: [Slot(0); HINTS],
+            end: 0,
             next_domid: 1,
         }
     }
@@ -189,14 +202,24 @@ impl Domains {
     /// The slot of a domain number that exists, dying ones included.
     #[must_use]
     pub fn find(&self, domid: DomId) -> Option<Slot> {
-        self.iter().find(|d| d.domid == domid).map(|d| d.slot)
+        self.by_number(domid).map(|d| d.slot)
+    }
+
+    fn by_number(&self, domid: DomId) -> Option<&Domain> {
+        if domid >= DomId::FIRST_RESERVED {
+            return None;
+        }
+        let likely = self.hints.get(hint(domid)).and_then(|&s| self.get(s));
+        likely
+            .filter(|d| d.domid == domid)
+            .or_else(|| self.iter().find(|d| d.domid == domid))
     }
 
     /// The slot of a domain number, without domains that are being destroyed.
     #[must_use]
     pub fn find_alive(&self, domid: DomId) -> Option<Slot> {
-        self.iter()
-            .find(|d| d.domid == domid && d.death == Death::Alive)
+        self.by_number(domid)
+            .filter(|d| d.death == Death::Alive)
             .map(|d| d.slot)
     }
 
@@ -208,9 +231,15 @@ impl Domains {
             .min_by_key(|d| d.domid)
     }
 
+    /// Slots from this one on hold no domain.
+    #[must_use]
+    pub fn end(&self) -> Slot {
+        Slot(self.end as u8)
+    }
+
     /// All domains, in slot order.
     pub fn iter(&self) -> impl Iterator<Item = &Domain> {
-        self.table.iter().flatten()
+        self.table.iter().take(self.end).flatten()
     }
 
     /// A slot that nobody uses.
@@ -249,14 +278,22 @@ impl Domains {
     /// Puts a domain in its slot.
     pub fn insert(&mut self, d: Domain) {
         let place = d.slot.idx();
+        if let Some(h) = self.hints.get_mut(hint(d.domid)) {
+            *h = d.slot;
+        }
         if let Some(s) = self.table.get_mut(place) {
             *s = Some(d);
+            self.end = self.end.max(place + 1);
         }
     }
 
     /// Takes a domain out of its slot.
     pub fn remove(&mut self, slot: Slot) -> Option<Domain> {
-        self.table.get_mut(slot.idx())?.take()
+        let gone = self.table.get_mut(slot.idx())?.take();
+        while self.end > 0 && self.table.get(self.end - 1).is_none_or(Option::is_none) {
+            self.end -= 1;
+        }
+        gone
     }
 }
 

@@ -30,12 +30,16 @@ impl<M: PhysMem + GuestVa> Guest<'_, M> {
     /// # Errors
     /// `EFAULT` where the guest itself could not read.
     pub fn read(&self, va: u64, buf: &mut [u8]) -> Result<(), Errno> {
+        self.read_as(va, buf, Access::Read)
+    }
+
+    fn read_as(&self, va: u64, buf: &mut [u8], access: Access) -> Result<(), Errno> {
         let mut va = va;
         let mut rest = buf;
         while !rest.is_empty() {
             let n = rest.len().min(4096 - (va & 4095) as usize);
             let (now, later) = rest.split_at_mut(n);
-            self.m.read(self.place(va, Access::Read)?, now);
+            self.m.read(self.place(va, access)?, now);
             va = va.wrapping_add(n as u64);
             rest = later;
         }
@@ -67,6 +71,17 @@ impl<M: PhysMem + GuestVa> Guest<'_, M> {
     pub fn get<T: FromBytes + IntoBytes>(&self, va: u64) -> Result<T, Errno> {
         let mut t = T::new_zeroed();
         self.read(va, t.as_mut_bytes())?;
+        Ok(t)
+    }
+
+    /// Reads a structure of the ABI that is to be written too, once.
+    ///
+    /// # Errors
+    /// `EFAULT` where the guest itself could not write.
+    #[inline]
+    pub fn get_writable<T: FromBytes + IntoBytes>(&self, va: u64) -> Result<T, Errno> {
+        let mut t = T::new_zeroed();
+        self.read_as(va, t.as_mut_bytes(), Access::Write)?;
         Ok(t)
     }
 

@@ -37,6 +37,15 @@ pub struct Effects {
     pub resched: bool,
 }
 
+impl Effects {
+    /// Nothing is to be done.
+    #[inline]
+    #[must_use]
+    pub fn none(&self) -> bool {
+        self.kick | self.look == 0 && !self.resched && self.power.is_none()
+    }
+}
+
 /// What becomes of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Power {
@@ -855,7 +864,7 @@ impl Hypervisor {
         now_ticks: u64,
     ) {
         let now = m.now();
-        for slot in (0..crate::types::MAX_DOMAINS as u8).map(Slot) {
+        for slot in (0..self.domains.end().0).map(Slot) {
             let Some(d) = self.domains.get(slot) else {
                 continue;
             };

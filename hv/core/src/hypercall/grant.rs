@@ -231,8 +231,7 @@ impl<M: Machine> Call<'_, M> {
                 return Ok(Reply::Again);
             }
             budget -= 1;
-            let mut e: T = self.guest().get(a[1])?;
-            self.guest().check_writable(a[1], size_of::<T>() as u64)?;
+            let mut e: T = self.guest().get_writable(a[1])?;
             f(self, &mut e);
             self.guest().put(a[1], &e)?;
             a[1] = a[1].wrapping_add(size_of::<T>() as u64);
