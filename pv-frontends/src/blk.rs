@@ -635,6 +635,11 @@ async fn connect<'x, P: Platform>(
         rings.push(queue);
     }
     let pool = Pool::new(xs, to, config.pool_pages)?;
+    front
+        .forget(|key| {
+            matches!(key, "ring-page-order" | "multi-queue-num-queues") || key.starts_with("queue-")
+        })
+        .await?;
     front.switch(State::Initialised, &keys).await?;
     let state = front
         .wait_for(|s| !matches!(s, State::InitWait | State::Initialised))

@@ -64,6 +64,16 @@ const FRAME_EXTRA: usize = 18;
 /// Smallest MTU that makes sense (RFC 791).
 const MIN_MTU: usize = 68;
 const DEFAULT_MTU: usize = 1500;
+/// What another kernel may have written and this one might not. Of the shapes of a connection's keys, a back end takes
+/// the one that it finds first.
+const LEFTOVERS: &[&str] = &[
+    "event-channel",
+    "event-channel-tx",
+    "event-channel-rx",
+    "ctrl-ring-ref",
+    "event-channel-ctrl",
+    "xdp-headroom",
+];
 
 /// How much an interface uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -634,6 +644,9 @@ async fn connect<'x, P: Platform>(
         }
         queues.push(queue);
     }
+    front
+        .forget(|key| LEFTOVERS.contains(&key) || key.starts_with("queue-"))
+        .await?;
     front.switch(State::Connected, &keys).await?;
     let state = front
         .wait_for(|s| !matches!(s, State::InitWait | State::Initialised))

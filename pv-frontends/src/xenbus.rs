@@ -196,6 +196,23 @@ impl<'x, P: Platform> Frontend<'x, P> {
             .await
     }
 
+    /// Removes the keys and folders that `which` tells by their names from the front end's folder: what a kernel before
+    /// this one left, and the other end would take for this one's. To be called between [`Frontend::restart`] and
+    /// [`Frontend::switch`].
+    ///
+    /// # Errors
+    /// xenstore's.
+    pub async fn forget(&self, which: impl Fn(&str) -> bool) -> Result<(), Error> {
+        let there = match self.store.list(&self.node).await {
+            Err(Error::Store(Errno::ENOENT)) => return Err(Error::NoDevice),
+            there => there?,
+        };
+        for key in there.iter().filter(|k| which(k)) {
+            self.store.rm(&format!("{}/{key}", self.node)).await?;
+        }
+        Ok(())
+    }
+
     /// Has the other end forget an earlier connection, whoever made it: closes if need be, and begins anew.
     /// Returns when the other end waits for the front end's details.
     ///

@@ -419,6 +419,19 @@ fn a_kernel_before_that_left_it_connected() {
     let mut sector = [0; 512];
     disk.by(soon(w)).read(0, &mut sector).unwrap();
     assert_eq!(sector, [3; 512]);
+    // Connections of other shapes leave other keys.
+    let large = Config {
+        queues: 3,
+        ring_page_order: 2,
+        ..Config::default()
+    };
+    for config in [large, Config::default(), large] {
+        std::mem::forget(open(xs, config).unwrap());
+        let disk = open(xs, Config::default()).unwrap();
+        assert_eq!(disk.ports().len(), 1);
+        disk.by(soon(w)).read(0, &mut sector).unwrap();
+        std::mem::forget(disk);
+    }
 }
 
 #[test]

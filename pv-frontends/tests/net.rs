@@ -464,12 +464,31 @@ fn a_kernel_before_that_left_it_connected() {
         queues: 4,
         ..Config::default()
     };
-    let (w, _server, xs, vif, k) = setup(MODERN, config);
+    let (w, server, xs, vif, k) = setup(MODERN, config);
     std::mem::forget(vif);
     let vif = open(xs, Config::default()).unwrap();
     vif.by(soon(w)).send(&frame(60, 1)).unwrap();
     w.run();
     assert_eq!(sent(&k), [frame(60, 1)]);
+    // The back end offers less than before.
+    std::mem::forget(vif);
+    put(&server, &format!("{FRONT}/ctrl-ring-ref"), "8");
+    for key in ["feature-split-event-channels", "feature-sg"] {
+        put(&server, &format!("{BACK}/{key}"), "0");
+    }
+    let vif = open(xs, config).unwrap();
+    assert_eq!((vif.info().split_channels, vif.ports().len()), (false, 4));
+    let left = get(&server, &format!("{FRONT}/queue-0/event-channel-tx"));
+    assert_eq!(left, None);
+    let vif = {
+        std::mem::forget(vif);
+        open(xs, Config::default()).unwrap()
+    };
+    assert_eq!(vif.ports().len(), 1);
+    assert_eq!(get(&server, &format!("{FRONT}/ctrl-ring-ref")), None);
+    vif.by(soon(w)).send(&frame(60, 2)).unwrap();
+    w.run();
+    assert_eq!(sent(&k), [frame(60, 2)]);
 }
 
 #[test]
