@@ -235,6 +235,15 @@ fn what_is_not_accepted_is_left() {
     assert_eq!(get(&server, "control/shutdown"), "suspend");
     put(&server, "control/shutdown", "poweroff");
     assert_eq!(xs.by(soon(w)).run(shutdown.next()), Ok(Request::Poweroff));
+    // A toolstack that does not want to know.
+    let path = format!("{HOME}/control/feature-reboot");
+    let perms = [xenstore::Perm::none(DOM0)];
+    server.borrow_mut().set_perms(&path, &perms).unwrap();
+    let open = Shutdown::open(xs.access(), ALL);
+    let mut shutdown = xs.by(soon(w)).run(open).unwrap();
+    assert_eq!(get(&server, "control/feature-reboot"), "0");
+    put(&server, "control/shutdown", "reboot");
+    assert_eq!(xs.by(soon(w)).run(shutdown.next()), Ok(Request::Reboot));
 }
 
 #[test]
