@@ -33,8 +33,9 @@ mod request;
 #[cfg(test)]
 mod tests;
 
-pub use config::{BadKey, FrontConfig, QueueConfig};
-pub use device::{Device, Step, Writes};
+pub use crate::device::{BadKey, Writes};
+pub use config::{FrontConfig, QueueConfig};
+pub use device::{Device, Step, Vbd};
 pub use guest_abi::io::blkif::Status;
 pub use mappings::{MapError, Mapping, Mappings, Pages, Span};
 pub use queue::{Queue, Taken};

@@ -7,6 +7,7 @@
 //!
 //! * [`console`]: one domain's console, its log and what is typed to it.
 //! * [`blk`]: one virtual disk: negotiation, requests, granted pages.
+//! * [`device`]: the life of a device in the store, for every kind of device.
 //! * [`extent`]: where a disk image is on the real disk.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
@@ -25,6 +26,7 @@ extern crate alloc;
 
 pub mod blk;
 pub mod console;
+pub mod device;
 pub mod extent;
 #[cfg(test)]
 mod testmem;
