@@ -53,6 +53,11 @@ const PACKAGES: &[Package] = &[
         image: "build/bench.bin",
         align: 8,
     },
+    Package {
+        name: "conformance",
+        image: "build/conformance.bin",
+        align: 8,
+    },
 ];
 
 /// The names of the packages that are built for bare metal.

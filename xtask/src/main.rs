@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Paravane's commands, for people and for CI alike: `cargo xtask setup|run|build|test|bench|lint`.
+//! Paravane's commands, for people and for CI alike: `cargo xtask setup|run|build|test|bench|conformance|lint`.
 //!
-//! One file per command ([`setup`], [`run`], [`build`], [`mod@test`], [`bench`], [`lint`]); the rest is what they share:
+//! One file per command ([`setup`], [`run`], [`build`], [`mod@test`],
+//! [`bench`], [`conformance`], [`lint`]); the rest is what they share:
 //!
 //! * [`project`]: where things are; [`process`]: running programs with progress; [`apt`]: Debian's packages;
 //! * [`kernel`], [`cpio`], [`guests`]: the demo guests from Debian's kernel and busybox;
@@ -14,6 +15,7 @@
 mod apt;
 mod bench;
 mod build;
+mod conformance;
 mod cpio;
 mod flat;
 mod guests;
@@ -61,6 +63,8 @@ enum Command {
     Test(test::Args),
     /// Count what operations cost, on Paravane and on the real Xen
     Bench(bench::Args),
+    /// Try, case by case, whether Paravane does what the real Xen does
+    Conformance(conformance::Args),
     /// Formatting, clippy, docs, dependency arrows and `unsafe` boundaries
     Lint(lint::Args),
 }
@@ -73,6 +77,7 @@ fn main() -> ExitCode {
         Command::Build(args) => build::main(&project, args),
         Command::Test(args) => test::main(&project, args),
         Command::Bench(args) => bench::main(&project, args),
+        Command::Conformance(args) => conformance::main(&project, args),
         Command::Lint(args) => lint::main(&project, args),
     });
     match result {

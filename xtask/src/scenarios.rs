@@ -82,6 +82,13 @@ pub fn all() -> Vec<Scenario> {
             crate::bench::check_committed(stage.project, stage.built)
         }),
     ];
+    for gic in [2, 3] {
+        all.push(scenario(
+            format!("conformance-gicv{gic}"),
+            5,
+            move |stage| crate::conformance::check(stage.project, stage.built, gic),
+        ));
+    }
     for kernel in KERNELS {
         for gic in [2, 3] {
             let name = format!("linux-{}-gicv{gic}", kernel.series);

@@ -306,6 +306,10 @@ extern "C" fn hv_sync(f: &mut VcpuFile, esr: u64) -> *mut VcpuFile {
                 !hv().lock().sched.yield_now(cpu)
             }
         }
+        EC_SMC if iss & 0xffff != 0 => {
+            undef(f);
+            true
+        }
         EC_SMC => {
             f.pc += 4;
             smccc(f) == 0

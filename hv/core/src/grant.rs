@@ -852,13 +852,7 @@ impl Grants {
     /// `GNTTABOP_unmap_and_replace`, which no Arm guest can use: the status of every element.
     #[must_use]
     pub const fn unmap_and_replace() -> GrantStatus {
-        GrantStatus::GeneralError
-    }
-
-    /// `GNTTABOP_transfer`, which is not offered: the status of every element.
-    #[must_use]
-    pub const fn transfer() -> GrantStatus {
-        GrantStatus::GeneralError
+        GrantStatus::BadHandle
     }
 
     #[inline]
@@ -903,9 +897,11 @@ impl Grants {
     ) -> GrantStatus {
         let who = |ptr: &CopyPtr, is_ref: bool| {
             if ptr.domid == DomId::SELF {
-                Ok(caller)
-            } else if is_ref {
-                lookup(ptr.domid).ok_or(GrantStatus::BadDomain)
+                return Ok(caller);
+            }
+            let slot = lookup(ptr.domid).ok_or(GrantStatus::BadDomain)?;
+            if is_ref {
+                Ok(slot)
             } else {
                 Err(GrantStatus::PermissionDenied)
             }

@@ -31,7 +31,13 @@ fn unknown_numbers_do_not_exist() {
         .filter(|n| !known.contains(n))
         .chain([1 << 32 | 17, u64::MAX, 0x8000_0011])
     {
-        assert_eq!(g.raw(n, [0, ARG, 1, 0, 0]), ENOSYS, "hypercall {n}");
+        // hypfs is the control domain's.
+        let answer = if n == 42 {
+            Errno::EPERM.to_ret()
+        } else {
+            ENOSYS
+        };
+        assert_eq!(g.raw(n, [0, ARG, 1, 0, 0]), answer, "hypercall {n}");
     }
     for (n, op) in [
         (12, 63),
@@ -40,7 +46,6 @@ fn unknown_numbers_do_not_exist() {
         (18, 2),
         (20, 50),
         (20, 3),
-        (21, 2),
         (24, 99),
         (29, 99),
         (32, 14),
@@ -56,7 +61,7 @@ fn unknown_numbers_do_not_exist() {
             "{n}/{op}"
         );
     }
-    assert_eq!(g.raw(24, [99, 0, ARG, 0, 0]), ENOSYS);
+    assert_eq!(g.raw(24, [99, 0, ARG, 0, 0]), Errno::EINVAL.to_ret());
     assert_eq!(
         g.raw(24, [0, 0, ARG, 0, 0]),
         Errno::EINVAL.to_ret(),
@@ -256,12 +261,14 @@ fn bad_pointers_fault_and_change_nothing() {
     let devices = [arch::GUEST_GICC_BASE, arch::GUEST_GICC_BASE + 0x1ffc];
     for p in bad_places(&g, d.end()).into_iter().chain(devices) {
         for op in [6, 7, 15] {
-            assert_eq!(g.raw(12, [op, p, 0, 0, 0]), EFAULT, "memory {op} at {p:#x}");
+            // A reservation answers how many extents it dealt with.
+            let answer = if op == 6 { 0 } else { EFAULT };
+            assert_eq!(g.raw(12, [op, p, 0, 0, 0]), answer, "memory {op} at {p:#x}");
         }
         for op in (0..=13).filter(|o| *o != 2) {
             assert_eq!(g.raw(32, [op, p, 0, 0, 0]), EFAULT, "event {op} at {p:#x}");
         }
-        for op in [0, 1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12] {
+        for op in [0, 1, 2, 5, 6, 7, 8, 9, 10, 11, 12] {
             assert_eq!(g.raw(20, [op, p, 1, 0, 0]), EFAULT, "grant {op} at {p:#x}");
         }
         for op in [2, 3, 4, 5, 6] {
@@ -389,8 +396,10 @@ fn structures_may_cross_pages_and_answers_need_write_access() {
         } else {
             [cmd, op[0].host_addr, 0, 0, 0]
         };
+        // What is read there is no index that exists.
         let r = g.raw(n, args);
-        assert!(r == EFAULT || n == 34, "{n}/{cmd}: {r}");
+        let bad_index = (n, cmd) == (17, 6) && r == Errno::EINVAL.to_ret();
+        assert!(r == EFAULT || n == 34 || bad_index, "{n}/{cmd}: {r}");
     }
     assert_eq!(w.hv.borrow().events.ports_in_use(d.v.slot), ports);
     w.check();
@@ -412,16 +421,19 @@ fn shared_pages_are_in_one_place() {
     memory::remove_from_physmap(&g, DomId::SELF, Gfn(a)).unwrap();
     assert_eq!(
         memory::remove_from_physmap(&g, DomId::SELF, Gfn(a)),
-        Err(Errno::EINVAL)
+        Err(Errno::ENOENT)
     );
     assert_eq!(add(MapSpace::SharedInfo, 0, b), Ok(()), "as after kexec");
-    // A grant frame moves; a move that fails leaves it.
-    assert_eq!(add(MapSpace::GrantTable, 0, a), Ok(()));
+    // A grant frame stays where it is until it is taken away there.
     assert_eq!(add(MapSpace::GrantTable, 0, 1 << 28), Err(Errno::EINVAL));
+    assert_eq!(add(MapSpace::GrantTable, 0, a), Ok(()));
+    for gfn in [a, a + 4, 1 << 28] {
+        assert_eq!(add(MapSpace::GrantTable, 0, gfn), Err(Errno::EBUSY));
+    }
     let mut list = [Gfn(0)];
     guest_abi::calls::grant::setup_table(&g, DomId::SELF, &mut list).unwrap();
     assert_eq!(list, [Gfn(a)]);
-    assert_eq!(add(MapSpace::GrantTable, 0, a + 4), Ok(()));
+    memory::remove_from_physmap(&g, DomId::SELF, Gfn(a)).unwrap();
     assert!(!g.read(a << 12, &mut [0]));
     // Over the shared info: that is then nowhere.
     assert_eq!(add(MapSpace::GrantTable, 0, b), Ok(()));
@@ -430,8 +442,8 @@ fn shared_pages_are_in_one_place() {
     assert_eq!(list, [Gfn(u64::MAX)]);
     assert_eq!(add(MapSpace::GrantTable, 64, a), Err(Errno::EINVAL));
     assert_eq!(add(MapSpace::GrantTable, u64::MAX, a), Err(Errno::EINVAL));
-    assert_eq!(add(MapSpace::GmfnForeign, 0, a), Err(Errno::EINVAL));
-    assert_eq!(add(MapSpace::DevMmio, 0, a), Err(Errno::ENOSYS));
+    assert_eq!(add(MapSpace::GmfnForeign, 0, a), Err(Errno::ENOSYS));
+    assert_eq!(add(MapSpace::DevMmio, 0, a), Err(Errno::EACCES));
     g.put(
         ARG,
         &AddToPhysmap {

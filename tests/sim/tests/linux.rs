@@ -120,7 +120,7 @@ fn linux_boots() {
     );
     assert_eq!(
         hvm::get_param(&g, DomId::SELF, Param::MonitorRingPfn),
-        Err(Errno::EINVAL)
+        Err(Errno::EPERM)
     );
     assert_eq!(
         hvm::set_param(&g, DomId::SELF, Param::StorePfn, 1),

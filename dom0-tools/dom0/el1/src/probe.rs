@@ -169,7 +169,7 @@ registers! {
     /// Physical timer: what is left.
     CntpTval "cntp_tval_el0";
     /// Physical counter.
-    Cntpct "cntpct_el0";
+    Cntpct "S3_3_C14_C0_1";
     /// Virtual timer: compare value.
     CntvCval "cntv_cval_el0";
     /// Virtual timer: control.
@@ -181,9 +181,9 @@ registers! {
     /// Debug: monitor control.
     Mdscr "mdscr_el1";
     /// Debug: OS lock access.
-    Oslar "oslar_el1";
+    Oslar "S2_0_C1_C0_4";
     /// Debug: OS lock status.
-    Oslsr "oslsr_el1";
+    Oslsr "S2_0_C1_C1_4";
     /// Debug: OS double lock.
     Osdlr "osdlr_el1";
     /// Debug: breakpoint 0 value.
@@ -193,9 +193,9 @@ registers! {
     /// Debug: watchpoint 0 control.
     Dbgwcr0 "dbgwcr0_el1";
     /// Debug: ROM address.
-    Mdrar "mdrar_el1";
+    Mdrar "S2_0_C1_C0_0";
     /// Debug: communication channel status.
-    Mdccsr "mdccsr_el0";
+    Mdccsr "S2_3_C0_C1_0";
     /// Performance monitors: control.
     Pmcr "pmcr_el0";
     /// Performance monitors: counter enable.
@@ -221,29 +221,29 @@ registers! {
     /// GICv3 CPU interface: SGI of the other group 1.
     IccAsgi1r "S3_0_C12_C11_6";
     /// CPU identification.
-    Midr "midr_el1";
+    Midr "S3_0_C0_C0_0";
     /// CPU affinity.
-    Mpidr "mpidr_el1";
+    Mpidr "S3_0_C0_C0_5";
     /// Processor features 0.
-    IdAa64pfr0 "id_aa64pfr0_el1";
+    IdAa64pfr0 "S3_0_C0_C4_0";
     /// Processor features 1.
-    IdAa64pfr1 "id_aa64pfr1_el1";
+    IdAa64pfr1 "S3_0_C0_C4_1";
     /// Processor features: scalable vectors.
     IdAa64zfr0 "S3_0_C0_C4_4";
     /// Debug features 0.
-    IdAa64dfr0 "id_aa64dfr0_el1";
+    IdAa64dfr0 "S3_0_C0_C5_0";
     /// Instruction set 0.
-    IdAa64isar0 "id_aa64isar0_el1";
+    IdAa64isar0 "S3_0_C0_C6_0";
     /// Instruction set 1.
-    IdAa64isar1 "id_aa64isar1_el1";
+    IdAa64isar1 "S3_0_C0_C6_1";
     /// Memory model 0.
-    IdAa64mmfr0 "id_aa64mmfr0_el1";
+    IdAa64mmfr0 "S3_0_C0_C7_0";
     /// Memory model 1.
-    IdAa64mmfr1 "id_aa64mmfr1_el1";
+    IdAa64mmfr1 "S3_0_C0_C7_1";
     /// AArch32 processor features 0.
-    IdPfr0 "id_pfr0_el1";
+    IdPfr0 "S3_0_C0_C1_0";
     /// AArch32 debug features.
-    IdDfr0 "id_dfr0_el1";
+    IdDfr0 "S3_0_C0_C1_2";
     /// A place of the identification space that is reserved.
     IdReserved "S3_0_C0_C7_7";
     /// Error record selection.
@@ -575,4 +575,22 @@ pub fn compute(rounds: u64) {
         asm!("77:", "subs {n}, {n}, #1", "b.ne 77b", n = inout(reg) rounds.max(1) => _,
              options(nostack, nomem));
     }
+}
+
+/// Makes a hypercall of any number with any arguments, among them addresses of nothing: what the
+/// hypervisor makes of that is what a test wants to know. Addresses that it is to write to must be
+/// [`Shared`](crate::shared::Shared) pages.
+///
+/// # Errors
+/// The exception that it took.
+pub fn hypercall(nr: u64, [a0, a1, a2, a3, a4]: [u64; 5]) -> Result<i64, Trap> {
+    let (ret, esr, far): (u64, u64, u64);
+    // SAFETY: the hypervisor keeps every register but x0 by its ABI; what it writes is no memory of
+    // Rust's by the contract above. A fault resumes after it.
+    unsafe {
+        attempt!("hvc #0xea1", inout("x16") nr => far, inout("x0") a0 => ret, inout("x1") a1 => _,
+                 inout("x2") a2 => _, inout("x3") a3 => _, inout("x4") a4 => _, out("x17") esr,
+                 options(nostack));
+    }
+    outcome(ret as i64, esr, far)
 }

@@ -20,29 +20,17 @@ const BATCH: u64 = 32;
 const CMD_MASK: u64 = (1 << PROGRESS_SHIFT) - 1;
 const PROGRESS_SHIFT: u32 = 12;
 
-/// An element of `GNTTABOP_transfer` (`gnttab_transfer`, 24 bytes), of which only the status is
-/// ever used.
-#[derive(FromBytes, IntoBytes, Immutable)]
-#[repr(C)]
-struct GnttabTransfer {
-    _mfn: u64,
-    _domid: u16,
-    _pad0: u16,
-    _gref: u32,
-    status: i16,
-    _pad1: [u16; 3],
-}
-
 impl<M: Machine> Call<'_, M> {
     pub(super) fn grant_table_op(&mut self, a: &mut [u64; 5]) -> Answer {
-        let op = GrantOp::from_number(a[0] & CMD_MASK).ok_or(Errno::ENOSYS)?;
+        let op = GrantOp::from_number(a[0] & CMD_MASK);
         let progress = a[0] as u32 >> PROGRESS_SHIFT;
         let (m, slot) = (self.m, self.slot());
         // The count is an unsigned int: the rest of the register says nothing.
         a[2] &= 0xffff_ffff;
-        if (a[2] as i32) < 0 || (progress != 0 && op != GrantOp::CacheFlush) {
+        if (a[2] as i32) < 0 || (progress != 0 && op != Some(GrantOp::CacheFlush)) {
             return Err(Errno::EINVAL);
         }
+        let op = op.ok_or(Errno::ENOSYS)?;
         match op {
             GrantOp::MapGrantRef => self.each(a, |c, e: &mut GnttabMapGrantRef| {
                 let op = MapOp {
@@ -154,9 +142,7 @@ impl<M: Machine> Call<'_, M> {
                 e[2] = u32::from(s.number() as u16);
             }),
             GrantOp::CacheFlush => self.cache_flush_list(a, progress),
-            GrantOp::Transfer => self.each(a, |_, e: &mut GnttabTransfer| {
-                e.status = Grants::transfer().number();
-            }),
+            GrantOp::Transfer => Err(Errno::EOPNOTSUPP),
             GrantOp::UnmapAndReplace => self.each(a, |_, e: &mut GnttabUnmapAndReplace| {
                 e.status = Grants::unmap_and_replace().number();
             }),

@@ -23,7 +23,7 @@ const BATCH_PAGES: u64 = 1024;
 impl<M: Machine> Call<'_, M> {
     pub(super) fn memory_op(&mut self, a: &mut [u64; 5]) -> Answer {
         let op = MemoryOp::from_number(a[0] & MEMOP_CMD_MASK).ok_or(Errno::ENOSYS)?;
-        let start = (a[0] & 0xffff_ffff) >> MEMOP_EXTENT_SHIFT;
+        let start = a[0] >> MEMOP_EXTENT_SHIFT;
         match op {
             MemoryOp::PopulatePhysmap
             | MemoryOp::IncreaseReservation
@@ -34,7 +34,9 @@ impl<M: Machine> Call<'_, M> {
                 match MapSpace::from_number(x.space) {
                     Some(MapSpace::SharedInfo) => self.map_shared_info(target, x.idx, x.gpfn)?,
                     Some(MapSpace::GrantTable) => self.map_grant_frame(target, x.idx, x.gpfn)?,
-                    Some(MapSpace::GmfnForeign) => return Err(Errno::EINVAL),
+                    // An empty range.
+                    Some(MapSpace::GmfnRange) if x.size == 0 => {}
+                    Some(MapSpace::DevMmio) => return Err(Errno::EACCES),
                     _ => return Err(Errno::ENOSYS),
                 }
                 OK
@@ -79,7 +81,9 @@ impl<M: Machine> Call<'_, M> {
     }
 
     fn reservation(&mut self, a: &mut [u64; 5], op: MemoryOp, start: u64) -> Answer {
-        let r: MemoryReservation = self.guest().get(a[1])?;
+        let Ok(r) = self.guest().get::<MemoryReservation>(a[1]) else {
+            return done(start as i64);
+        };
         // The counter of extents must fit the bits that carry progress.
         if r.nr_extents > u64::from(u32::MAX >> MEMOP_EXTENT_SHIFT) || start > r.nr_extents {
             return done(start as i64);
@@ -305,7 +309,7 @@ impl<M: Machine> Call<'_, M> {
     fn unmap_page(&mut self, slot: Slot, gfn: Gfn) -> Result<(), Errno> {
         let m = self.m;
         let (d, mut c) = self.hv.p2m_of(m, slot)?;
-        let found = d.p2m.lookup(m, gfn).ok_or(Errno::EINVAL)?;
+        let found = d.p2m.lookup(m, gfn).ok_or(Errno::ENOENT)?;
         match found.kind {
             // These end by their own operations.
             Kind::Grant | Kind::GrantRo | Kind::Mmio => return Err(Errno::EINVAL),
@@ -357,12 +361,11 @@ impl<M: Machine> Call<'_, M> {
     fn map_grant_frame(&mut self, slot: Slot, idx: u64, gfn: Gfn) -> Result<(), Errno> {
         let (grants, mut host) = self.hv.grants_and_host(self.m);
         let mfn = grants.shared_frame(&mut host, slot, idx)?;
-        let old = grants.shared_gfn(slot, idx as u32);
-        self.map_shared(slot, gfn, mfn)?;
-        // A frame is in one place.
-        if old != u64::MAX && old != gfn.0 {
-            self.unmap_page(slot, Gfn(old))?;
+        // A frame is in one place, and taken away there first.
+        if grants.shared_gfn(slot, idx as u32) != u64::MAX {
+            return Err(Errno::EBUSY);
         }
+        self.map_shared(slot, gfn, mfn)?;
         self.hv.grants.set_shared_gfn(slot, mfn, Some(gfn));
         Ok(())
     }
@@ -423,8 +426,12 @@ impl<M: Machine> Call<'_, M> {
 
     /// Maps a domain's grant frames into the control domain (`XENMEM_acquire_resource`).
     fn acquire_resource(&mut self, arg: u64) -> Answer {
-        self.require_privilege()?;
         let x: MemAcquireResource = self.guest().get(arg)?;
+        if !self.privileged {
+            // Of another domain that exists it would be told that it may not; by its number.
+            self.hv.domains.find(x.domid).ok_or(Errno::ESRCH)?;
+            return Err(Errno::EPERM);
+        }
         let source = self.hv.domains.find_alive(x.domid).ok_or(Errno::ESRCH)?;
         if Resource::from_number(x.kind) != Some(Resource::GrantTable)
             || x.id != RESOURCE_GRANT_TABLE_SHARED

@@ -26,7 +26,8 @@ impl<M: Machine> Call<'_, M> {
         let d = self.hv.domains.get(self.who.slot).ok_or(Errno::ESRCH)?;
         match op {
             VersionOp::Version => return done(VERSION),
-            VersionOp::Pagesize => return done(4096i64),
+            VersionOp::Pagesize if a[1] == 0 => return done(4096i64),
+            VersionOp::Pagesize => return Err(Errno::EINVAL),
             VersionOp::Extraversion => self.guest().put(a[1], &text::<16>(".0-paravane"))?,
             VersionOp::CompileInfo => {
                 let info = CompileInfo {
@@ -47,7 +48,10 @@ impl<M: Machine> Call<'_, M> {
             }
             VersionOp::GetFeatures => {
                 let mut f: FeatureInfo = self.guest().get(a[1])?;
-                f.submap = if f.submap_idx == 0 {
+                if f.submap_idx != 0 {
+                    return Err(Errno::EINVAL);
+                }
+                f.submap = {
                     let mut bits = Feature::WritablePageTables.bit()
                         | Feature::AutoTranslatedPhysmap.bit()
                         | Feature::MemoryOpVnodeSupported.bit()
@@ -58,8 +62,6 @@ impl<M: Machine> Call<'_, M> {
                         Feature::NotDirectMapped.bit()
                     };
                     bits | if d.privileged { Feature::Dom0.bit() } else { 0 }
-                } else {
-                    0
                 };
                 self.guest().put(a[1], &f)?;
             }
@@ -83,6 +85,10 @@ impl<M: Machine> Call<'_, M> {
 
     pub(super) fn hvm_op(&mut self, a: &mut [u64; 5]) -> Answer {
         let op = HvmOp::from_number(u64::from(a[0] as u32)).ok_or(Errno::ENOSYS)?;
+        if op == HvmOp::GuestRequestVmEvent {
+            // Nobody monitors.
+            return if a[1] == 0 { OK } else { Err(Errno::EINVAL) };
+        }
         if !matches!(op, HvmOp::SetParam | HvmOp::GetParam) {
             return Err(Errno::ENOSYS);
         }
@@ -102,25 +108,17 @@ impl<M: Machine> Call<'_, M> {
             )
         );
         let known = guest_may_read || Param::from_number(p.index) == Some(Param::MonitorRingPfn);
+        if !known {
+            return Err(Errno::EINVAL);
+        }
+        if op == HvmOp::SetParam || !guest_may_read {
+            self.require_privilege()?;
+        }
         let d = self.hv.domains.get_mut(target).ok_or(Errno::ESRCH)?;
         let place = d.params.get_mut(p.index as usize).ok_or(Errno::EINVAL)?;
         if op == HvmOp::SetParam {
-            self.require_privilege()?;
-            if !known {
-                return Err(Errno::EINVAL);
-            }
-            if let Some(place) = self
-                .hv
-                .domains
-                .get_mut(target)
-                .and_then(|d| d.params.get_mut(p.index as usize))
-            {
-                *place = p.value;
-            }
+            *place = p.value;
         } else {
-            if !(guest_may_read || known && self.privileged) {
-                return Err(Errno::EINVAL);
-            }
             p.value = *place;
             self.guest().put(a[1], &p)?;
         }
@@ -179,10 +177,10 @@ impl<M: Machine> Call<'_, M> {
     }
 
     pub(super) fn vm_assist(&mut self, a: &mut [u64; 5]) -> Answer {
-        let cmd = VmAssistCmd::from_number(a[0] & 0xffff_ffff).ok_or(Errno::ENOSYS)?;
         if a[1] != VmAssist::RUNSTATE_UPDATE_FLAG {
             return Err(Errno::EINVAL);
         }
+        let cmd = VmAssistCmd::from_number(a[0] & 0xffff_ffff).ok_or(Errno::ENOSYS)?;
         let d = self.hv.domains.get_mut(self.who.slot).ok_or(Errno::ESRCH)?;
         let bit = 1 << VmAssist::RUNSTATE_UPDATE_FLAG;
         match cmd {

@@ -94,7 +94,10 @@ impl<M: Machine> Call<'_, M> {
         // The one place that says which calls are the control domain's alone.
         if matches!(
             nr,
-            HypercallNr::Domctl | HypercallNr::Sysctl | HypercallNr::PlatformOp
+            HypercallNr::Domctl
+                | HypercallNr::Sysctl
+                | HypercallNr::PlatformOp
+                | HypercallNr::HypfsOp
         ) {
             self.require_privilege()?;
         }

@@ -4,7 +4,7 @@
 use super::{Answer, Call, OK, done};
 use crate::event::Poll;
 use crate::machine::Machine;
-use crate::types::{Errno, Gfn, Pa, Port};
+use crate::types::{DomId, Errno, Gfn, Pa, Port};
 use guest_abi::sched::{
     NR_WATCHDOGS, POLL_MAX_PORTS, SchedOp, SchedPoll, SchedRemoteShutdown, SchedShutdown,
     SchedWatchdog,
@@ -35,6 +35,10 @@ impl<M: Machine> Call<'_, M> {
             SchedOp::Poll => return self.poll(a[1]),
             SchedOp::RemoteShutdown => {
                 let s: SchedRemoteShutdown = self.guest().get(a[1])?;
+                // By its number, as Xen has it.
+                if s.domain_id == DomId::SELF {
+                    return Err(Errno::ESRCH);
+                }
                 let target = self.live_target(s.domain_id)?;
                 if target == slot {
                     return Err(Errno::EPERM);
@@ -45,7 +49,10 @@ impl<M: Machine> Call<'_, M> {
                 let w: SchedWatchdog = self.guest().get(a[1])?;
                 return self.watchdog(w);
             }
-            SchedOp::PinOverride => return Err(Errno::ENOSYS),
+            SchedOp::PinOverride => {
+                self.require_privilege()?;
+                return Err(Errno::ENOSYS);
+            }
         }
         OK
     }
@@ -97,7 +104,7 @@ impl<M: Machine> Call<'_, M> {
                 .watchdogs
                 .iter()
                 .position(|&t| t == 0)
-                .ok_or(Errno::EEXIST)?;
+                .ok_or(Errno::ENOSPC)?;
             if let Some(t) = d.watchdogs.get_mut(free) {
                 *t = expiry;
             }
@@ -148,8 +155,7 @@ impl<M: Machine> Call<'_, M> {
                 }
                 OK
             }
-            Some(_) => Err(Errno::EINVAL),
-            None => Err(Errno::ENOSYS),
+            _ => Err(Errno::EINVAL),
         }
     }
 }

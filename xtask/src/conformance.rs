@@ -1,0 +1,360 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask conformance`: the guest `conformance` tries, case by case, what a hypervisor does; what the real Xen does
+//! is the expectation, recorded in tests/conformance. A difference must be in docs/CONFORMANCE.md, with its reason.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::build::{self, Built};
+use crate::machine::BOARDS;
+use crate::project::{Project, write_atomic};
+use crate::rig::{Domain, Hypervisor, Rig, Started, xen_image};
+use crate::setup;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Run on the real Xen too (downloaded once, 1 MB), and compare with what it does now
+    #[arg(long, value_enum)]
+    on: Option<Hypervisor>,
+    /// Write what Xen did as the expectation
+    #[arg(long)]
+    record: bool,
+    /// Only this version of the interrupt controller (else both)
+    #[arg(long, value_name = "2|3")]
+    gic: Option<u32>,
+    /// Show every case, not only those that differ
+    #[arg(long)]
+    all: bool,
+}
+
+/// Results by case, in the order in which they were printed.
+type Results = Vec<(String, String)>;
+
+const GICS: [u32; 2] = [2, 3];
+
+pub fn main(project: &Project, args: &Args) -> Result<ExitCode> {
+    ensure!(
+        !args.record || args.on == Some(Hypervisor::Xen),
+        "--record writes what Xen does: give --on xen"
+    );
+    setup::ensure(project, &BOARDS[0])?;
+    let built = build::build(project, &build::Args::default())?;
+    let mut wrong = 0;
+    for gic in GICS
+        .into_iter()
+        .filter(|gic| args.gic.is_none_or(|only| only == *gic))
+    {
+        let paravane = run(project, &built, Hypervisor::Paravane, gic)?;
+        let xen = if args.on == Some(Hypervisor::Xen) {
+            let xen = run(project, &built, Hypervisor::Xen, gic)?;
+            if args.record {
+                record(project, gic, &xen)?;
+            }
+            xen
+        } else {
+            recorded(project, gic)?
+        };
+        let report = compare(&paravane, &xen, &accepted(project)?);
+        print!("{}", report.text(args.all));
+        println!("GICv{gic}: {}", report.summary());
+        wrong += report.wrong();
+    }
+    Ok(if wrong == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Runs the suite on Paravane, for the tests: every difference must be accepted.
+pub fn check(project: &Project, built: &Built, gic: u32) -> Result<()> {
+    let paravane = run(project, built, Hypervisor::Paravane, gic)?;
+    let report = compare(&paravane, &recorded(project, gic)?, &accepted(project)?);
+    ensure!(
+        report.wrong() == 0,
+        "{}\n{}",
+        report.summary(),
+        report.text(false)
+    );
+    println!("  GICv{gic}: {}", report.summary());
+    Ok(())
+}
+
+fn run(project: &Project, built: &Built, on: Hypervisor, gic: u32) -> Result<Results> {
+    let name = match on {
+        Hypervisor::Paravane => "paravane",
+        Hypervisor::Xen => "xen",
+    };
+    println!("trying {name}, GICv{gic} ...");
+    std::io::stdout().flush()?;
+    let image = project.path("build/conformance.bin");
+    let rig = Rig {
+        project,
+        built,
+        gic,
+        icount: false,
+        log: project
+            .dir("conformance")?
+            .join(format!("{name}-gicv{gic}.log")),
+        bound: Duration::from_secs(120),
+    };
+    let domains = [
+        Domain {
+            name: "suite",
+            image: &image,
+            command_line: match on {
+                Hypervisor::Paravane => "own=1 peer=2",
+                Hypervisor::Xen => "own=1 peer=2 spare=1",
+            },
+            vcpus: 2,
+            memory: 32,
+        },
+        Domain {
+            name: "peer",
+            image: &image,
+            command_line: "peer=1 role=peer",
+            vcpus: 1,
+            memory: 16,
+        },
+    ];
+    let Started { mut session, .. } = rig.start(on, &domains)?;
+    let text = session
+        .expect(r"(?s)\A.*?conformance: (done|failed[^\n]*)$", rig.bound)
+        .with_context(|| format!("all that was shown: {}", project.show(&rig.log)))?;
+    ensure!(
+        text.ends_with("conformance: done"),
+        "the guest says: {}",
+        text.lines().last().unwrap_or_default()
+    );
+    parse(&text)
+}
+
+/// The cases in what the guest printed.
+fn parse(text: &str) -> Result<Results> {
+    let mut results = Results::new();
+    for line in text.lines() {
+        let Some((_, case)) = line.split_once("case ") else {
+            continue;
+        };
+        let (name, result) = case
+            .split_once(" = ")
+            .with_context(|| format!("no result in {line:?}"))?;
+        ensure!(
+            results.iter().all(|(other, _)| other != name),
+            "two cases are named {name}"
+        );
+        results.push((name.to_owned(), result.trim_end().to_owned()));
+    }
+    Ok(results)
+}
+
+fn file(project: &Project, gic: u32) -> PathBuf {
+    project
+        .root
+        .join(format!("tests/conformance/xen-4.17-gicv{gic}.tsv"))
+}
+
+fn record(project: &Project, gic: u32, xen: &Results) -> Result<()> {
+    let (_, version) = xen_image(project)?;
+    let mut text = format!(
+        "# Xen {version} of Debian 12, virt with GICv{gic}; cargo xtask conformance --on xen --record\n"
+    );
+    for (name, result) in xen {
+        writeln!(text, "{name}\t{result}")?;
+    }
+    let file = file(project, gic);
+    if let Some(folder) = file.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    write_atomic(&file, text.as_bytes())
+}
+
+fn recorded(project: &Project, gic: u32) -> Result<Results> {
+    let file = file(project, gic);
+    let text = fs::read_to_string(&file)
+        .with_context(|| format!("cannot read {}", project.show(&file)))?;
+    text.lines()
+        .filter(|line| !line.starts_with('#'))
+        .map(|line| {
+            let (name, result) = line
+                .split_once('\t')
+                .with_context(|| format!("no tab in {line:?}"))?;
+            Ok((name.to_owned(), result.to_owned()))
+        })
+        .collect()
+}
+
+/// The differences that docs/CONFORMANCE.md lists: patterns of names (`*` for anything), and why.
+fn accepted(project: &Project) -> Result<Vec<String>> {
+    let file = project.root.join("docs/CONFORMANCE.md");
+    let text = fs::read_to_string(&file)
+        .with_context(|| format!("cannot read {}", project.show(&file)))?;
+    Ok(patterns(&text))
+}
+
+fn patterns(page: &str) -> Vec<String> {
+    page.lines()
+        .filter_map(|line| line.strip_prefix("| `"))
+        .filter_map(|line| line.split_once('|'))
+        .flat_map(|(names, _)| {
+            names
+                .split('`')
+                .filter(|name| !name.trim_matches([' ', ',']).is_empty())
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+fn matches(pattern: &str, name: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == name,
+        Some((head, tail)) => name.strip_prefix(head).is_some_and(|rest| {
+            (0..=rest.len()).any(|at| rest.get(at..).is_some_and(|rest| matches(tail, rest)))
+        }),
+    }
+}
+
+struct Row {
+    name: String,
+    paravane: String,
+    xen: String,
+    accepted: bool,
+}
+
+struct Report {
+    rows: Vec<Row>,
+    /// Accepted differences that nothing differs by.
+    unused: Vec<String>,
+}
+
+fn compare(paravane: &Results, xen: &Results, accepted: &[String]) -> Report {
+    const NONE: &str = "(not tried)";
+    let other: BTreeMap<&str, &str> = paravane
+        .iter()
+        .map(|(n, r)| (n.as_str(), r.as_str()))
+        .collect();
+    let theirs: BTreeMap<&str, &str> = xen.iter().map(|(n, r)| (n.as_str(), r.as_str())).collect();
+    let names = xen.iter().map(|(name, _)| name).chain(
+        paravane
+            .iter()
+            .map(|(name, _)| name)
+            .filter(|name| !theirs.contains_key(name.as_str())),
+    );
+    let rows: Vec<Row> = names
+        .map(|name| {
+            let get =
+                |map: &BTreeMap<&str, &str>| map.get(name.as_str()).map_or(NONE, |r| r).to_owned();
+            Row {
+                name: name.clone(),
+                paravane: get(&other),
+                xen: get(&theirs),
+                accepted: accepted.iter().any(|pattern| matches(pattern, name)),
+            }
+        })
+        .collect();
+    let unused = accepted
+        .iter()
+        .filter(|pattern| {
+            !rows
+                .iter()
+                .any(|row| row.paravane != row.xen && matches(pattern, &row.name))
+        })
+        .cloned()
+        .collect();
+    Report { rows, unused }
+}
+
+impl Report {
+    fn differing(&self) -> impl Iterator<Item = &Row> {
+        self.rows.iter().filter(|row| row.paravane != row.xen)
+    }
+
+    fn wrong(&self) -> usize {
+        self.differing().filter(|row| !row.accepted).count()
+    }
+
+    fn summary(&self) -> String {
+        let differing = self.differing().count();
+        let mut text = format!(
+            "{} cases, {} as on Xen, {} accepted differences, {} wrong",
+            self.rows.len(),
+            self.rows.len() - differing,
+            differing - self.wrong(),
+            self.wrong()
+        );
+        if !self.unused.is_empty() {
+            text += &format!(
+                "\nin docs/CONFORMANCE.md, but no difference here: {}",
+                self.unused.join(", ")
+            );
+        }
+        text
+    }
+
+    fn text(&self, all: bool) -> String {
+        let mut text = String::new();
+        for row in self
+            .rows
+            .iter()
+            .filter(|row| all || row.paravane != row.xen)
+        {
+            let mark = match (row.paravane == row.xen, row.accepted) {
+                (true, _) => "same    ",
+                (false, true) => "accepted",
+                (false, false) => "WRONG   ",
+            };
+            let _ = writeln!(
+                text,
+                "{mark} {:<40} Paravane: {:<32} Xen: {}",
+                row.name, row.paravane, row.xen
+            );
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn results(of: &[(&str, &str)]) -> Results {
+        of.iter()
+            .map(|(n, r)| ((*n).to_owned(), (*r).to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn cases_are_read() {
+        let text = "(d1) case a.b = 0\nvane> case c = -EINVAL status -3\nother\nconformance: done";
+        assert_eq!(
+            parse(text).unwrap(),
+            results(&[("a.b", "0"), ("c", "-EINVAL status -3")])
+        );
+        assert!(parse("case a = 0\ncase a = 1").is_err());
+    }
+
+    #[test]
+    fn differences_are_told() {
+        let xen = results(&[("a", "0"), ("b.1", "1"), ("b.2", "2"), ("gone", "x")]);
+        let own = results(&[("a", "0"), ("b.1", "9"), ("b.2", "2"), ("new", "y")]);
+        let report = compare(&own, &xen, &["b.*".to_owned(), "a".to_owned()]);
+        assert_eq!(report.wrong(), 2, "one is missing, one is new");
+        assert_eq!(report.unused, ["a"]);
+        assert!(report.text(false).contains("accepted b.1"));
+    }
+
+    #[test]
+    fn the_pages_patterns() {
+        let page = "text\n| name | why |\n|---|---|\n| `abort.*`, `x` | because `y` |\n";
+        assert_eq!(patterns(page), ["abort.*", "x"]);
+        assert!(matches("a*c*", "abcd") && !matches("a*c", "abcd") && matches("*", ""));
+    }
+}
