@@ -25,7 +25,7 @@ pub fn init(intid: u32) -> Result<(), Errno> {
     let gfn = Gfn::of(page.as_ptr() as u64);
     let space = MapSpace::SharedInfo;
     calls::memory::add_to_physmap(&hvc::xen(), DomId::SELF, space, 0, gfn)?;
-    let info = Shared::own(page);
+    let info = Shared::own(page, 1);
     for word in 0..64 {
         if let Some(mask) = info.atomic64(MASK + word * 8) {
             mask.store(!0, Ordering::Relaxed);

@@ -59,7 +59,6 @@ pub(crate) fn alloc_pages(pages: usize) -> Option<NonNull<u8>> {
 
 /// # Safety
 /// `p` is from [`alloc_pages`] with the same number, and is not used any more.
-#[cfg(feature = "virtio")]
 pub(crate) unsafe fn free_pages(p: NonNull<u8>, pages: usize) {
     if let Ok(layout) = Layout::from_size_align(pages * 4096, 4096) {
         // SAFETY: the caller's promise.

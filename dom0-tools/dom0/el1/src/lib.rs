@@ -25,6 +25,7 @@ pub mod mem;
 
 mod mmio;
 mod mmu;
+pub mod pages;
 pub mod print;
 #[cfg(feature = "probe")]
 pub mod probe;

@@ -49,11 +49,11 @@ impl Shared {
         })
     }
 
-    /// A page of this program's own that is given away for ever (leaked).
-    pub(crate) fn own(page: core::ptr::NonNull<u8>) -> Self {
+    /// Pages of this program's own, from the heap, that nothing else in it uses as long as this is used.
+    pub(crate) fn own(start: core::ptr::NonNull<u8>, pages: usize) -> Self {
         Self {
-            base: page.as_ptr() as u64,
-            len: 4096,
+            base: start.as_ptr() as u64,
+            len: pages * 4096,
         }
     }
 

@@ -6,43 +6,27 @@
 fn main() {}
 
 #[cfg(target_os = "none")]
-extern crate alloc;
-
-#[cfg(target_os = "none")]
 el1::entry!(guest::main);
 
 #[cfg(target_os = "none")]
 mod guest {
-    use alloc::string::String;
     use core::fmt::Write;
     use el1::cpu::Misdeed;
     use el1::machine::Gic;
     use el1::{Machine, cpu, hvc, time};
     use guest_abi::calls;
     use guest_abi::sched::ShutdownReason;
-    use rt::Guest;
+    use rt::{Guest, Line};
 
     pub fn main(machine: Machine) -> ! {
         let entry_ns = time::ticks_to_ns(machine.entry_ticks);
         let mut guest = Guest::new(machine);
         greet(&mut guest, entry_ns);
-        let mut line = String::new();
+        let mut line = Line::default();
         loop {
-            while let Some(byte) = guest.console.byte() {
-                match byte {
-                    b'\r' | b'\n' => {
-                        let _ = writeln!(guest.console);
-                        command(&mut guest, line.trim(), entry_ns);
-                        line.clear();
-                        let _ = write!(guest.console, "hello> ");
-                    }
-                    8 | 127 if line.pop().is_some() => guest.console.write(b"\x08 \x08"),
-                    b' '..=b'~' if line.len() < 200 => {
-                        line.push(byte as char);
-                        guest.console.write(&[byte]);
-                    }
-                    _ => {}
-                }
+            while let Some(line) = line.typed(&mut guest.console) {
+                command(&mut guest, &line, entry_ns);
+                let _ = write!(guest.console, "hello> ");
             }
             guest.wait(None);
         }

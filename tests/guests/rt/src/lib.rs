@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the test guests share: a console on whatever there is, and waiting without spinning.
+//! What the test guests share: the kernel's side of `pv-frontends`, a console on whatever there is, and a prompt.
 #![no_std]
 #![cfg(target_os = "none")]
 #![forbid(unsafe_code)]
@@ -7,10 +7,25 @@
 extern crate alloc;
 
 mod console;
+mod control;
+mod line;
+mod platform;
 
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
 pub use console::Console;
-use el1::{Machine, cpu, events, gic, time};
+pub use control::Control;
+use el1::{Machine, cpu};
 use guest_abi::sched::ShutdownReason;
+pub use line::Line;
+pub use platform::{Kernel, Mem};
+pub use pv_frontends;
+use pv_frontends::xenstore::Xenstore;
+use pv_frontends::{Error, Platform};
+
+/// The connection with xenstore.
+pub type Store = Xenstore<&'static Kernel>;
 
 /// The guest's surroundings.
 pub struct Guest {
@@ -18,44 +33,36 @@ pub struct Guest {
     pub machine: Machine,
     /// The console.
     pub console: Console,
-    /// Whether a hypervisor serves event channels.
-    pub events: bool,
+    /// What front ends run on.
+    pub kernel: &'static Kernel,
 }
 
 impl Guest {
-    /// Sets up events and the console.
+    /// Sets up events, grants and the console. To be called once.
     #[must_use]
     pub fn new(machine: Machine) -> Self {
-        let events = machine
-            .hypervisor
-            .as_ref()
-            .is_some_and(|h| events::init(h.event_intid).is_ok());
-        let console = Console::open(&machine, events);
-        gic::enable(time::INTID, gic::Trigger::Level);
+        let kernel = Kernel::new(&machine);
         Self {
+            console: Console::open(&machine, kernel),
             machine,
-            console,
-            events,
+            kernel,
         }
     }
 
-    /// Sleeps until something happens, at most until `until` nanoseconds of [`time::now_ns`].
+    /// Sleeps until something happens, at most until `until` nanoseconds of the kernel's clock.
     pub fn wait(&mut self, until: Option<u64>) {
-        time::set_alarm(until);
-        if !cpu::interrupt_pending() {
-            cpu::idle();
+        self.kernel.wait(until.unwrap_or(u64::MAX));
+    }
+
+    /// The connection with xenstore, for ever. To be called once.
+    ///
+    /// # Errors
+    /// [`Error::NoDevice`] without a hypervisor or a store.
+    pub fn xenstore(&self) -> Result<&'static Store, Error> {
+        if !self.kernel.events() {
+            return Err(Error::NoDevice);
         }
-        let event = self.machine.hypervisor.as_ref().map(|h| h.event_intid);
-        while gic::poll(|intid| {
-            if intid == time::INTID {
-                time::set_alarm(None);
-            } else if Some(intid) == event {
-                events::take(|_port| ());
-            } else {
-                // The UART's, which stays up until its bytes are read.
-                self.console.fill();
-            }
-        }) {}
+        Ok(Box::leak(Box::new(Xenstore::open(self.kernel)?)))
     }
 
     /// Ends the guest.
@@ -68,5 +75,15 @@ impl Guest {
         loop {
             cpu::idle();
         }
+    }
+}
+
+/// What people call a virtual disk: `xvda` and so on, from its number in xenstore
+/// (`docs/man/xen-vbd-interface.7.pandoc`), or else the number.
+#[must_use]
+pub fn disk_name(id: u32) -> String {
+    match (id >> 8, id >> 4 & 15, id & 15) {
+        (202, disk, 0) => format!("xvd{}", (b'a' + disk as u8) as char),
+        _ => format!("{id}"),
     }
 }
