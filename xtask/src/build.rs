@@ -49,6 +49,16 @@ const PACKAGES: &[Package] = &[
         align: 8,
     },
     Package {
+        name: "shell",
+        image: "guests/shell.bin",
+        align: 8,
+    },
+    Package {
+        name: "blockcat",
+        image: "guests/blockcat.bin",
+        align: 8,
+    },
+    Package {
         name: "bench",
         image: "build/bench.bin",
         align: 8,

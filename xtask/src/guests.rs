@@ -46,6 +46,9 @@ pub const KERNELS: &[Kernel] = &[
 /// The modules that the guests insert, with what they depend on: the PV disk and network drivers and the disk's file system.
 pub const MODULES: &[&str] = &["xen-blkfront", "xen-netfront", "ext4"];
 
+/// The Rust guests that have a disk.
+const RUST_DISKS: &[&str] = &["shell", "blockcat"];
+
 /// The ext4 disks' size, in MiB.
 const DISK_MIB: u32 = 64;
 
@@ -112,9 +115,12 @@ pub fn complete(project: &Project) -> bool {
             ]
             .iter()
             .all(|file| dir.join(file).is_file())
-    }) && configs()
+    }) && RUST_DISKS
         .iter()
-        .all(|(name, text)| fs::read_to_string(dir.join(name)).is_ok_and(|old| old == *text))
+        .all(|guest| dir.join(format!("{guest}-disk.img")).is_file())
+        && configs()
+            .iter()
+            .all(|(name, text)| fs::read_to_string(dir.join(name)).is_ok_and(|old| old == *text))
 }
 
 /// Makes what is missing or out of date. A disk that is there stays: it holds the guest's data.
@@ -145,6 +151,12 @@ pub fn make(project: &Project) -> Result<()> {
         let disk = dir.join(format!("{}-disk.img", kernel.guest));
         if !disk.is_file() {
             make_disk(project, &disk, kernel.guest)?;
+        }
+    }
+    for guest in RUST_DISKS {
+        let disk = dir.join(format!("{guest}-disk.img"));
+        if !disk.is_file() {
+            write_atomic(&disk, &raw_disk(guest))?;
         }
     }
     for (name, text) in configs() {
@@ -189,6 +201,13 @@ pub fn make_disk(project: &Project, disk: &Path, label: &str) -> Result<()> {
     fs::rename(&temporary, disk).with_context(|| format!("cannot write {}", disk.display()))
 }
 
+/// A disk without a file system: a line of text, and zeros up to 1 MiB.
+fn raw_disk(guest: &str) -> Vec<u8> {
+    let mut disk = format!("This disk belongs to the guest {guest}.\n").into_bytes();
+    disk.resize(1 << 20, 0);
+    disk
+}
+
 /// The guests' config files, in xl's syntax.
 fn configs() -> Vec<(String, String)> {
     let mut configs: Vec<_> = KERNELS
@@ -222,6 +241,29 @@ fn configs() -> Vec<(String, String)> {
          on_crash = \"destroy\"\n"
             .to_owned(),
     ));
+    for (guest, what) in [
+        (
+            "shell",
+            "A prompt in Rust: xenstore, disks, time and memory.",
+        ),
+        (
+            "blockcat",
+            "A guest in Rust that reads its disk and prints a checksum.",
+        ),
+    ] {
+        let text = format!(
+            "# {what}\n\
+             name = \"{guest}\"\n\
+             kernel = \"/guests/{guest}.bin\"\n\
+             memory = 8\n\
+             vcpus = 1\n\
+             disk = [ \"format=raw,vdev=xvda,access=rw,target=/guests/{guest}-disk.img\" ]\n\
+             on_poweroff = \"destroy\"\n\
+             on_reboot = \"restart\"\n\
+             on_crash = \"destroy\"\n"
+        );
+        configs.push((format!("{guest}.cfg"), text));
+    }
     configs
 }
 

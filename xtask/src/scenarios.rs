@@ -75,6 +75,7 @@ pub fn all() -> Vec<Scenario> {
         scenario("idle", 2, idle),
         scenario("guest-faults", 4, guest_faults),
         scenario("hello", 3, hello),
+        scenario("rust-guests", 4, rust_guests),
         scenario("vuart", 6, vuart),
         scenario("bad-input", 5, bad_input),
         scenario("create-destroy-hello", 10, create_destroy_hello),
@@ -492,6 +493,142 @@ fn hello(stage: &Stage) -> Result<()> {
             session.vane_shows("dmesg", "fault: data abort").map(drop)
         })?;
     }
+    Ok(())
+}
+
+/// Rust guests on the front ends: xenstore read, written and reported back, a disk whose checksum is the host's, taken away
+/// while it is read and while it is idle, and ends that the toolstack asks for. Nothing is left of them.
+fn rust_guests(stage: &Stage) -> Result<()> {
+    let guests = stage.fresh_guests()?;
+    let mut disk: Vec<u8> = (0..3 << 20)
+        .map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .collect();
+    disk[..32].copy_from_slice(b"The first words of a known disk.");
+    // Not whole pages, that the last request is a short one.
+    disk.truncate((3 << 20) - 1536);
+    fs::write(guests.join("known.img"), &disk)?;
+    let mut crc = flate2::Crc::new();
+    crc.update(&disk);
+    let sum = format!("crc32 {:08x} of {} bytes", crc.sum(), disk.len());
+    for (file, guest, name, access) in [
+        ("shell-known.cfg", "shell", "shell", "r"),
+        ("reader.cfg", "blockcat", "reader", "r"),
+        ("writer.cfg", "blockcat", "writer", "w"),
+    ] {
+        let text = format!(
+            "name = \"{name}\"\nkernel = \"/guests/{guest}.bin\"\nmemory = 8\n\
+             disk = [ \"/guests/known.img,raw,xvdb,{access}\" ]\n"
+        );
+        fs::write(guests.join(file), text)?;
+    }
+    for gic in [2, 3] {
+        stage.play_on(&machine(gic, 1), |session| {
+            // The first ones may leave what is made once and kept.
+            session.vane("create shell-known")?;
+            session.vane("create reader")?;
+            session.vane("destroy shell reader")?;
+            let before = resources(session)?;
+
+            session.vane("create shell-known")?;
+            let id = session.vane("domid shell")?.trim().to_owned();
+            session.attach("shell")?;
+            session.expect("^This is shell, a shell in Rust", HELLO)?;
+            let run = |session: &mut Session, command: &str, shows: &str| -> Result<()> {
+                session.expect("^shell> $", HELLO)?;
+                session.line(command)?;
+                session.expect(shows, HELLO).map(drop)
+            };
+            run(session, "read name", "^shell$")?;
+            run(
+                session,
+                "write data/greeting good morning",
+                "greeting good morning$",
+            )?;
+            run(session, "read data/greeting", "^good morning$")?;
+            run(session, "ls data", "^greeting = \"good morning\"$")?;
+            run(session, "read data/nothing", "^read: xenstore: ENOENT$")?;
+            run(
+                session,
+                "write /local/domain/0/x y",
+                "^write: xenstore: EACCES$",
+            )?;
+            let sectors = disk.len() / 512;
+            run(
+                session,
+                "disks",
+                &format!("^xvdb: {sectors} sectors, read-only$"),
+            )?;
+            run(session, "sector 0 xvdb", r"^0010 .*  of a known disk\.$")?;
+            run(session, "sector 1000000", "^sector: invalid argument$")?;
+            run(session, "sector 0 xvdc", "^sector: no such device$")?;
+            run(session, "time", r"^20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC$")?;
+            run(session, "memory", "^8192 KiB, of them heap ")?;
+            session.expect("^shell> $", HELLO)?;
+            session.detach()?;
+            let path = format!("/local/domain/{id}/data/greeting");
+            session.vane_shows(&format!("xenstore-read {path}"), "^good morning$")?;
+
+            session.vane("create reader")?;
+            session.attach("reader")?;
+            session.expect("^blockcat: xvdb: 3144192 bytes, read-only", HELLO)?;
+            session.expect(&format!("^blockcat: xvdb: {sum} "), HELLO)?;
+            session.expect("^blockcat: xvdb: done$", HELLO)?;
+            session.detach()?;
+            // Idle, then in the midst of reading.
+            session.vane("block-detach reader xvdb")?;
+            session.vane_shows("block-list reader --json", r"^\[\]$")?;
+            session.attach("reader")?;
+            session.expect("^blockcat: xvdb: error: the other end is gone$", HELLO)?;
+            session.expect("^blockcat: waiting for a disk$", HELLO)?;
+            session.detach()?;
+            session.vane("block-attach reader /guests/known.img,raw,xvdc,r")?;
+            session.attach("reader")?;
+            session.expect(&format!("^blockcat: xvdc: {sum} "), HELLO)?;
+            session.detach()?;
+            session.vane("destroy reader")?;
+            session.vane("create reader extra=\"again\"")?;
+            session.attach("reader")?;
+            session.expect(&format!("^blockcat: xvdb: {sum} "), HELLO)?;
+            session.detach()?;
+            session.vane("block-detach reader xvdb")?;
+            session.attach("reader")?;
+            session.expect("^blockcat: xvdb: error: ", HELLO)?;
+            session.expect("^blockcat: waiting for a disk$", HELLO)?;
+            session.detach()?;
+
+            // Both listen to the toolstack.
+            session.vane_within("shutdown -w reader", HELLO)?;
+            ended(session, "reader")?;
+            session.vane_within("shutdown -w shell", HELLO)?;
+            ended(session, "shell")?;
+            unchanged(session, &before)?;
+
+            session.vane("create writer")?;
+            session.attach("writer")?;
+            session.expect(&format!("^blockcat: xvdb: {sum} "), HELLO)?;
+            session.expect("^blockcat: xvdb: written and read back$", HELLO)?;
+            session.detach()?;
+            session.vane("destroy writer")?;
+            gone(session, "writer")?;
+            unchanged(session, &before)?;
+
+            // The demo guests as they come.
+            session.line("create -c /guests/shell.cfg")?;
+            session.expect("^shell> $", HELLO)?;
+            session.line("sector 0 xvda")?;
+            session.expect(r"^0000 .*  This disk belong$", HELLO)?;
+            session.detach()?;
+            session.vane("create blockcat")?;
+            session.attach("blockcat")?;
+            session.expect("^blockcat: xvda: done$", HELLO)?;
+            session.detach()?;
+            session.vane("destroy shell blockcat").map(drop)
+        })?;
+    }
+    ensure!(
+        fs::read(guests.join("known.img"))? == disk,
+        "the disk's file is not as it was"
+    );
     Ok(())
 }
 

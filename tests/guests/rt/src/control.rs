@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the toolstack asks of the guest (`control/shutdown` of xenstore, `docs/misc/xenstore-paths.pandoc`).
+//! What the toolstack asks of the guest, for a program that looks now and then.
 
 use crate::Store;
+use alloc::boxed::Box;
+use core::future::Future;
+use core::pin::Pin;
+use core::task::{Context, Poll, Waker};
 use guest_abi::sched::ShutdownReason;
-use pv_frontends::xenstore::Watch;
+use pv_frontends::shutdown::{Accept, Request, Shutdown};
 use pv_frontends::{Error, Platform};
 
-const SECOND: u64 = 1_000_000_000;
+const PATIENCE: u64 = 10_000_000_000;
 
-// [control]
-/// Requests to power off and to restart.
-pub struct Control {
-    xs: &'static Store,
-    watch: Watch<'static, &'static crate::Kernel>,
-}
+type Next = Pin<Box<dyn Future<Output = Result<Request, Error>>>>;
+
+/// A request to power off or to restart, waited for.
+pub struct Control(Option<Next>);
 
 impl Control {
     /// Says that the guest listens, and listens.
@@ -21,31 +23,32 @@ impl Control {
     /// # Errors
     /// xenstore's.
     pub fn open(xs: &'static Store) -> Result<Self, Error> {
-        let store = xs.by(xs.platform().now() + 10 * SECOND);
-        let watch = store.watch("control/shutdown")?;
-        store.write("control/feature-poweroff", b"1")?;
-        store.write("control/feature-reboot", b"1")?;
-        Ok(Self { xs, watch })
+        let store = xs.by(xs.platform().now() + PATIENCE);
+        let accept = Accept {
+            poweroff: true,
+            reboot: true,
+            suspend: false,
+        };
+        let mut shutdown = store.run(Shutdown::open(store.access(), accept))?;
+        Ok(Self(Some(Box::pin(async move { shutdown.next().await }))))
     }
 
-    /// What is asked since the last call. Does not wait when nothing is.
+    /// What is asked, once. Does not wait.
     ///
     /// # Errors
     /// xenstore's.
-    pub fn asked(&self) -> Result<Option<ShutdownReason>, Error> {
-        if self.watch.try_next()?.is_none() {
+    pub fn asked(&mut self) -> Result<Option<ShutdownReason>, Error> {
+        let Some(next) = &mut self.0 else {
             return Ok(None);
-        }
-        let store = self.xs.by(self.xs.platform().now() + 10 * SECOND);
-        let word = store.read("control/shutdown")?;
-        let reason = match word.as_slice() {
-            b"poweroff" | b"halt" => ShutdownReason::Poweroff,
-            b"reboot" => ShutdownReason::Reboot,
-            _ => return Ok(None),
         };
-        // That it was understood.
-        store.write("control/shutdown", b"")?;
-        Ok(Some(reason))
+        let Poll::Ready(request) = next.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+        else {
+            return Ok(None);
+        };
+        self.0 = None;
+        Ok(Some(match request? {
+            Request::Reboot => ShutdownReason::Reboot,
+            _ => ShutdownReason::Poweroff,
+        }))
     }
 }
-// [/control]
