@@ -59,6 +59,11 @@ const PACKAGES: &[Package] = &[
         align: 8,
     },
     Package {
+        name: "port",
+        image: "build/port.bin",
+        align: 8,
+    },
+    Package {
         name: "bench",
         image: "build/bench.bin",
         align: 8,

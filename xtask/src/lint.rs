@@ -85,6 +85,7 @@ pub fn main(project: &Project, args: &Args) -> Result<ExitCode> {
     step("dependency arrows", arrows(&workspace));
     step("unsafe boundaries", unsafe_boundaries(&workspace));
     step("sizes", sizes(&workspace));
+    step("code in documents", excerpts(project));
     if !args.architecture {
         let host = |arguments: &[&str]| {
             let mut cargo = Command::new("cargo");
@@ -161,6 +162,72 @@ pub fn main(project: &Project, args: &Args) -> Result<ExitCode> {
         println!("lint: failed: {}", failed.join(", "));
         Ok(ExitCode::FAILURE)
     }
+}
+
+/// Documents whose code is taken from source files.
+const EXCERPTS: &[&str] = &["docs/PORTING.md"];
+
+fn excerpts(project: &Project) -> Result<()> {
+    let mut wrong = Vec::new();
+    for document in EXCERPTS {
+        let text = fs::read_to_string(project.root.join(document))?;
+        let source = |path: &str| Ok(fs::read_to_string(project.root.join(path))?);
+        wrong.extend(check_excerpts(&text, source)?.map(|w| format!("{document}: {w}")));
+    }
+    ensure!(wrong.is_empty(), "{}", wrong.join("; "));
+    Ok(())
+}
+
+/// What is wrong with a document's Rust code, each block of which follows a line `<!-- FILE: NAME -->` and is in FILE between
+/// `// [NAME]` and `// [/NAME]`, but for the indentation; and with its numbers of lines, `N<!-- lines: FILE: NAME NAME; FILE: NAME -->`.
+fn check_excerpts(
+    document: &str,
+    source: impl Fn(&str) -> Result<String>,
+) -> Result<impl Iterator<Item = String>> {
+    let block = regex::Regex::new(r"(?m)(?:^<!-- (\S+): (\w+) -->\n)?^```rust\n((?s:.*?))^```$")?;
+    let lines = regex::Regex::new(r"(\d+)<!-- lines: (.+?) -->")?;
+    let mut wrong = Vec::new();
+    for found in block.captures_iter(document) {
+        let (Some(file), Some(name)) = (found.get(1), found.get(2)) else {
+            wrong.push(format!("a block without its source: {}", &found[3]));
+            continue;
+        };
+        if region(&source(file.as_str())?, name.as_str())? != found[3] {
+            wrong.push(format!("{} is not as in {}", name.as_str(), file.as_str()));
+        }
+    }
+    for found in lines.captures_iter(document) {
+        let mut count = 0;
+        for part in found[2].split("; ") {
+            let (file, names) = part.split_once(": ").context("lines: FILE: NAME")?;
+            let text = source(file)?;
+            for name in names.split(' ') {
+                count += code(&region(&text, name)?).count();
+            }
+        }
+        if found[1] != count.to_string() {
+            wrong.push(format!("{} lines of {} are {count}", &found[1], &found[2]));
+        }
+    }
+    Ok(wrong.into_iter())
+}
+
+/// The lines between `// [name]` and `// [/name]`, without the indentation that all of them have.
+fn region(text: &str, name: &str) -> Result<String> {
+    let (begin, end) = (format!("// [{name}]"), format!("// [/{name}]"));
+    let lines: Vec<&str> = text
+        .lines()
+        .skip_while(|line| line.trim() != begin)
+        .skip(1)
+        .take_while(|line| line.trim() != end)
+        .collect();
+    let indented = |line: &&str| line.len() - line.trim_start().len();
+    let filled = lines.iter().filter(|line| !line.trim().is_empty());
+    let indent = filled.map(indented).min().context(begin)?;
+    Ok(lines
+        .iter()
+        .map(|line| format!("{}\n", line.get(indent..).unwrap_or_default()))
+        .collect())
 }
 
 fn packages(workspace: &Value) -> impl Iterator<Item = (&str, &Value)> {
@@ -313,6 +380,33 @@ mod tests {
             {"name": "platform", "manifest_path": "/p/platform/Cargo.toml"},
             {"name": "guest-abi", "manifest_path": "/p/guest-abi/Cargo.toml"},
         ]})
+    }
+
+    #[test]
+    fn code_in_documents_is_the_sources() {
+        let source = |path: &str| {
+            assert_eq!(path, "a.rs");
+            Ok(
+                "    // [one]\n    fn f() {\n        g();\n\n    }\n    // [/one]\n    fn g() {}\n"
+                    .into(),
+            )
+        };
+        let check = |text: &str| -> Vec<String> { check_excerpts(text, source).unwrap().collect() };
+        let good = "x\n<!-- a.rs: one -->\n```rust\nfn f() {\n    g();\n\n}\n```\n| 9<!-- lines: a.rs: one one; a.rs: one -->\n";
+        assert!(check(good).is_empty());
+        assert_eq!(
+            check(&good.replace("g();", "h();")),
+            ["one is not as in a.rs"]
+        );
+        assert_eq!(
+            check(&good.replace("| 9", "| 8")),
+            ["8 lines of a.rs: one one; a.rs: one are 9"]
+        );
+        assert_eq!(
+            check("```rust\nx\n```\n"),
+            ["a block without its source: x\n"]
+        );
+        assert!(check_excerpts("<!-- a.rs: two -->\n```rust\n```\n", source).is_err());
     }
 
     #[test]

@@ -521,6 +521,15 @@ fn rust_guests(stage: &Stage) -> Result<()> {
         );
         fs::write(guests.join(file), text)?;
     }
+    fs::copy(
+        stage.project.path("build/port.bin"),
+        guests.join("port.bin"),
+    )?;
+    fs::write(
+        guests.join("port.cfg"),
+        "name = \"port\"\nkernel = \"/guests/port.bin\"\nmemory = 8\non_poweroff = \"preserve\"\n\
+         disk = [ \"/guests/known.img,raw,xvdb,r\" ]\n",
+    )?;
     for gic in [2, 3] {
         stage.play_on(&machine(gic, 1), |session| {
             // The first ones may leave what is made once and kept.
@@ -610,6 +619,18 @@ fn rust_guests(stage: &Stage) -> Result<()> {
             session.detach()?;
             session.vane("destroy writer")?;
             gone(session, "writer")?;
+            unchanged(session, &before)?;
+
+            // The kernel of docs/PORTING.md.
+            session.vane("create port")?;
+            session.attach("port")?;
+            session.expect("^port: a console$", HELLO)?;
+            session.expect("^port: port is my name$", HELLO)?;
+            session.expect("^port: the disk begins with The first words $", HELLO)?;
+            session.expect("kept as it is", HELLO)?;
+            session.detach()?;
+            session.vane_shows("xenstore-ls /local/domain", "greeting = \"hello\"")?;
+            session.vane("destroy port")?;
             unchanged(session, &before)?;
 
             // The demo guests as they come.

@@ -13,11 +13,9 @@ use guest_abi::call::Hvc;
 use guest_abi::events::{Area, Events, Upcall};
 use guest_abi::grants::{Grant, GrantTable, InUse, ReadWrite};
 use guest_abi::mem::{Page, SharedMem, SharedPage};
-use guest_abi::xen::offset;
-use guest_abi::{DomId, Errno, Gfn, calls};
+use guest_abi::{DomId, Errno, Gfn, calls, xen};
 use pv_frontends::{Pages, Platform};
 
-// [memory]
 /// Pages that others may write at any time.
 pub enum Mem {
     /// Of the kernel's own heap, where they go back to.
@@ -67,14 +65,12 @@ impl SharedMem for Mem {
         self.mem().write(offset, from);
     }
 }
-// [/memory]
 
 /// Frames of the grant table that may come into use, 512 grants each.
 const GRANT_FRAMES: usize = 4;
 /// Most bytes of the UART's that wait to be read; further ones are lost.
 const UART_INPUT: usize = 4096;
 
-// [events]
 /// The shared-info page comes here, in the place of this memory.
 static INFO: SharedPage = SharedPage::new();
 /// Event words of 1024 ports.
@@ -105,7 +101,6 @@ impl Channels {
         while upcall.scan(&self.events, 256, |_port| ()) {}
     }
 }
-// [/events]
 
 /// What runs the guest: the hypervisor, if there is one, interrupts and the clock.
 pub struct Kernel {
@@ -142,23 +137,14 @@ impl Kernel {
         self.channels.is_some()
     }
 
-    /// Seconds since 1970, where the hypervisor tells (`public/xen.h`: the wall clock when the system time was 0, which
-    /// counts with the virtual counter).
+    /// Seconds since 1970, where somebody told the hypervisor.
     #[must_use]
     pub fn wall_clock(&self) -> Option<u64> {
         self.channels.as_ref()?;
-        let info = INFO.words();
-        for _ in 0..16 {
-            let version = info.load32(offset::WC_VERSION);
-            let low = u64::from(info.load32(offset::WC_SEC));
-            let high = u64::from(info.load32(offset::WC_SEC_HI));
-            let nsec = u64::from(info.load32(offset::WC_NSEC));
-            let base = low | high << 32;
-            if version & 1 == 0 && info.load32(offset::WC_VERSION) == version && base != 0 {
-                return Some(base.saturating_add(nsec.saturating_add(self.now()) / 1_000_000_000));
-            }
-        }
-        None
+        // The time when the counter was at 0.
+        let base = xen::read_wall_clock(INFO.words()).filter(|w| w.secs != 0)?;
+        let nanos = u64::from(base.nanos).saturating_add(self.now());
+        Some(base.secs.saturating_add(nanos / 1_000_000_000))
     }
 
     /// Bytes that the UART got, where that is the console.
@@ -177,16 +163,13 @@ impl Kernel {
     }
 }
 
-// [grants]
 /// The grant table, whose frames come to the address that the device tree names (`/hypervisor`, `reg`).
 fn grant_table(xen: Hvc, window: u64) -> Option<GrantTable<Hvc, Shared, Vec<u32>>> {
     let window = Gfn::of(window);
     let frames = Shared::at(window.0, GRANT_FRAMES)?;
     GrantTable::new(xen, frames, window, vec![0; GRANT_FRAMES * 512]).ok()
 }
-// [/grants]
 
-// [platform]
 impl Platform for Kernel {
     type Xen = Hvc;
     type Pages = Mem;
@@ -236,4 +219,3 @@ impl Platform for Kernel {
         Shared::at(gfn.0, 1).map(Mem::Placed)
     }
 }
-// [/platform]
