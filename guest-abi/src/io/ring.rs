@@ -325,12 +325,21 @@ impl<Q: FromBytes + IntoBytes + Immutable, S: FromBytes + IntoBytes + Immutable>
     /// # Errors
     /// The other end's index is impossible.
     pub fn final_check(&mut self, mem: &impl SharedMem) -> Result<bool, RingError> {
-        if self.pending(mem)? > 0 {
+        self.wait_for(mem, 1)
+    }
+
+    /// Whether `n` requests are there (at least 1, at most the ring's size). If not, asks for an event
+    /// when they are.
+    ///
+    /// # Errors
+    /// The other end's index is impossible.
+    pub fn wait_for(&mut self, mem: &impl SharedMem, n: u32) -> Result<bool, RingError> {
+        if self.pending(mem)? >= n {
             return Ok(true);
         }
-        mem.store32(head::REQ_EVENT, self.req_cons.wrapping_add(1));
+        mem.store32(head::REQ_EVENT, self.req_cons.wrapping_add(n));
         fence(Ordering::SeqCst);
-        Ok(self.pending(mem)? > 0)
+        Ok(self.pending(mem)? >= n)
     }
 }
 
