@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Back-ends without I/O: what dom0 does with a guest's console ring and block rings.
+//! Back-ends without I/O: what dom0 does with a guest's console, disks and networks.
 //!
 //! Each engine works on pages that the guest shares ([`SharedMem`](guest_abi::mem::SharedMem)),
 //! takes their contents for hostile, and says what is to be done; hypercalls, disks and terminals
@@ -7,6 +7,8 @@
 //!
 //! * [`console`]: one domain's console, its log and what is typed to it.
 //! * [`blk`]: one virtual disk: negotiation, requests, granted pages.
+//! * [`net`]: one network interface: negotiation, frames from and to the guest.
+//! * [`bridge`]: where frames go.
 //! * [`device`]: the life of a device in the store, for every kind of device.
 //! * [`extent`]: where a disk image is on the real disk.
 #![cfg_attr(not(test), no_std)]
@@ -25,8 +27,10 @@
 extern crate alloc;
 
 pub mod blk;
+pub mod bridge;
 pub mod console;
 pub mod device;
 pub mod extent;
+pub mod net;
 #[cfg(test)]
 mod testmem;

@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A frame, and as much of its contents as a back end must know.
+
+use super::HEADER;
+use alloc::vec::Vec;
+
+/// What is known of a frame's TCP or UDP checksum.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Checksum {
+    /// It is in the frame, and nobody looked whether it is right.
+    #[default]
+    Present,
+    /// It is in the frame, and its sender says that it is right.
+    Validated,
+    /// Its place is to be filled in.
+    Blank,
+}
+
+/// An Ethernet frame without its check sequence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    bytes: Vec<u8>,
+    checksum: Checksum,
+    /// Of a blank checksum: the packet is IPv6.
+    ipv6: bool,
+}
+
+impl Frame {
+    /// `None` when it is shorter than its header, or its checksum is said to be blank and it has none.
+    #[must_use]
+    pub fn new(bytes: Vec<u8>, checksum: Checksum) -> Option<Self> {
+        if bytes.len() < HEADER {
+            return None;
+        }
+        let ipv6 = match checksum {
+            Checksum::Blank => Segment::find(&bytes)?.ipv6,
+            _ => false,
+        };
+        Some(Self {
+            bytes,
+            checksum,
+            ipv6,
+        })
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// What is known of its checksum.
+    #[must_use]
+    pub const fn checksum(&self) -> Checksum {
+        self.checksum
+    }
+
+    /// Of a frame with a blank checksum, whether it is IPv6.
+    pub(super) const fn blank_ipv6(&self) -> bool {
+        self.ipv6
+    }
+
+    /// The bytes with the checksum filled in, when it is blank.
+    #[must_use]
+    pub fn completed(&self) -> Option<Vec<u8>> {
+        if self.checksum != Checksum::Blank {
+            return None;
+        }
+        let segment = Segment::find(&self.bytes)?;
+        let mut bytes = self.bytes.clone();
+        segment.complete(&mut bytes)?;
+        Some(bytes)
+    }
+
+    /// A number that is the same for all frames of a flow: of its addresses, and ports where there are
+    /// such.
+    #[must_use]
+    pub fn flow(&self) -> u32 {
+        let part = |at: usize, n: usize| self.bytes.get(at..at + n).unwrap_or_default();
+        let (kind, at) = network(&self.bytes).unwrap_or((0, 0));
+        let addresses = match kind {
+            IPV4 => part(at + 12, 8),
+            IPV6 => part(at + 8, 32),
+            _ => part(0, 12),
+        };
+        let ports = match Segment::find(&self.bytes) {
+            Some(s) => part(s.start, 4),
+            None => &[],
+        };
+        // FNV-1a.
+        let hash = addresses.iter().chain(ports).fold(0x811c_9dc5_u32, |h, b| {
+            (h ^ u32::from(*b)).wrapping_mul(0x0100_0193)
+        });
+        hash ^ hash >> 16
+    }
+}
+
+/// Types of what a frame carries.
+pub(crate) const IPV4: u16 = 0x0800;
+pub(crate) const IPV6: u16 = 0x86dd;
+/// Most tags of VLANs that are looked through.
+const TAGS: usize = 2;
+
+pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    let b = bytes.get(at..at.checked_add(2)?)?;
+    Some(u16::from_be_bytes(b.try_into().ok()?))
+}
+
+/// The type of what a frame carries, and where that begins, behind tags of VLANs.
+pub(crate) fn network(frame: &[u8]) -> Option<(u16, usize)> {
+    let mut at = 12;
+    for _ in 0..=TAGS {
+        match u16_at(frame, at)? {
+            0x8100 | 0x88a8 => at += 4,
+            kind => return Some((kind, at + 2)),
+        }
+    }
+    None
+}
+
+/// A TCP or UDP segment in a frame: a packet that is whole.
+struct Segment {
+    start: usize,
+    end: usize,
+    /// Where its checksum is.
+    checksum: usize,
+    udp: bool,
+    ipv6: bool,
+    /// The sum of the pseudo-header.
+    pseudo: u32,
+}
+
+impl Segment {
+    fn find(frame: &[u8]) -> Option<Self> {
+        let (kind, at) = network(frame)?;
+        let byte = |n: usize| frame.get(at + n).copied();
+        let ipv6 = kind == IPV6;
+        let (protocol, start, end, addresses) = match kind {
+            IPV4 => {
+                let first = byte(0)?;
+                let header = usize::from(first & 15) * 4;
+                let total = usize::from(u16_at(frame, at + 2)?);
+                let fragment = u16_at(frame, at + 6)? & 0x3fff != 0;
+                if first >> 4 != 4 || header < 20 || total < header || fragment {
+                    return None;
+                }
+                (
+                    byte(9)?,
+                    at + header,
+                    at + total,
+                    frame.get(at + 12..at + 20)?,
+                )
+            }
+            IPV6 => {
+                if byte(0)? >> 4 != 6 {
+                    return None;
+                }
+                let end = at + 40 + usize::from(u16_at(frame, at + 4)?);
+                let (mut next, mut start) = (byte(6)?, at + 40);
+                // Options for all on the way, and for the receiver; each moves on by 8 bytes at least.
+                while let 0 | 60 = next {
+                    next = *frame.get(start)?;
+                    start += (usize::from(*frame.get(start + 1)?) + 1) * 8;
+                }
+                (next, start, end, frame.get(at + 8..at + 40)?)
+            }
+            _ => return None,
+        };
+        let (checksum, least) = match protocol {
+            6 => (start + 16, 20),
+            17 => (start + 6, 8),
+            _ => return None,
+        };
+        if end > frame.len() || end.checked_sub(start)? < least {
+            return None;
+        }
+        let length = (end - start) as u32;
+        Some(Self {
+            start,
+            end,
+            checksum,
+            udp: protocol == 17,
+            ipv6,
+            pseudo: sum(addresses) + u32::from(protocol) + (length & 0xffff) + (length >> 16),
+        })
+    }
+
+    fn complete(&self, frame: &mut [u8]) -> Option<()> {
+        frame
+            .get_mut(self.checksum..self.checksum + 2)?
+            .copy_from_slice(&[0, 0]);
+        let folded = fold(self.pseudo + sum(frame.get(self.start..self.end)?));
+        let value = match !folded {
+            // Of UDP, 0 says that there is none.
+            0 if self.udp => 0xffff,
+            value => value,
+        };
+        frame
+            .get_mut(self.checksum..self.checksum + 2)?
+            .copy_from_slice(&value.to_be_bytes());
+        Some(())
+    }
+}
+
+/// The sum of 16-bit words; at most 64 KiB, so it does not overflow.
+fn sum(bytes: &[u8]) -> u32 {
+    let (words, last) = bytes.as_chunks::<2>();
+    let sum: u32 = words
+        .iter()
+        .map(|w| u32::from(u16::from_be_bytes(*w)))
+        .sum();
+    sum + last.first().map_or(0, |b| u32::from(*b) << 8)
+}
+
+fn fold(mut sum: u32) -> u16 {
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
+}

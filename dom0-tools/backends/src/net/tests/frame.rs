@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+use super::super::*;
+use super::rig::{ipv4_udp, ipv6_tcp, tagged};
+use proptest::prelude::*;
+
+/// The sum over pseudo-header and segment, which is 0xffff when the checksum is right (RFC 1071).
+fn sum_of(frame: &[u8], addresses: core::ops::Range<usize>, segment: usize, protocol: u8) -> u32 {
+    let mut words = frame[addresses].to_vec();
+    words.extend([0, protocol]);
+    words.extend(((frame.len() - segment) as u16).to_be_bytes());
+    words.extend(&frame[segment..]);
+    if words.len() % 2 == 1 {
+        words.push(0);
+    }
+    let mut sum = 0_u32;
+    for w in words.chunks(2) {
+        sum += u32::from(u16::from_be_bytes([w[0], w[1]]));
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum
+}
+
+fn blank(bytes: &[u8]) -> Option<Frame> {
+    Frame::new(bytes.to_vec(), Checksum::Blank)
+}
+
+proptest! {
+    #[test]
+    fn blank_checksums_are_filled_in(data in prop::collection::vec(any::<u8>(), 0..300)) {
+        let f = blank(&ipv4_udp(&data)).unwrap().completed().unwrap();
+        prop_assert_eq!(sum_of(&f, 26..34, 34, 17), 0xffff);
+        let f = blank(&ipv6_tcp(&data)).unwrap().completed().unwrap();
+        prop_assert_eq!(sum_of(&f, 22..54, 54, 6), 0xffff);
+        let f = blank(&tagged(&ipv4_udp(&data))).unwrap().completed().unwrap();
+        prop_assert_eq!(sum_of(&f, 30..38, 38, 17), 0xffff);
+        // The rest is as it was.
+        let before = ipv4_udp(&data);
+        let after = blank(&before).unwrap().completed().unwrap();
+        prop_assert_eq!(&before[..40], &after[..40]);
+        prop_assert_eq!(&before[42..], &after[42..]);
+    }
+
+    #[test]
+    fn cut_and_changed_frames(at in 0usize..60, value: u8, len in 0usize..100, v6: bool) {
+        let mut bytes = if v6 { ipv6_tcp(&[1; 30]) } else { ipv4_udp(&[1; 50]) };
+        if let Some(b) = bytes.get_mut(at) {
+            *b = value;
+        }
+        bytes.truncate(len);
+        if let Some(f) = blank(&bytes) {
+            let done = f.completed().unwrap();
+            prop_assert_eq!(done.len(), bytes.len());
+            let changed = done.iter().zip(&bytes).filter(|(a, b)| a != b).count();
+            prop_assert!(changed <= 2);
+        }
+        if let Some(f) = Frame::new(bytes, Checksum::Present) {
+            let _ = f.flow();
+        }
+    }
+}
+
+#[test]
+fn what_has_no_checksum_cannot_be_blank() {
+    let good = ipv4_udp(&[0; 20]);
+    assert!(blank(&good).is_some());
+    for (at, value) in [
+        (12, 9),    // not IP
+        (14, 0x55), // not version 4
+        (14, 0x44), // header too short
+        (17, 200),  // longer than the frame
+        (20, 0x20), // a fragment
+        (23, 1),    // ICMP
+    ] {
+        let mut f = good.clone();
+        f[at] = value;
+        assert!(blank(&f).is_none(), "{at}");
+        assert!(Frame::new(f, Checksum::Validated).is_some());
+    }
+    assert!(Frame::new(vec![0; 13], Checksum::Present).is_none());
+}
+
+#[test]
+fn a_sum_of_zero_of_udp_is_sent_as_ones() {
+    // Data chosen so that the sum is 0xffff and the checksum would be 0.
+    let with = |n: u16| {
+        blank(&ipv4_udp(&n.to_be_bytes()))
+            .unwrap()
+            .completed()
+            .unwrap()
+    };
+    let field = |f: &[u8]| u16::from_be_bytes([f[40], f[41]]);
+    let n = field(&with(0));
+    assert_eq!(field(&with(n)), 0xffff);
+}
+
+#[test]
+fn flows_keep_together() {
+    let flow = |f: Vec<u8>| Frame::new(f, Checksum::Present).unwrap().flow();
+    assert_eq!(flow(ipv4_udp(&[1; 9])), flow(ipv4_udp(&[2; 30])));
+    let mut other = ipv4_udp(&[1; 9]);
+    other[35] ^= 1;
+    assert_ne!(flow(ipv4_udp(&[1; 9])), flow(other));
+}
+
+#[test]
+fn credit_is_filled_up_and_debts_are_paid() {
+    let mut c = Credit::new(1000, 10);
+    assert_eq!(c.check(5), Ok(()));
+    c.spend(2500);
+    // 1500 is owed: two intervals, and with the third it is positive.
+    assert_eq!(c.check(10), Err(10_005));
+    assert_eq!(c.check(10_005), Err(20_005));
+    assert_eq!(c.check(20_006), Ok(()));
+    // A long pause gives no more than one interval's.
+    assert_eq!(c.check(10_000_000), Ok(()));
+    c.spend(1000);
+    assert!(c.check(10_000_001).is_err());
+    let mut c = Credit::new(0, 10);
+    c.spend(usize::MAX);
+    assert_eq!((c.check(0), c), (Ok(()), Credit::unlimited()));
+    let mut c = Credit::new(u64::MAX, u32::MAX);
+    for now in [0, u64::MAX, 1] {
+        let _ = c.check(now);
+        c.spend(usize::MAX);
+    }
+}

@@ -1,0 +1,334 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a guest sends.
+
+use super::{Checksum, Copies, CopyIn, Credit, Frame, HEADER, Limits};
+use alloc::vec::Vec;
+use core::fmt;
+use guest_abi::io::netif::{
+    ExtraType, NetifExtraInfo, NetifTxRequest, NetifTxResponse, Status, nettxf,
+};
+use guest_abi::io::ring::{BackRing, RingError};
+use guest_abi::mem::SharedMem;
+use guest_abi::{GrantRef, PAGE_SIZE};
+
+/// Most entries of a packet: the 18 parts that every back end takes, two more that old front ends use,
+/// and extra information of each of four kinds.
+const MAX_ENTRIES: usize = 24;
+
+/// The front end breaks the protocol: the device is to be closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The ring's index is impossible.
+    Ring(RingError),
+    /// A packet's part leaves its page.
+    CrossPage {
+        /// First byte.
+        offset: u16,
+        /// Bytes.
+        size: usize,
+    },
+    /// A packet has more entries than any may have.
+    Endless,
+    /// A packet's last entries are not there.
+    Incomplete,
+    /// There is no such kind of extra information.
+    Extra(u8),
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ring(e) => e.fmt(f),
+            Self::CrossPage { offset, size } => {
+                write!(f, "{size} bytes at {offset} are not within a page")
+            }
+            Self::Endless => write!(f, "a packet of more than {MAX_ENTRIES} entries"),
+            Self::Incomplete => f.write_str("a packet without its end"),
+            Self::Extra(kind) => write!(f, "extra information of unknown kind {kind}"),
+        }
+    }
+}
+
+impl core::error::Error for Fault {}
+
+impl From<RingError> for Fault {
+    fn from(e: RingError) -> Self {
+        Self::Ring(e)
+    }
+}
+
+/// What [`Tx::take`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Taken {
+    /// The front end is to be sent an event: requests were answered.
+    pub notify: bool,
+    /// There are more packets and no event will tell of them: call again.
+    pub more: bool,
+    /// The credit is used up: call again at this time, in nanoseconds.
+    pub until: Option<u64>,
+    /// Packets that were not sent: the guest's own fault, or memory ran out.
+    pub dropped: u32,
+}
+
+/// One ring of what a guest sends.
+pub struct Tx {
+    ring: BackRing<NetifTxRequest, NetifTxResponse>,
+    max_frame: usize,
+    /// A packet's first request that waits for credit.
+    held: Option<NetifTxRequest>,
+    broken: bool,
+}
+
+/// A part of a packet.
+struct Part {
+    gref: GrantRef,
+    offset: u16,
+    size: usize,
+}
+
+/// An entry that is to be answered: a part, or extra information.
+struct Entry {
+    id: u16,
+    part: Option<Part>,
+}
+
+/// A packet that is taken.
+struct Packet {
+    entries: usize,
+    checksum: Checksum,
+    bytes: Vec<u8>,
+    good: bool,
+}
+
+impl Tx {
+    /// Takes up the ring that a front end made in one page. `None` never happens with a page.
+    pub fn attach(ring: &impl SharedMem, limits: &Limits) -> Option<Self> {
+        Some(Self {
+            ring: BackRing::attach(ring, PAGE_SIZE)?,
+            max_frame: limits.max_frame(),
+            held: None,
+            broken: false,
+        })
+    }
+
+    /// Takes up to `budget` packets, answers them, and appends those that are good to `frames`. When
+    /// none is left, the front end is asked for an event at the next one.
+    ///
+    /// # Errors
+    /// The front end breaks the protocol. The device is to be closed; nothing more is taken.
+    pub fn take(
+        &mut self,
+        ring: &impl SharedMem,
+        copies: &mut impl Copies,
+        credit: &mut Credit,
+        now: u64,
+        budget: usize,
+        frames: &mut Vec<Frame>,
+    ) -> Result<Taken, Fault> {
+        let mut taken = Taken::default();
+        if self.broken {
+            return Ok(taken);
+        }
+        let (mut entries, mut packets) = (Vec::new(), Vec::new());
+        let gathered = self.gather(
+            ring,
+            credit,
+            now,
+            budget,
+            &mut taken,
+            &mut entries,
+            &mut packets,
+        );
+        self.broken = gathered.is_err();
+        gathered?;
+        fetch(&entries, &mut packets, copies);
+        let mut entries = entries.iter();
+        for packet in packets {
+            let frame = match packet.good {
+                true => Frame::new(packet.bytes, packet.checksum),
+                false => None,
+            };
+            let status = match frame {
+                Some(_) => Status::Okay,
+                None => Status::Error,
+            };
+            for entry in entries.by_ref().take(packet.entries) {
+                let status = entry.part.as_ref().map_or(Status::Null, |_| status);
+                let answer = NetifTxResponse {
+                    id: entry.id,
+                    status: status.number(),
+                };
+                // There is space: the request was taken and has no answer.
+                let _ = self.ring.push(ring, &answer);
+            }
+            taken.dropped += u32::from(frame.is_none());
+            frames.extend(frame);
+        }
+        taken.notify = self.ring.publish(ring);
+        Ok(taken)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn gather(
+        &mut self,
+        ring: &impl SharedMem,
+        credit: &mut Credit,
+        now: u64,
+        budget: usize,
+        taken: &mut Taken,
+        entries: &mut Vec<Entry>,
+        packets: &mut Vec<Packet>,
+    ) -> Result<(), Fault> {
+        while packets.len() < budget {
+            let first = match self.held.take() {
+                Some(first) => first,
+                None => match self.ring.pop(ring)? {
+                    Some(first) => first,
+                    None if self.ring.final_check(ring)? => continue,
+                    None => return Ok(()),
+                },
+            };
+            if let Err(until) = credit.check(now) {
+                self.held = Some(first);
+                taken.until = Some(until);
+                return Ok(());
+            }
+            credit.spend(first.size.into());
+            packets.push(self.packet(ring, &first, entries)?);
+        }
+        taken.more = self.ring.final_check(ring)?;
+        Ok(())
+    }
+
+    /// The next entry of a packet that is not at its end.
+    fn next(&mut self, ring: &impl SharedMem, so_far: usize) -> Result<NetifTxRequest, Fault> {
+        if so_far >= MAX_ENTRIES {
+            return Err(Fault::Endless);
+        }
+        self.ring.pop(ring)?.ok_or(Fault::Incomplete)
+    }
+
+    /// Takes the rest of a packet.
+    fn packet(
+        &mut self,
+        ring: &impl SharedMem,
+        first: &NetifTxRequest,
+        entries: &mut Vec<Entry>,
+    ) -> Result<Packet, Fault> {
+        let begin = entries.len();
+        let total = usize::from(first.size);
+        let mut good = (HEADER..=self.max_frame).contains(&total);
+        entries.push(Entry {
+            id: first.id,
+            part: Some(Part {
+                gref: first.gref,
+                offset: first.offset,
+                size: total,
+            }),
+        });
+        let mut extra = first.flags & nettxf::EXTRA_INFO != 0;
+        while extra {
+            let entry = self.next(ring, entries.len() - begin)?;
+            let info = NetifExtraInfo::from_tx(&entry);
+            match ExtraType::from_number(info.kind) {
+                Some(ExtraType::Hash) => {}
+                // What was not offered.
+                Some(_) => good = false,
+                None => return Err(Fault::Extra(info.kind)),
+            }
+            extra = info.more();
+            entries.push(Entry { id: 0, part: None });
+        }
+        let mut rest = 0;
+        let mut more = first.flags & nettxf::MORE_DATA != 0;
+        while more {
+            let entry = self.next(ring, entries.len() - begin)?;
+            more = entry.flags & nettxf::MORE_DATA != 0;
+            let size = usize::from(entry.size);
+            rest += size;
+            entries.push(Entry {
+                id: entry.id,
+                part: Some(within(entry.gref, entry.offset, size)?),
+            });
+        }
+        // The first tells of the whole; its own part is what the others leave.
+        match total.checked_sub(rest) {
+            Some(size) => {
+                let part = within(first.gref, first.offset, size)?;
+                if let Some(entry) = entries.get_mut(begin) {
+                    entry.part = Some(part);
+                }
+            }
+            None => good = false,
+        }
+        let checksum = if first.flags & nettxf::CSUM_BLANK != 0 {
+            Checksum::Blank
+        } else if first.flags & nettxf::DATA_VALIDATED != 0 {
+            Checksum::Validated
+        } else {
+            Checksum::Present
+        };
+        let mut bytes = Vec::new();
+        good = good && bytes.try_reserve_exact(total).is_ok();
+        if good {
+            bytes.resize(total, 0);
+        }
+        Ok(Packet {
+            entries: entries.len() - begin,
+            checksum,
+            bytes,
+            good,
+        })
+    }
+}
+
+/// A part, if it is within its page.
+fn within(gref: GrantRef, offset: u16, size: usize) -> Result<Part, Fault> {
+    if usize::from(offset) + size > PAGE_SIZE {
+        return Err(Fault::CrossPage { offset, size });
+    }
+    Ok(Part { gref, offset, size })
+}
+
+/// Copies the good packets' bytes, all with one call.
+fn fetch(entries: &[Entry], packets: &mut [Packet], copies: &mut impl Copies) {
+    let mut list = Vec::new();
+    // Of each copy, which packet it is for.
+    let mut of = Vec::new();
+    let mut entries = entries.iter();
+    for (n, packet) in packets.iter_mut().enumerate() {
+        let mut rest = packet.bytes.as_mut_slice();
+        for entry in entries.by_ref().take(packet.entries) {
+            let Some(part) = &entry.part else { continue };
+            let Some((to, after)) = rest.split_at_mut_checked(part.size) else {
+                // A packet that is not good has no bytes.
+                rest = &mut [];
+                continue;
+            };
+            rest = after;
+            if part.size > 0 {
+                of.push(n);
+                list.push(CopyIn {
+                    gref: part.gref,
+                    offset: part.offset,
+                    to,
+                    ok: false,
+                });
+            }
+        }
+    }
+    if list.is_empty() {
+        return;
+    }
+    copies.copy_in(&mut list);
+    let failed: Vec<usize> = list
+        .iter()
+        .zip(&of)
+        .filter_map(|(copy, n)| (!copy.ok).then_some(*n))
+        .collect();
+    for n in failed {
+        if let Some(packet) = packets.get_mut(n) {
+            packet.good = false;
+        }
+    }
+}
