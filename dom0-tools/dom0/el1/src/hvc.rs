@@ -2,14 +2,14 @@
 //! The way to the hypervisor.
 
 use core::arch::asm;
+use guest_abi::Port;
 use guest_abi::call::Hvc;
 use guest_abi::calls;
-use guest_abi::hvm::Param;
 use guest_abi::sched::ShutdownReason;
-use guest_abi::{DomId, Errno, Port};
 
 /// For [`guest_abi::calls`]. What changes the map of this program's own memory is not to be called
-/// with it but left to [`crate::mem`] and [`crate::events`].
+/// with it but left to [`crate::mem`] and [`crate::events`], or done in the place of a
+/// [`SharedPage`](guest_abi::mem::SharedPage) or where no memory is (the grant window).
 #[must_use]
 pub fn xen() -> Hvc {
     // SAFETY: EL1, memory mapped at its own address as normal write-back memory.
@@ -29,11 +29,6 @@ pub fn shutdown(reason: ShutdownReason) {
 /// Notifies the other end of a channel.
 pub fn send(port: Port) {
     let _ = calls::event::send(&xen(), port);
-}
-
-/// A parameter of this domain.
-pub fn param(param: Param) -> Result<u64, Errno> {
-    calls::hvm::get_param(&xen(), DomId::SELF, param)
 }
 
 /// PSCI `SYSTEM_OFF`, for a machine without a hypervisor. Returns only if refused.
