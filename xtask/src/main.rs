@@ -2,7 +2,7 @@
 //! Paravane's commands, for people and for CI alike: `cargo xtask setup|run|build|test|bench|conformance|lint`.
 //!
 //! One file per command ([`setup`], [`run`], [`build`], [`mod@test`],
-//! [`bench`], [`conformance`], [`lint`]); the rest is what they share:
+//! [`mod@bench`], [`conformance`], [`lint`]); the rest is what they share:
 //!
 //! * [`project`]: where things are; [`process`]: running programs with progress; [`apt`]: Debian's packages;
 //! * [`kernel`], [`cpio`], [`guests`]: the demo guests from Debian's kernel and busybox;

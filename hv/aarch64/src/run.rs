@@ -310,7 +310,7 @@ pub fn interrupts(cpu: CpuId, running: Option<VcpuRef>) -> bool {
                 let mut h = hv().lock();
                 let _ = h.vgics.inject_hw(v.slot, v.vcpu, irq)?;
                 flush(&mut h, v);
-                look |= h.effects.kick | h.effects.look != 0;
+                look |= (h.effects.kick | h.effects.look) != 0;
                 Some(())
             });
             if given.is_none() {
@@ -347,7 +347,7 @@ pub fn interrupts(cpu: CpuId, running: Option<VcpuRef>) -> bool {
                 let mut h = hv().lock();
                 h.vgics.maintenance(v.slot, v.vcpu);
                 flush(&mut h, v);
-                look |= h.effects.kick | h.effects.look != 0;
+                look |= (h.effects.kick | h.effects.look) != 0;
             }
         } else if Some(irq) == f.uart {
             typed();

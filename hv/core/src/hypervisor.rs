@@ -42,7 +42,7 @@ impl Effects {
     #[inline]
     #[must_use]
     pub fn none(&self) -> bool {
-        self.kick | self.look == 0 && !self.resched && self.power.is_none()
+        (self.kick | self.look) == 0 && !self.resched && self.power.is_none()
     }
 }
 

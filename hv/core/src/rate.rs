@@ -26,7 +26,7 @@ impl Factor {
 
     #[inline]
     fn times(self, n: u64) -> u64 {
-        let part = (u128::from(n) * u128::from(self.part) >> 64) as u64;
+        let part = ((u128::from(n) * u128::from(self.part)) >> 64) as u64;
         n.saturating_mul(self.whole).saturating_add(part)
     }
 }
