@@ -94,9 +94,9 @@ hypercalls! {
     PhysdevOp = 33, "physdev_op", true;
     /// Parameters of a domain: [`crate::hvm`].
     HvmOp = 34, "hvm_op", true;
-    /// Control of the whole system: [`crate::sysctl`].
+    /// Control of the whole system: `sysctl`, feature `toolstack`.
     Sysctl = 35, "sysctl", true;
-    /// Control of a domain: [`crate::domctl`].
+    /// Control of a domain: `domctl`, feature `toolstack`.
     Domctl = 36, "domctl", true;
     /// x86 only.
     KexecOp = 37, "kexec_op", false;

@@ -34,18 +34,22 @@ pub struct Field {
 }
 
 macro_rules! all {
-    ($($ty:path),* $(,)?) => {
-        /// Every structure of this crate.
-        pub const ALL: &[Layout] = &[$( <$ty as Abi>::LAYOUT ),*];
+    ($(#[$attribute:meta])* $name:ident: $($ty:path),* $(,)?) => {
+        $(#[$attribute])*
+        pub const $name: &[Layout] = &[$( <$ty as Abi>::LAYOUT ),*];
     };
 }
 
 use crate::{
-    arch, domctl, event_channel as ev, grant_table as gt, hvm, io, memory as mm, physdev, platform,
-    sched, sysctl, vcpu, version, xen,
+    arch, event_channel as ev, grant_table as gt, hvm, io, memory as mm, physdev, platform, sched,
+    vcpu, version, xen,
 };
+#[cfg(feature = "toolstack")]
+use crate::{domctl, sysctl};
 
 all![
+    /// Every structure of this crate but those of feature `toolstack`.
+    ALL:
     xen::SharedInfo,
     xen::VcpuInfo,
     xen::VcpuTimeInfo,
@@ -104,6 +108,28 @@ all![
     physdev::PhysdevPciDevice,
     platform::PlatformOp,
     platform::PlatformSettime64,
+    io::console::XenconsInterface,
+    io::xs_wire::XenstoreDomainInterface,
+    io::xs_wire::XsdSockmsg,
+    io::blkif::BlkifRequest,
+    io::blkif::BlkifRequestSegment,
+    io::blkif::BlkifRequestIndirect,
+    io::blkif::BlkifRequestDiscard,
+    io::blkif::BlkifResponse,
+    io::netif::NetifTxRequest,
+    io::netif::NetifTxResponse,
+    io::netif::NetifRxRequest,
+    io::netif::NetifRxResponse,
+    io::netif::NetifExtraInfo,
+    io::netif::NetifCtrlRequest,
+    io::netif::NetifCtrlResponse,
+    io::ninepfs::Xen9pfsDataIntf,
+];
+
+#[cfg(feature = "toolstack")]
+all![
+    /// The structures of feature `toolstack`.
+    TOOLSTACK:
     domctl::Domctl,
     domctl::DomctlCreatedomain,
     domctl::DomctlGetdomaininfo,
@@ -150,20 +176,4 @@ all![
     sysctl::SysctlCpupoolOp,
     sysctl::SysctlSchedulerOp,
     sysctl::SysctlPcitopoinfo,
-    io::console::XenconsInterface,
-    io::xs_wire::XenstoreDomainInterface,
-    io::xs_wire::XsdSockmsg,
-    io::blkif::BlkifRequest,
-    io::blkif::BlkifRequestSegment,
-    io::blkif::BlkifRequestIndirect,
-    io::blkif::BlkifRequestDiscard,
-    io::blkif::BlkifResponse,
-    io::netif::NetifTxRequest,
-    io::netif::NetifTxResponse,
-    io::netif::NetifRxRequest,
-    io::netif::NetifRxResponse,
-    io::netif::NetifExtraInfo,
-    io::netif::NetifCtrlRequest,
-    io::netif::NetifCtrlResponse,
-    io::ninepfs::Xen9pfsDataIntf,
 ];

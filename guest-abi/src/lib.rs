@@ -18,6 +18,7 @@ pub mod arch;
 pub mod call;
 pub mod calls;
 pub mod console;
+#[cfg(feature = "toolstack")]
 pub mod domctl;
 pub mod errno;
 pub mod event_channel;
@@ -36,6 +37,7 @@ pub mod physdev;
 pub mod platform;
 pub mod psci;
 pub mod sched;
+#[cfg(feature = "toolstack")]
 pub mod sysctl;
 pub mod types;
 pub mod vcpu;

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::build::{bare_metal_packages, metadata};
-use crate::process::inherit;
+use crate::process::{inherit, output};
 use crate::project::Project;
 use crate::toolchain;
 
@@ -107,6 +107,7 @@ pub fn main(project: &Project, args: &Args) -> Result<ExitCode> {
             }
             inherit(cargo.args(end))
         };
+        step("oldest Rust", oldest_rust(project, &workspace));
         step("formatting", host(&["fmt", "--all", "--check"]));
         step(
             "clippy, host",
@@ -274,6 +275,37 @@ fn arrows(workspace: &Value) -> Result<()> {
     }
     ensure!(wrong.is_empty(), "{}", wrong.join("; "));
     Ok(())
+}
+
+/// What other kernels link must build with the Rust that its manifest names. That toolchain is installed when it is not
+/// there; where it cannot be had, this says so and is no failure.
+fn oldest_rust(project: &Project, workspace: &Value) -> Result<()> {
+    const PUBLISHED: [&str; 2] = ["guest-abi", "pv-frontends"];
+    let version = packages(workspace)
+        .find(|(name, _)| *name == PUBLISHED[0])
+        .and_then(|(_, package)| package["rust_version"].as_str())
+        .context("guest-abi names no rust-version")?;
+    let there = output(Command::new("rustup").args(["toolchain", "list"])).is_ok_and(|list| {
+        list.lines()
+            .any(|line| line.starts_with(&format!("{version}-")))
+    });
+    let mut rustup = Command::new("rustup");
+    rustup.args(["toolchain", "install", version, "--profile", "minimal"]);
+    if !there && output(&mut rustup).is_err() {
+        println!("there is no Rust {version}, and rustup cannot install it: not tried with it");
+        return Ok(());
+    }
+    let mut cargo = Command::new("cargo");
+    cargo
+        .current_dir(&project.root)
+        .arg(format!("+{version}"))
+        .args(["check", "--quiet", "--all-features"])
+        // Apart from what the other toolchain made.
+        .args(["--target-dir", "target/oldest-rust"]);
+    for package in PUBLISHED {
+        cargo.args(["-p", package]);
+    }
+    inherit(&mut cargo)
 }
 
 fn unsafe_boundaries(workspace: &Value) -> Result<()> {

@@ -7,6 +7,7 @@
 //! Slices that belong together must have the same length, or the answer is `EINVAL` without a call.
 
 pub mod console;
+#[cfg(feature = "toolstack")]
 pub mod domctl;
 pub mod event;
 pub mod grant;
@@ -15,6 +16,7 @@ pub mod memory;
 pub mod platform;
 pub mod psci;
 pub mod sched;
+#[cfg(feature = "toolstack")]
 pub mod sysctl;
 pub mod vcpu;
 pub mod version;
