@@ -231,7 +231,7 @@ fn configs() -> Vec<(String, String)> {
         .collect();
     configs.push((
         "hello.cfg".to_owned(),
-        "# A guest in Rust, a few kilobytes long.\n\
+        "# A guest in Rust, on bare metal.\n\
          name = \"hello\"\n\
          kernel = \"/guests/hello.bin\"\n\
          memory = 8\n\

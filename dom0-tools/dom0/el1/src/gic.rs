@@ -23,7 +23,8 @@ fn read(addr: u64) -> u32 {
 }
 
 fn write(addr: u64, value: u32) {
-    // SAFETY: as `read`; interrupts are never taken, so that no setting can break memory safety.
+    // SAFETY: as `read`; an interrupt is never taken, or by vectors that keep what they interrupt
+    // (`probe`), so that no setting can break memory safety.
     unsafe { mmio::write32(addr, value) }
 }
 

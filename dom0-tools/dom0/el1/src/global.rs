@@ -8,7 +8,9 @@ use core::cell::{RefCell, RefMut};
 pub struct Global<T>(RefCell<T>);
 
 // SAFETY: one CPU runs this program, and interrupts are never taken (see the crate's text), so
-// that no two threads of control exist.
+// that no two threads of control exist. With feature `probe` an interrupt's handler runs to its end
+// between two instructions: it gives back what it borrowed, or panics at what is borrowed; and the
+// second CPU uses no `Global`.
 unsafe impl<T> Sync for Global<T> {}
 
 impl<T> Global<T> {
