@@ -292,32 +292,111 @@ pub fn unmap_granted(pages: &[Granted]) {
     }
 }
 
+/// Bytes to copy from a granted page.
+#[derive(Debug)]
+pub struct FromGrant<'a> {
+    /// The grant.
+    pub gref: GrantRef,
+    /// First byte in the page.
+    pub offset: u16,
+    /// Where to.
+    pub to: &'a mut [u8],
+    /// Whether that went well.
+    pub ok: bool,
+}
+
+/// Bytes to copy into a granted page.
+#[derive(Debug)]
+pub struct ToGrant<'a> {
+    /// The grant.
+    pub gref: GrantRef,
+    /// First byte in the page.
+    pub offset: u16,
+    /// The bytes.
+    pub from: &'a [u8],
+    /// Whether that went well.
+    pub ok: bool,
+}
+
+/// Copies from granted pages, all with one call.
+pub fn copy_from_grants(dom: DomId, list: &mut [FromGrant<'_>]) {
+    let spans = list
+        .iter_mut()
+        .map(|c| (c.gref, c.offset, c.to.as_mut_ptr() as u64, c.to.len()));
+    let ok = copy_spans(dom, gntcopy::SOURCE_GREF, spans);
+    for (copy, ok) in list.iter_mut().zip(ok) {
+        copy.ok = ok;
+        // The bytes came behind the compiler's back.
+        core::hint::black_box(&mut *copy.to);
+    }
+}
+
+/// Copies into granted pages, all with one call.
+pub fn copy_to_grants(dom: DomId, list: &mut [ToGrant<'_>]) {
+    // Whoever reads the bytes is not seen by the compiler.
+    let spans = list.iter().map(|c| {
+        let from = core::hint::black_box(c.from);
+        (c.gref, c.offset, from.as_ptr() as u64, from.len())
+    });
+    let ok = copy_spans(dom, gntcopy::DEST_GREF, spans);
+    for (copy, ok) in list.iter_mut().zip(ok) {
+        copy.ok = ok;
+    }
+}
+
+/// Copies between granted pages and own memory, which is at its own guest physical address: for each
+/// the grant, the first byte in its page, the own address, and the bytes. Whether each went well.
+fn copy_spans(
+    dom: DomId,
+    flags: u16,
+    spans: impl Iterator<Item = (GrantRef, u16, u64, usize)>,
+) -> Vec<bool> {
+    let (mut ok, mut ops) = (Vec::new(), Vec::new());
+    // Of each operation, which span it is of: a call copies within a page at both ends.
+    let mut of = Vec::new();
+    for (gref, offset, addr, len) in spans {
+        let fits = usize::from(offset) + len <= 4096;
+        let mut done = 0;
+        while fits && done < len {
+            let at = addr + done as u64;
+            let n = (len - done).min(4096 - (at % 4096) as usize);
+            let theirs = GnttabCopyPtr::gref(dom, gref, offset + done as u16);
+            let own = GnttabCopyPtr::own(Gfn::of(at), (at % 4096) as u16);
+            let (source, dest) = match flags {
+                gntcopy::SOURCE_GREF => (theirs, own),
+                _ => (own, theirs),
+            };
+            ops.push(GnttabCopy {
+                source,
+                dest,
+                len: n as u16,
+                flags,
+                status: GrantStatus::GeneralError.number(),
+                ..Default::default()
+            });
+            of.push(ok.len());
+            done += n;
+        }
+        ok.push(fits);
+    }
+    // A call that fails leaves the statuses that it was given.
+    let _ = calls::grant::copy(&hvc::xen(), &mut ops);
+    for (op, n) in ops.iter().zip(of) {
+        ok[n] &= op.status == 0;
+    }
+    ok
+}
+
 /// Copies from a granted page's start, within it. False if the grant does not allow it.
 pub fn copy_from_grant(dom: DomId, gref: GrantRef, to: &mut [u8]) -> bool {
-    if to.len() > 4096 {
-        return false;
-    }
-    let mut done = 0;
-    while done < to.len() {
-        let at = to.as_mut_ptr() as u64 + done as u64;
-        let n = (to.len() - done).min(4096 - (at % 4096) as usize);
-        let mut op = GnttabCopy {
-            source: GnttabCopyPtr::gref(dom, gref, done as u16),
-            dest: GnttabCopyPtr::own(Gfn::of(at), (at % 4096) as u16),
-            len: n as u16,
-            flags: gntcopy::SOURCE_GREF,
-            status: GrantStatus::GeneralError.number(),
-            ..Default::default()
-        };
-        let called = calls::grant::copy(&hvc::xen(), core::slice::from_mut(&mut op));
-        if called.is_err() || op.status != 0 {
-            return false;
-        }
-        done += n;
-    }
-    // The bytes came behind the compiler's back.
-    core::hint::black_box(to);
-    true
+    let mut copy = FromGrant {
+        gref,
+        offset: 0,
+        to,
+        ok: false,
+    };
+    copy_from_grants(dom, core::slice::from_mut(&mut copy));
+    copy.ok
 }
 
 fn set_machine(gfn: u64, frame: u64) {
