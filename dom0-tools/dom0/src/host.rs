@@ -6,6 +6,7 @@ use crate::console::Consoles;
 use crate::disk::{Disk, File, TRANSFER};
 use crate::exec::yield_now;
 use crate::fat::{Placement, SECTOR, Volume};
+use crate::net::Networks;
 use crate::rt::Rt;
 use crate::terminal::Terminal;
 use crate::xs::{Watch, Xenstore};
@@ -49,6 +50,8 @@ pub struct Inner {
     pub consoles: Consoles,
     /// Guests' disks.
     pub blocks: Blocks,
+    /// Guests' networks.
+    pub networks: Networks,
     /// The volume with `/guests`, if there is one.
     pub volume: Option<Volume<Rc<Disk>>>,
     /// All disks, by their serials; the volume's too.
@@ -88,12 +91,15 @@ impl Dom0 {
                 *s = s.rotate_left(3) ^ b;
             }
         }
+        let networks = Networks::default();
+        networks.make(DEFAULT_BRIDGE);
         Self(Box::leak(Box::new(Inner {
             rt,
             machine,
             xs: Rc::new(Xenstore::new(rt)),
             consoles: Consoles::new(rt, terminal.clone()),
             blocks: Blocks::default(),
+            networks,
             terminal,
             volume,
             disks,
@@ -512,6 +518,15 @@ impl Host for Dom0 {
     }
     async fn block_stop(&self, dom: DomId, vdev: u32) {
         self.blocks.stop(dom, vdev).await;
+    }
+    async fn net_start(&self, net: &NetStart) -> Result<(), Errno> {
+        self.networks.start(*self, net)
+    }
+    async fn net_stop(&self, dom: DomId, devid: u32) {
+        self.networks.stop(dom, devid).await;
+    }
+    fn bridges(&self) -> Vec<BridgeInfo> {
+        self.networks.list()
     }
 
     fn xs_read(&self, path: &str) -> Result<Vec<u8>, Errno> {

@@ -21,6 +21,8 @@ mod disk;
 #[cfg(target_os = "none")]
 mod host;
 #[cfg(target_os = "none")]
+mod net;
+#[cfg(target_os = "none")]
 mod prompt;
 #[cfg(target_os = "none")]
 mod rt;

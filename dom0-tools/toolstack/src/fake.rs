@@ -50,6 +50,7 @@ pub struct State {
     pub introduced: BTreeSet<u16>,
     pub consoles: BTreeSet<u16>,
     pub blocks: BTreeMap<(u16, u32), BlockStart>,
+    pub nets: BTreeMap<(u16, u32), NetStart>,
 }
 
 #[derive(Default)]
@@ -278,6 +279,10 @@ impl Host for Fake {
         assert!(
             !state.blocks.keys().any(|(d, _)| *d == dom.0),
             "a disk outlives its domain"
+        );
+        assert!(
+            !state.nets.keys().any(|(d, _)| *d == dom.0),
+            "an interface outlives its domain"
         );
         let d = state.doms.get_mut(&dom.0).ok_or(Errno::ESRCH)?;
         d.info.dying = true;
@@ -625,6 +630,42 @@ impl Host for Fake {
     }
     async fn block_stop(&self, dom: DomId, vdev: u32) {
         self.state.borrow_mut().blocks.remove(&(dom.0, vdev));
+    }
+    async fn net_start(&self, net: &NetStart) -> Result<(), Errno> {
+        self.call()?;
+        let back = alloc::format!("/local/domain/0/backend/vif/{}/{}", net.dom, net.devid);
+        assert_eq!(
+            self.node(&alloc::format!("{back}/state")).as_deref(),
+            Some("1")
+        );
+        assert_eq!(
+            self.node(&alloc::format!("{back}/bridge")).as_ref(),
+            Some(&net.bridge)
+        );
+        let key = (net.dom.0, net.devid);
+        let old = self.state.borrow_mut().nets.insert(key, net.clone());
+        assert!(old.is_none());
+        Ok(())
+    }
+    async fn net_stop(&self, dom: DomId, devid: u32) {
+        self.state.borrow_mut().nets.remove(&(dom.0, devid));
+    }
+    fn bridges(&self) -> Vec<BridgeInfo> {
+        let state = self.state.borrow();
+        let ports = state.nets.values().map(|n| BridgePort {
+            dom: n.dom,
+            devid: n.devid,
+            connected: true,
+            from_guest: (3, 180),
+            to_guest: (2, 120),
+            refused: 1,
+            dropped: 0,
+            macs: alloc::vec![n.mac],
+        });
+        alloc::vec![BridgeInfo {
+            name: DEFAULT_BRIDGE.into(),
+            ports: ports.collect(),
+        }]
     }
     fn xs_read(&self, path: &str) -> Result<Vec<u8>, Errno> {
         self.call()?;

@@ -11,7 +11,9 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::net::IpAddr;
 
+pub use crate::config::{Mac, Rate};
 pub use guest_abi::{DomId, Errno, Gfn, Port};
 
 /// The interrupt controller that a guest sees.
@@ -297,6 +299,59 @@ pub struct BlockTarget {
     pub device: bool,
 }
 
+/// The bridge of interfaces that name none; it is always there.
+pub const DEFAULT_BRIDGE: &str = "xenbr0";
+
+/// A network interface that a back-end is to serve. Its xenstore nodes are there already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetStart {
+    /// The guest.
+    pub dom: DomId,
+    /// The interface's number.
+    pub devid: u32,
+    /// Its Ethernet address.
+    pub mac: Mac,
+    /// The bridge that it is put on, which is made if there is none of that name.
+    pub bridge: String,
+    /// The IP addresses that it may send from, each with how many of its bits matter; any when there
+    /// are none. If there are, it may not use another Ethernet address than its own either.
+    pub ips: Vec<(IpAddr, u8)>,
+    /// A limit on what the guest sends.
+    pub rate: Option<Rate>,
+    /// The largest packet.
+    pub mtu: u16,
+}
+
+/// A bridge of the control domain's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BridgeInfo {
+    /// Its name.
+    pub name: String,
+    /// What is connected with it.
+    pub ports: Vec<BridgePort>,
+}
+
+/// A guest's interface at a bridge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BridgePort {
+    /// The guest.
+    pub dom: DomId,
+    /// The interface's number.
+    pub devid: u32,
+    /// The guest is connected.
+    pub connected: bool,
+    /// Frames and bytes that came from the guest.
+    pub from_guest: (u64, u64),
+    /// Frames and bytes that went to the guest.
+    pub to_guest: (u64, u64),
+    /// Frames from the guest that were refused, as from an address that is not its own.
+    pub refused: u64,
+    /// Frames to the guest that were dropped, as when it does not keep up.
+    pub dropped: u64,
+    /// The Ethernet addresses that were seen there.
+    pub macs: Vec<Mac>,
+}
+
 /// An entry of a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DirEntry {
@@ -434,6 +489,13 @@ pub trait Host {
     /// Ends serving a disk at once, whatever its state; flushes its store. Not an error if there
     /// is none.
     async fn block_stop(&self, dom: DomId, vdev: u32);
+    /// Starts serving a network interface. From here on the back-end keeps `state` and its features
+    /// in `/local/domain/0/backend/vif/<dom>/<devid>`, until it is closed there.
+    async fn net_start(&self, net: &NetStart) -> Result<(), Errno>;
+    /// Ends serving a network interface at once, whatever its state. Not an error if there is none.
+    async fn net_stop(&self, dom: DomId, devid: u32);
+    /// The bridges.
+    fn bridges(&self) -> Vec<BridgeInfo>;
 
     // ---- xenstore ----------------------------------------------------------------------------
 

@@ -79,6 +79,11 @@ async fn arguments<H: Host>(
             let blocks = guest.map(|g| tools.blocks(g.dom)).unwrap_or_default();
             blocks.into_iter().map(|b| b.name).collect()
         }
+        Some(Word::Vif) => {
+            let guest = before.first().and_then(|g| tools.find_guest(g).ok());
+            let vifs = guest.map(|g| tools.vifs(g.dom)).unwrap_or_default();
+            vifs.into_iter().map(|v| v.devid.to_string()).collect()
+        }
         Some(Word::Node) => {
             let parent = typed.rsplit_once('/').map_or("", |(parent, _)| parent);
             let listed = if parent.is_empty() { "/" } else { parent };

@@ -14,7 +14,7 @@ use alloc::vec::Vec;
 pub use complete::complete;
 
 use crate::config::disk::device_number;
-use crate::config::{Disk, DomainConfig, Warning};
+use crate::config::{Disk, DomainConfig, Vif, Warning};
 use crate::error::{Context, Error, Result, fail};
 use crate::host::{DomId, DomInfo, Host, Output};
 use crate::life::Toolstack;
@@ -142,6 +142,13 @@ async fn execute<H: Host>(t: &Toolstack<H>, c: &Command, out: &mut impl Output) 
         Id::BlockList => show::block_list(t, c, out),
         Id::BlockAttach => block_attach(t, c).await,
         Id::BlockDetach => block_detach(t, c).await,
+        Id::NetworkList => show::network_list(t, c, out),
+        Id::NetworkAttach => network_attach(t, c, out).await,
+        Id::NetworkDetach => network_detach(t, c).await,
+        Id::BridgeList => {
+            show::bridge_list(t, c, out);
+            Ok(())
+        }
         Id::XenstoreLs => store::ls(t, c, out).await,
         Id::XenstoreRead => store::read(t, c, out),
         Id::XenstoreWrite => store::write(t, c),
@@ -231,12 +238,6 @@ async fn create<H: Host>(t: &Toolstack<H>, c: &Command, out: &mut impl Output) -
     let (config, warnings) = read_config(t, c.word(0), &overrides).await?;
     for warning in warnings {
         out.write(&format!("warning: {warning}\n"));
-    }
-    if !config.vifs.is_empty() {
-        out.write(&format!(
-            "warning: {}: vif: there is no network yet; the guest has none\n",
-            config.file
-        ));
     }
     if c.has("dryrun") {
         t.check(&config).await?;
@@ -369,6 +370,24 @@ async fn block_detach<H: Host>(t: &Toolstack<H>, c: &Command) -> Result<()> {
         );
     };
     t.detach(dom, vdev, c.has("force")).await
+}
+
+async fn network_attach<H: Host>(
+    t: &Toolstack<H>,
+    c: &Command,
+    out: &mut impl Output,
+) -> Result<()> {
+    let dom = t.find_guest(c.word(0))?.dom;
+    let spec = c.words.get(1..).unwrap_or_default().join(",");
+    let vif = Vif::parse(&spec).map_err(|e| Error(format!("vif \"{spec}\": {e}")))?;
+    let devid = t.attach_vif(dom, &vif).await?;
+    out.write(&format!("domain {dom} has interface {devid} now\n"));
+    Ok(())
+}
+
+async fn network_detach<H: Host>(t: &Toolstack<H>, c: &Command) -> Result<()> {
+    let dom = t.find_guest(c.word(0))?.dom;
+    t.detach_vif(dom, c.word(1), c.has("force")).await
 }
 
 async fn poweroff<H: Host>(t: &Toolstack<H>, c: &Command, out: &mut impl Output) -> Result<()> {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::verbs::Command;
 use crate::config::{DomainConfig, Uuid};
 use crate::error::{Context, Result};
-use crate::host::{DomInfo, GicVersion, Host, Output, ShutdownCode};
+use crate::host::{BridgeInfo, BridgePort, DomInfo, GicVersion, Host, Output, ShutdownCode};
 use crate::life::Toolstack;
 
 /// A JSON value for people to read as well.
@@ -386,4 +386,93 @@ pub(super) fn block_list<H: Host>(
         put_json(out, &Value::Array(all));
     }
     Ok(())
+}
+
+/// `network-list`.
+pub(super) fn network_list<H: Host>(
+    t: &Toolstack<H>,
+    c: &Command,
+    out: &mut impl Output,
+) -> Result<()> {
+    let mut all = Vec::new();
+    if !c.has("json") {
+        out.write("Idx BE Mac Addr.         handle state evt-ch   tx-/rx-ring-ref BE-path\n");
+    }
+    for i in c
+        .words
+        .iter()
+        .map(|w| t.find_guest(w))
+        .collect::<Result<Vec<_>>>()?
+    {
+        for v in t.vifs(i.dom) {
+            if c.has("json") {
+                all.push(json!({
+                    "domid": i.dom.0, "devid": v.devid, "mac": v.mac, "bridge": v.bridge,
+                    "backend_domid": v.backend_id, "state": v.state,
+                    "event_channel_tx": v.event_channels.0, "event_channel_rx": v.event_channels.1,
+                    "tx_ring_ref": v.ring_refs.0, "rx_ring_ref": v.ring_refs.1,
+                    "backend": v.backend,
+                }));
+                continue;
+            }
+            let pair = |(a, b): (Option<u64>, Option<u64>)| {
+                let number = |n: Option<u64>| n.map_or("-1".to_owned(), |n| n.to_string());
+                format!("{}/{}", number(a), number(b))
+            };
+            out.write(&format!(
+                "{:<3} {:<2} {:<17} {:<6} {:<5} {:<8} {:<15} {}\n",
+                v.devid,
+                v.backend_id,
+                v.mac,
+                v.devid,
+                v.state,
+                pair(v.event_channels),
+                pair(v.ring_refs),
+                v.backend
+            ));
+        }
+    }
+    if c.has("json") {
+        put_json(out, &Value::Array(all));
+    }
+    Ok(())
+}
+
+/// `bridge-list`.
+pub(super) fn bridge_list<H: Host>(t: &Toolstack<H>, c: &Command, out: &mut impl Output) {
+    let bridges = t.host().bridges();
+    if c.has("json") {
+        let port = |p: &BridgePort| {
+            json!({
+                "domid": p.dom.0, "devid": p.devid, "connected": p.connected,
+                "from_guest": { "frames": p.from_guest.0, "bytes": p.from_guest.1, "refused": p.refused },
+                "to_guest": { "frames": p.to_guest.0, "bytes": p.to_guest.1, "dropped": p.dropped },
+                "macs": p.macs.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            })
+        };
+        let bridge = |b: &BridgeInfo| {
+            let ports: Vec<Value> = b.ports.iter().map(port).collect();
+            json!({ "name": b.name, "ports": ports })
+        };
+        put_json(out, &Value::Array(bridges.iter().map(bridge).collect()));
+        return;
+    }
+    out.write("Bridge          Port     Link  From guest: frames / bytes / refused  To guest: frames / bytes / dropped\n");
+    for b in bridges {
+        if b.ports.is_empty() {
+            out.write(&format!("{:<15} -\n", b.name));
+        }
+        for p in b.ports {
+            let port = format!("vif{}.{}", p.dom, p.devid);
+            let from = format!("{} / {} / {}", p.from_guest.0, p.from_guest.1, p.refused);
+            out.write(&format!(
+                "{:<15} {port:<8} {:<5} {from:<37} {} / {} / {}\n",
+                b.name,
+                if p.connected { "up" } else { "down" },
+                p.to_guest.0,
+                p.to_guest.1,
+                p.dropped,
+            ));
+        }
+    }
 }

@@ -177,6 +177,39 @@ fn a_session() {
         "error: domain 1 has no disk 51728; see: block-list 1\n"
     );
     assert!(bad(&t, "block-attach tux /guests/b.img").contains("there is no vdev"));
+    assert_eq!(
+        good(&t, "network-attach tux mac=00:16:3e:00:00:07 rate=8Mb/s"),
+        "domain 1 has interface 0 now\n"
+    );
+    assert_eq!(
+        good(&t, "network-list tux"),
+        "Idx BE Mac Addr.         handle state evt-ch   tx-/rx-ring-ref BE-path\n\
+         0   0  00:16:3e:00:00:07 0      1     -1/-1    -1/-1           /local/domain/0/backend/vif/1/0\n"
+    );
+    assert_eq!(json(&t, "network-list tux --json")[0]["bridge"], "xenbr0");
+    assert_eq!(
+        t.host()
+            .node("/local/domain/0/backend/vif/1/0/rate")
+            .as_deref(),
+        Some("50000,50000")
+    );
+    assert_eq!(
+        good(&t, "bridge-list"),
+        "Bridge          Port     Link  From guest: frames / bytes / refused  To guest: frames / bytes / dropped\n\
+         xenbr0          vif1.0   up    3 / 180 / 1                           2 / 120 / 0\n"
+    );
+    let bridges = json(&t, "bridge-list --json");
+    assert_eq!(bridges[0]["ports"][0]["macs"][0], "00:16:3e:00:00:07");
+    assert_eq!(
+        bad(&t, "network-attach tux devid=0"),
+        "error: domain 1 has an interface 0 already; give another devid\n"
+    );
+    assert!(bad(&t, "network-attach tux brigde=x").contains("did you mean \"bridge\"?"));
+    good(&t, "network-detach tux 00:16:3e:00:00:07");
+    assert_eq!(
+        bad(&t, "network-detach tux 0"),
+        "error: domain 1 has no interface 0; see: network-list 1\n"
+    );
     good(&t, "vcpu-set tux 1");
     good(&t, "mem-set tux 4096k");
     assert_eq!(
@@ -226,7 +259,6 @@ fn creating() {
     assert_eq!(
         good(&t, "create typo -p"),
         "warning: /guests/typo.cfg:7: unknown key \"memroy\" is ignored; did you mean \"memory\"?\n\
-         warning: /guests/typo.cfg: vif: there is no network yet; the guest has none\n\
          domain 1 (linux) created\n"
     );
     assert!(t.find("linux").unwrap().paused);

@@ -51,6 +51,14 @@ pub enum Id {
     BlockAttach,
     /// Removes a disk.
     BlockDetach,
+    /// Lists network interfaces.
+    NetworkList,
+    /// Adds a network interface.
+    NetworkAttach,
+    /// Removes a network interface.
+    NetworkDetach,
+    /// Lists bridges.
+    BridgeList,
     /// Shows xenstore's tree.
     XenstoreLs,
     /// Reads nodes.
@@ -97,6 +105,8 @@ pub enum Word {
     Verb,
     /// A disk of the guest named before.
     Disk,
+    /// A network interface of the guest named before.
+    Vif,
     /// Something that nobody can guess.
     Other,
 }
@@ -383,6 +393,46 @@ pub const VERBS: &[Verb] = &[
         "take a disk from a guest",
     )
     .more("VDEV is its name (xvda) or number (51712)."),
+    verb(
+        Id::NetworkList,
+        "network-list",
+        "GUEST...",
+        (1, MANY),
+        &[Word::Guest],
+        &[JSON],
+        "list network interfaces",
+    ),
+    verb(
+        Id::NetworkAttach,
+        "network-attach",
+        "GUEST [VIF...]",
+        (1, MANY),
+        &[Word::Guest, Word::Other],
+        &[],
+        "give a guest a further network interface",
+    )
+    .more(
+        "VIF is as in a configuration, for instance mac=00:16:3e:12:34:56,bridge=xenbr0\n\
+         Several words are taken together with commas.",
+    ),
+    verb(
+        Id::NetworkDetach,
+        "network-detach",
+        "GUEST DEVID|MAC",
+        (2, 2),
+        &[Word::Guest, Word::Vif],
+        &[flag('f', "force", "do not wait for the guest to let go")],
+        "take a network interface from a guest",
+    ),
+    verb(
+        Id::BridgeList,
+        "bridge-list",
+        "",
+        (0, 0),
+        &[],
+        &[JSON],
+        "list bridges and what goes through their ports",
+    ),
     verb(
         Id::XenstoreLs,
         "xenstore-ls",

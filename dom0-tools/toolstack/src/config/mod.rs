@@ -14,7 +14,7 @@ use core::fmt;
 
 pub use disk::Disk;
 pub use syntax::{ConfigError, Place};
-pub use vif::{Mac, Vif};
+pub use vif::{Mac, Rate, Vif};
 
 use crate::host::GicVersion;
 use crate::text;

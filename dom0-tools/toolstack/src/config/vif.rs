@@ -6,7 +6,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
-use core::net::{Ipv4Addr, Ipv6Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::text;
 
@@ -30,10 +30,19 @@ pub struct Rate {
     pub interval_us: u32,
 }
 
+impl Rate {
+    /// Bytes in an interval, at least 1.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let bytes = u128::from(self.bytes_per_second) * u128::from(self.interval_us) / 1_000_000;
+        u64::try_from(bytes).unwrap_or(u64::MAX).max(1)
+    }
+}
+
 /// A network interface as a configuration describes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Vif {
-    /// Its address, or `None` for a random one.
+    /// Its address, or `None` for one that follows from the guest's UUID.
     pub mac: Option<Mac>,
     /// The bridge that it is put on.
     pub bridge: Option<String>,
@@ -149,6 +158,24 @@ impl Vif {
             }
         }
         Ok(vif)
+    }
+
+    /// The addresses that the guest may use, each with how many of its bits matter.
+    #[must_use]
+    pub fn nets(&self) -> Vec<(IpAddr, u8)> {
+        let net = |text: &String| {
+            let (address, bits) = text.split_once('/').unwrap_or((text, "128"));
+            Some((address.parse().ok()?, bits.parse().ok()?))
+        };
+        self.ip.iter().filter_map(net).collect()
+    }
+}
+
+/// From text as [`Vif::parse`] takes it.
+impl core::str::FromStr for Mac {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        parse_mac(text)
     }
 }
 
@@ -282,6 +309,8 @@ mod tests {
         .unwrap();
         assert_eq!(v.mac.unwrap().to_string(), "00:16:3e:00:00:02");
         assert_eq!(v.ip, ["10.0.0.2/24", "fd00::2"]);
+        let nets = [("10.0.0.2", 24), ("fd00::2", 128)];
+        assert_eq!(v.nets(), nets.map(|(a, n)| (a.parse().unwrap(), n)));
         assert_eq!(
             v.rate,
             Some(Rate {

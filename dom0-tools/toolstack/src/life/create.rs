@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use builder::layout::{self, Layout};
 use builder::{BuildError, GuestSpec, ImageHeader};
 
+use super::network;
 use super::tree::{self, GuestNodes};
 use super::{Claim, Claimed, Kept, MEMORY_SLACK_KIB, Toolstack, mib};
 use crate::config::{DomainConfig, Uuid};
@@ -36,6 +37,7 @@ enum Undo {
     Introduction(DomId),
     Console(DomId),
     Disk(DomId, u32),
+    Vif(DomId, u32),
     Kept(DomId),
 }
 
@@ -139,6 +141,7 @@ impl<H: Host> Toolstack<H> {
                 }
             }
         }
+        network::numbered(&config.vifs)?;
         self.memory_suffices(config)?;
         Ok((files, targets))
     }
@@ -226,6 +229,10 @@ impl<H: Host> Toolstack<H> {
                 }
                 Undo::Disk(dom, vdev) => {
                     self.remove_disk(dom, vdev).await;
+                    Ok(())
+                }
+                Undo::Vif(dom, devid) => {
+                    self.remove_vif(dom, devid).await;
                     Ok(())
                 }
                 Undo::Kept(dom) => {
@@ -318,10 +325,16 @@ impl<H: Host> Toolstack<H> {
             undo.push(Undo::Disk(dom, disk.devid));
             self.add_disk(dom, disk).await?;
         }
+        let vifs = network::numbered(&config.vifs)?;
+        for vif in &vifs {
+            undo.push(Undo::Vif(dom, vif.devid.unwrap_or(0)));
+            self.add_vif(dom, uuid, vif).await?;
+        }
 
         let kept = Kept {
             config: DomainConfig {
                 uuid: Some(uuid),
+                vifs,
                 ..config.clone()
             },
             created_ns: self.host.uptime_ns(),

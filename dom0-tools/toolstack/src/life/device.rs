@@ -142,15 +142,30 @@ impl<H: Host> Toolstack<H> {
         for vdev in self.vdevs(dom) {
             self.host.block_stop(dom, vdev).await;
         }
+        for devid in self.devids(dom, "vif") {
+            self.host.net_stop(dom, devid).await;
+        }
     }
 
-    /// The numbers of a domain's disks. The guest cannot change this folder.
     fn vdevs(&self, dom: DomId) -> Vec<u32> {
-        let dir = format!("/local/domain/0/backend/vbd/{dom}");
-        let names = self.host.xs_list(&dir).unwrap_or_default();
-        let mut vdevs: Vec<u32> = names.iter().filter_map(|n| n.parse().ok()).collect();
-        vdevs.sort_unstable();
-        vdevs
+        self.devids(dom, "vbd")
+    }
+
+    /// The numbers of a domain's devices of a class. The guest cannot change this folder.
+    pub(super) fn devids(&self, dom: DomId, class: &str) -> Vec<u32> {
+        self.listed_devids(dom, class).unwrap_or_default()
+    }
+
+    /// The same for one who must not take a device that is there for one that is not.
+    pub(super) fn listed_devids(&self, dom: DomId, class: &str) -> Result<Vec<u32>> {
+        let dir = format!("/local/domain/0/backend/{class}/{dom}");
+        let names = match self.host.xs_list(&dir) {
+            Err(Errno::ENOENT) => Vec::new(),
+            names => names.during(format!("xenstore: listing {dir}"))?,
+        };
+        let mut ids: Vec<u32> = names.iter().filter_map(|n| n.parse().ok()).collect();
+        ids.sort_unstable();
+        Ok(ids)
     }
 
     fn all_blocks(&self) -> Vec<(DomId, BlockState)> {
@@ -233,23 +248,28 @@ impl<H: Host> Toolstack<H> {
         if !self.vdevs(dom).contains(&vdev) {
             return fail!("domain {dom} has no disk {vdev}; see: block-list {dom}");
         }
-        let back = tree::backend_path(dom, "vbd", &vdev.to_string());
-        let front_state = format!("/local/domain/{dom}/device/vbd/{vdev}/state");
-        let connected = self.read_number(&front_state) == Some(CONNECTED);
-        if connected && !force && !self.has_stopped(dom) {
-            self.write_text(&format!("{back}/online"), "0")?;
-            self.write_text(&format!("{back}/state"), CLOSING)?;
-            if !self.wait_closed(&format!("{back}/state")).await? {
-                return fail!(
-                    "domain {dom} does not let go of the disk (is it mounted?); unmount it there, or detach it with -f"
-                );
-            }
+        if !force && !self.let_go(dom, "vbd", vdev).await? {
+            return fail!(
+                "domain {dom} does not let go of the disk (is it mounted?); unmount it there, or detach it with -f"
+            );
         }
         self.remove_disk(dom, vdev).await;
         if let Some(kept) = self.kept.borrow_mut().get_mut(&dom.0) {
             kept.config.disks.retain(|d| d.devid != vdev);
         }
         Ok(())
+    }
+
+    /// Asks a guest to let go of a device, if it runs and has it, and waits. Whether it did.
+    pub(super) async fn let_go(&self, dom: DomId, class: &str, devid: u32) -> Result<bool> {
+        let back = tree::backend_path(dom, class, &devid.to_string());
+        let front_state = format!("/local/domain/{dom}/device/{class}/{devid}/state");
+        if self.read_number(&front_state) != Some(CONNECTED) || self.has_stopped(dom) {
+            return Ok(true);
+        }
+        self.write_text(&format!("{back}/online"), "0")?;
+        self.write_text(&format!("{back}/state"), CLOSING)?;
+        self.wait_closed(&format!("{back}/state")).await
     }
 
     async fn wait_closed(&self, state: &str) -> Result<bool> {

@@ -132,12 +132,16 @@ impl<H: Host> Toolstack<H> {
         for block in self.blocks(dom) {
             self.remove_disk(dom, block.vdev).await;
         }
+        for devid in self.devids(dom, "vif") {
+            self.remove_vif(dom, devid).await;
+        }
         let name = format!("{}-{dom}", config.name);
         self.name_is_free(&name)?;
         self.write_name(dom, &name)?;
         if let Some(kept) = self.kept.borrow_mut().get_mut(&dom.0) {
             kept.config.name = name;
             kept.config.disks.clear();
+            kept.config.vifs.clear();
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 mod create;
 mod device;
 mod exit;
+mod network;
 mod tree;
 
 use alloc::borrow::ToOwned;
@@ -16,6 +17,7 @@ use core::cell::RefCell;
 
 pub use device::BlockState;
 pub use exit::Exit;
+pub use network::VifState;
 
 use crate::config::{DomainConfig, bad_name};
 use crate::error::{Context, Error, Result, fail};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 use super::*;
-use crate::config::{Action, Disk};
+use crate::config::{Action, Disk, Vif};
 use crate::fake::{Fake, image, run};
 use crate::host::{GicVersion, HvmParam, Perm, ShutdownCode};
 
@@ -411,6 +411,74 @@ fn exits_do_as_the_configuration_says() {
         "there is no domain \"g\"; see: list"
     );
     assert_eq!(config(&[]).on_reboot, Action::Restart);
+}
+
+#[test]
+fn interfaces_come_and_go() {
+    let t = toolstack();
+    let vifs = "vif=['', 'devid=0, ip=10.0.0.2, mtu=1400', 'bridge=other, mac=00:16:3e:00:00:09']";
+    let config = config(&["disk=[]", vifs]);
+    let dom = run(t.create(&config, false)).unwrap();
+    let vifs = t.vifs(dom);
+    let seen: Vec<_> = vifs.iter().map(|v| (v.devid, &*v.bridge)).collect();
+    assert_eq!(seen, [(0, "xenbr0"), (1, "xenbr0"), (2, "other")]);
+    assert!(vifs.iter().all(|v| v.mac.starts_with("00:16:3e:")));
+    assert!(vifs[0].mac != vifs[1].mac && vifs[2].mac == "00:16:3e:00:00:09");
+    {
+        let state = t.host().state.borrow();
+        let start = &state.nets[&(dom.0, 0)];
+        let ips: &[_] = &[("10.0.0.2".parse().unwrap(), 128)];
+        assert_eq!((&*start.ips, start.mtu, start.rate), (ips, 1400, None));
+        assert_eq!(state.nets[&(dom.0, 1)].mac.to_string(), vifs[1].mac);
+        assert_eq!(state.nets[&(dom.0, 1)].mtu, 1500);
+    }
+    for (key, value) in [
+        ("mac", &*vifs[1].mac),
+        ("backend-id", "0"),
+        ("handle", "1"),
+        ("mtu", "1500"),
+    ] {
+        let path = format!("/local/domain/{dom}/device/vif/1/{key}");
+        assert_eq!(t.host().node(&path).as_deref(), Some(value), "{path}");
+    }
+    // It keeps its addresses when it is started anew.
+    let again = run(t.force_reboot(dom)).unwrap();
+    let macs = |v: Vec<VifState>| v.into_iter().map(|v| v.mac).collect::<Vec<_>>();
+    assert_eq!(macs(t.vifs(again)), macs(vifs));
+    let dom = again;
+    let before = t.host().state.borrow().clone();
+    assert_eq!(run(t.attach_vif(dom, &Vif::default())), Ok(3));
+    // The guest is connected and does not let go.
+    t.write_text(&format!("/local/domain/{dom}/device/vif/3/state"), "4")
+        .unwrap();
+    let e = run(t.detach_vif(dom, "3", false)).unwrap_err().0;
+    assert!(e.contains("does not let go"), "{e}");
+    t.host().polite.set(true);
+    run(t.detach_vif(dom, "3", false)).unwrap();
+    assert!(*t.host().state.borrow() == before);
+    // A failed attach leaves nothing.
+    let n = t.host().calls.get();
+    for k in 1..80 {
+        t.host().calls.set(n);
+        t.host().fail_at.set(Some((n + k, Errno::EIO)));
+        let attached = run(t.attach_vif(dom, &Vif::default()));
+        t.host().fail_at.set(None);
+        if attached.is_ok() {
+            run(t.detach_vif(dom, "3", true)).unwrap();
+        }
+        assert_eq!(
+            (t.vifs(dom).len(), t.host().state.borrow().nets.len()),
+            (3, 3)
+        );
+    }
+    run(t.destroy(dom)).unwrap();
+    assert!(t.host().state.borrow().nets.is_empty());
+    let mut twice = config;
+    twice.vifs[0].devid = Some(0);
+    assert_eq!(
+        run(t.create(&twice, false)).unwrap_err().0,
+        "vif: devid 0 is given twice; give another"
+    );
 }
 
 #[test]

@@ -1,0 +1,505 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Guests' networks: bridges, a task for each interface, and one for each of its pairs of rings.
+//! Frames are copied out of the sender's pages and into the receivers'.
+
+use crate::exec::{Notify, yield_now};
+use crate::host::Dom0;
+use crate::rt::Listener;
+use crate::xs::Watch;
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use backends::bridge::{Bridge, Filter, Net, PortId};
+use backends::net::{
+    Copies, CopyIn, CopyOut, Credit, Device, Frame, FrontConfig, Limits, QueueConfig, Rx, Step, Tx,
+    Writes,
+};
+use core::cell::{Cell, RefCell};
+use el1::mem::{self, FromGrant, ToGrant};
+use el1::{hvc, time};
+use embassy_futures::select::select3;
+use guest_abi::grant_table::GrantStatus;
+use guest_abi::io::xenbus::State;
+use guest_abi::{DomId, Errno, Port};
+use toolstack::host::{BridgeInfo, BridgePort, NetStart};
+
+/// Most pairs of rings of an interface.
+const QUEUES: u16 = 4;
+/// Packets that are taken from a ring at a time.
+const BUDGET: usize = 64;
+
+/// An interface that is served.
+struct Served {
+    dom: DomId,
+    bridge: String,
+    port: PortId,
+    credit: RefCell<Credit>,
+    /// It is to end at once.
+    stop: Cell<bool>,
+    /// Something in it changed: to be stopped, a queue broke or ended, it ended.
+    changed: Notify,
+    /// Why a queue broke, until it was told.
+    fault: RefCell<Option<String>>,
+    /// Queues that are to end.
+    draining: Cell<bool>,
+    /// Wakes for the queues.
+    wake: RefCell<Vec<Rc<Notify>>>,
+    /// The receiving sides of the queues that run.
+    inputs: RefCell<Vec<Rc<Input>>>,
+    /// Queues that run.
+    queues: Cell<usize>,
+    ended: Cell<bool>,
+}
+
+impl Served {
+    fn broke(&self, why: String) {
+        *self.fault.borrow_mut() = Some(why);
+        self.changed.notify();
+    }
+}
+
+/// Where a queue's guest receives.
+struct Input {
+    rx: RefCell<Rx>,
+    ring: mem::Mapping,
+    port: Port,
+}
+
+/// A bridge, and the interfaces behind its ports.
+#[derive(Default)]
+struct Switch {
+    bridge: Bridge,
+    vifs: BTreeMap<PortId, Rc<Served>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    vifs: RefCell<BTreeMap<(DomId, u32), Rc<Served>>>,
+    bridges: RefCell<BTreeMap<String, Switch>>,
+}
+
+/// All bridges and interfaces.
+#[derive(Clone, Default)]
+pub struct Networks(Rc<Shared>);
+
+impl Networks {
+    /// Serves an interface. Its bridge is made when there is none of that name.
+    pub fn start(&self, dom0: Dom0, start: &NetStart) -> Result<(), Errno> {
+        let key = (start.dom, start.devid);
+        if self.0.vifs.borrow().contains_key(&key) {
+            return Err(Errno::EEXIST);
+        }
+        let back = format!("/local/domain/0/backend/vif/{}/{}", key.0, key.1);
+        let front = format!("/local/domain/{}/device/vif/{}", key.0, key.1);
+        let watches = (dom0.xs.watch(&back)?, dom0.xs.watch(&front)?);
+        let ips = start.ips.iter();
+        let filter = Filter {
+            mac: (!start.ips.is_empty()).then_some(start.mac.0),
+            ips: ips.map(|&(address, bits)| Net { address, bits }).collect(),
+        };
+        let credit = match start.rate {
+            None => Credit::unlimited(),
+            Some(rate) => Credit::new(rate.bytes(), rate.interval_us),
+        };
+        let mut bridges = self.0.bridges.borrow_mut();
+        let switch = bridges.entry(start.bridge.clone()).or_default();
+        let port = switch.bridge.add(filter).ok_or(Errno::ENOSPC)?;
+        let served = Rc::new(Served {
+            dom: start.dom,
+            bridge: start.bridge.clone(),
+            port,
+            credit: RefCell::new(credit),
+            stop: Cell::default(),
+            changed: Notify::default(),
+            fault: RefCell::default(),
+            draining: Cell::default(),
+            wake: RefCell::default(),
+            inputs: RefCell::default(),
+            queues: Cell::default(),
+            ended: Cell::default(),
+        });
+        switch.vifs.insert(port, served.clone());
+        drop(bridges);
+        self.0.vifs.borrow_mut().insert(key, served.clone());
+        let task = Task {
+            dom0,
+            nets: self.clone(),
+            limits: Limits {
+                queues: QUEUES,
+                mtu: start.mtu,
+            },
+            back,
+            front,
+            served: served.clone(),
+        };
+        let nets = self.clone();
+        dom0.rt.spawn(async move {
+            task.run(watches).await;
+            nets.0.vifs.borrow_mut().remove(&key);
+            if let Some(switch) = nets.0.bridges.borrow_mut().get_mut(&served.bridge) {
+                switch.bridge.remove(served.port);
+                switch.vifs.remove(&served.port);
+            }
+            served.ended.set(true);
+            served.changed.notify();
+        });
+        Ok(())
+    }
+
+    /// Ends serving an interface, and waits until nothing of the guest's is held any more.
+    pub async fn stop(&self, dom: DomId, devid: u32) {
+        let served = self.0.vifs.borrow().get(&(dom, devid)).cloned();
+        let Some(served) = served else { return };
+        let mut seen = served.changed.seen();
+        served.stop.set(true);
+        served.changed.notify();
+        while !served.ended.get() {
+            served.changed.changed(&mut seen).await;
+        }
+    }
+
+    /// Makes a bridge, unless it is there.
+    pub fn make(&self, name: &str) {
+        self.0.bridges.borrow_mut().entry(name.into()).or_default();
+    }
+
+    /// The bridges and what is at their ports.
+    pub fn list(&self) -> Vec<BridgeInfo> {
+        let now = time::now_ns();
+        let vifs = self.0.vifs.borrow();
+        let bridges = self.0.bridges.borrow();
+        let info = |(name, switch): (&String, &Switch)| BridgeInfo {
+            name: name.clone(),
+            ports: vifs
+                .iter()
+                .filter(|(_, v)| v.bridge == *name)
+                .map(|(&(dom, devid), v)| {
+                    let c = switch.bridge.counters(v.port);
+                    let addresses = switch.bridge.addresses(now);
+                    BridgePort {
+                        dom,
+                        devid,
+                        connected: v.queues.get() > 0,
+                        from_guest: (c.in_frames, c.in_bytes),
+                        to_guest: (c.out_frames, c.out_bytes),
+                        refused: c.in_refused,
+                        dropped: c.out_dropped,
+                        macs: addresses
+                            .filter(|(_, at)| *at == v.port)
+                            .map(|(mac, _)| toolstack::config::Mac(mac))
+                            .collect(),
+                    }
+                })
+                .collect(),
+        };
+        bridges.iter().map(info).collect()
+    }
+
+    /// Frames came from a guest.
+    fn forward(&self, from: &Served, frames: impl Iterator<Item = Frame>) {
+        let now = time::now_ns();
+        let (mut to, mut touched) = (Vec::new(), Vec::<(Rc<Served>, Rc<Input>)>::new());
+        {
+            let mut bridges = self.0.bridges.borrow_mut();
+            let Some(Switch { bridge, vifs }) = bridges.get_mut(&from.bridge) else {
+                return;
+            };
+            for frame in frames {
+                bridge.forward(from.port, frame.bytes(), now, &mut to);
+                let frame = Rc::new(frame);
+                for port in to.drain(..) {
+                    let Some(vif) = vifs.get(&port) else { continue };
+                    let inputs = vif.inputs.borrow();
+                    let n = frame.flow() as usize % inputs.len().max(1);
+                    let input = inputs.get(n);
+                    let taken = input.is_some_and(|i| i.rx.borrow_mut().queue(frame.clone()));
+                    bridge.sent(port, frame.bytes().len(), taken);
+                    if let Some(input) = input.filter(|_| taken)
+                        && !touched.iter().any(|(_, i)| Rc::ptr_eq(i, input))
+                    {
+                        touched.push((vif.clone(), input.clone()));
+                    }
+                }
+            }
+        }
+        for (vif, input) in touched {
+            flush(&vif, &input);
+        }
+    }
+}
+
+/// Gives a guest what waits for it.
+fn flush(vif: &Served, input: &Input) {
+    match input
+        .rx
+        .borrow_mut()
+        .flush(&*input.ring, &mut Grants(vif.dom))
+    {
+        Ok(true) => hvc::send(input.port),
+        Ok(false) => {}
+        Err(e) => vif.broke(e.to_string()),
+    }
+}
+
+struct Task {
+    dom0: Dom0,
+    nets: Networks,
+    limits: Limits,
+    back: String,
+    front: String,
+    served: Rc<Served>,
+}
+
+impl Task {
+    fn node(&self, dir: &str, key: &str) -> Option<String> {
+        let value = self
+            .dom0
+            .xs
+            .with(|s| s.read(&format!("{dir}/{key}")))
+            .ok()?;
+        String::from_utf8(value).ok()
+    }
+
+    /// Writes to the back end's folder, unless that is gone.
+    fn write(&self, writes: Writes) {
+        let _ = self.dom0.xs.with(|s| {
+            s.transact(|t| {
+                if t.exists(&format!("{}/frontend", self.back)) {
+                    for (key, value) in &writes {
+                        t.write(&format!("{}/{key}", self.back), value.as_bytes())?;
+                    }
+                }
+                Ok::<(), Errno>(())
+            })
+        });
+    }
+
+    async fn run(&self, (mut back, mut front): (Watch, Watch)) {
+        let mut device = Device::new(self.limits);
+        loop {
+            let mut seen = self.served.changed.seen();
+            while back.try_next().is_some() || front.try_next().is_some() {}
+            let fault = self.served.fault.take();
+            if let Some(why) = fault {
+                self.say(&format!("the guest breaks the protocol: {why}"));
+                self.write(device.broken());
+            }
+            let state = self.node(&self.front, "state");
+            let state = match state
+                .and_then(|s| s.parse().ok())
+                .and_then(State::from_number)
+            {
+                Some(state) if !self.served.stop.get() => state,
+                _ => State::Unknown,
+            };
+            let online = self.node(&self.back, "online").as_deref() != Some("0");
+            match device.step(state, online, |key| self.node(&self.front, key)) {
+                Step::Wait if self.served.stop.get() => break,
+                Step::Wait => {
+                    let changed = self.served.changed.changed(&mut seen);
+                    select3(back.changed(), front.changed(), changed).await;
+                }
+                Step::Write(writes) => self.write(writes),
+                Step::Connect(config) => {
+                    let writes = match self.connect(&config) {
+                        Ok(()) => device.connected(),
+                        Err(e) => {
+                            self.say(&format!("cannot connect: {e}"));
+                            device.connect_failed()
+                        }
+                    };
+                    self.write(writes);
+                }
+                Step::Refuse(bad, writes) => {
+                    self.say(&format!("{bad}, which makes no sense"));
+                    self.write(writes);
+                }
+                Step::Disconnect => {
+                    self.disconnect().await;
+                    device.disconnected();
+                }
+                Step::Gone => break,
+            }
+        }
+        self.disconnect().await;
+    }
+
+    fn say(&self, what: &str) {
+        self.dom0
+            .terminal
+            .write(&format!("{}: {what}\n", self.back));
+    }
+
+    fn connect(&self, config: &FrontConfig) -> Result<(), Errno> {
+        self.served.draining.set(false);
+        // What an earlier connection's queues ended with.
+        self.served.fault.take();
+        let mut ready = Vec::new();
+        for q in &config.queues {
+            ready.push(self.open(config, q)?);
+        }
+        for runner in ready {
+            let mut wake = self.served.wake.borrow_mut();
+            wake.push(runner.tx_port.waker());
+            self.served.inputs.borrow_mut().push(runner.input.clone());
+            self.served.queues.set(self.served.queues.get() + 1);
+            self.dom0.rt.spawn(runner.run());
+        }
+        Ok(())
+    }
+
+    fn open(&self, config: &FrontConfig, q: &QueueConfig) -> Result<Runner, Errno> {
+        let map = |gref| {
+            mem::map_grants(self.served.dom, &[gref], true).map_err(|e| match e {
+                GrantStatus::NoSpace => Errno::ENOMEM,
+                _ => Errno::EINVAL,
+            })
+        };
+        let (ring, rx_ring) = (map(q.tx_ring)?, map(q.rx_ring)?);
+        let tx = Tx::attach(&*ring, &self.limits).ok_or(Errno::EINVAL)?;
+        let rx = Rx::attach(&*rx_ring, config).ok_or(Errno::EINVAL)?;
+        let connect = |port| self.dom0.rt.connect(self.served.dom, port);
+        let tx_port = connect(q.tx_port)?;
+        let rx_port = match q.rx_port == q.tx_port {
+            true => None,
+            false => Some(connect(q.rx_port)?),
+        };
+        let input = Input {
+            rx: RefCell::new(rx),
+            ring: rx_ring,
+            port: rx_port.as_ref().unwrap_or(&tx_port).port(),
+        };
+        Ok(Runner {
+            dom0: self.dom0,
+            nets: self.nets.clone(),
+            served: self.served.clone(),
+            tx,
+            ring,
+            tx_port,
+            rx_port,
+            input: Rc::new(input),
+        })
+    }
+
+    async fn disconnect(&self) {
+        self.served.draining.set(true);
+        self.served.inputs.borrow_mut().clear();
+        for wake in self.served.wake.take() {
+            wake.notify();
+        }
+        let mut seen = self.served.changed.seen();
+        while self.served.queues.get() > 0 {
+            self.served.changed.changed(&mut seen).await;
+        }
+    }
+}
+
+/// A guest's grants.
+struct Grants(DomId);
+
+impl Copies for Grants {
+    fn copy_in(&mut self, list: &mut [CopyIn<'_>]) {
+        let mut work: Vec<FromGrant<'_>> = list
+            .iter_mut()
+            .map(|c| FromGrant {
+                gref: c.gref,
+                offset: c.offset,
+                to: &mut *c.to,
+                ok: false,
+            })
+            .collect();
+        mem::copy_from_grants(self.0, &mut work);
+        let done: Vec<bool> = work.iter().map(|c| c.ok).collect();
+        for (copy, ok) in list.iter_mut().zip(done) {
+            copy.ok = ok;
+        }
+    }
+    fn copy_out(&mut self, list: &mut [CopyOut<'_>]) {
+        let mut work: Vec<ToGrant<'_>> = list
+            .iter()
+            .map(|c| ToGrant {
+                gref: c.gref,
+                offset: 0,
+                from: c.from,
+                ok: false,
+            })
+            .collect();
+        mem::copy_to_grants(self.0, &mut work);
+        let done: Vec<bool> = work.iter().map(|c| c.ok).collect();
+        for (copy, ok) in list.iter_mut().zip(done) {
+            copy.ok = ok;
+        }
+    }
+}
+
+/// A pair of rings at work.
+struct Runner {
+    dom0: Dom0,
+    nets: Networks,
+    served: Rc<Served>,
+    tx: Tx,
+    ring: mem::Mapping,
+    tx_port: Listener,
+    rx_port: Option<Listener>,
+    input: Rc<Input>,
+}
+
+impl Runner {
+    async fn run(mut self) {
+        let mut frames = Vec::new();
+        while !self.served.draining.get() {
+            let taken = self.tx.take(
+                &*self.ring,
+                &mut Grants(self.served.dom),
+                &mut self.served.credit.borrow_mut(),
+                time::now_ns(),
+                BUDGET,
+                &mut frames,
+            );
+            let (mut more, mut until) = (false, None);
+            match taken {
+                Ok(taken) => {
+                    if taken.notify {
+                        self.tx_port.send();
+                    }
+                    (more, until) = (taken.more, taken.until);
+                }
+                Err(e) => self.served.broke(e.to_string()),
+            }
+            self.nets.forward(&self.served, frames.drain(..));
+            flush(&self.served, &self.input);
+            if more {
+                yield_now().await;
+            } else {
+                self.wait(until).await;
+            }
+        }
+        let served = self.served.clone();
+        drop(self);
+        served.queues.set(served.queues.get() - 1);
+        served.changed.notify();
+    }
+
+    /// Waits for an event, or a time in nanoseconds.
+    async fn wait(&mut self, until: Option<u64>) {
+        let rt = self.dom0.rt;
+        let posted = async {
+            match &mut self.rx_port {
+                Some(port) => port.wait().await,
+                None => core::future::pending().await,
+            }
+        };
+        let credit = async {
+            match until {
+                Some(at) => {
+                    let ns = at.saturating_sub(time::now_ns());
+                    rt.sleep_ms(ns.div_ceil(1_000_000)).await;
+                }
+                None => core::future::pending().await,
+            }
+        };
+        select3(self.tx_port.wait(), posted, credit).await;
+    }
+}
