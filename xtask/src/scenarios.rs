@@ -101,6 +101,7 @@ pub fn all() -> Vec<Scenario> {
     all.push(scenario("disks", 10, disks));
     all.push(scenario("full-volume", 6, full_volume));
     all.push(scenario("disk-comes-back", 10, disk_comes_back));
+    all.push(scenario("network", 10, network));
     all.push(scenario("four-guests", 10, four_guests));
     all.push(scenario("create-destroy-linux", 25, create_destroy_linux));
     all
@@ -284,6 +285,10 @@ const VERBS: &[&str] = &[
     "block-list",
     "block-attach",
     "block-detach",
+    "network-list",
+    "network-attach",
+    "network-detach",
+    "bridge-list",
     "help",
     "poweroff",
 ];
@@ -1187,6 +1192,107 @@ fn four_guests(stage: &Stage) -> Result<()> {
             gone(session, guest)?;
         }
         Ok(())
+    })
+}
+
+/// Two Linux guests on the bridge: ICMP and TCP both ways, an interface that goes and another that comes while they
+/// run, an address that is not a guest's own, and nothing left of either in the end.
+fn network(stage: &Stage) -> Result<()> {
+    stage.play(&machine(3, 1), |session| {
+        let held = |session: &mut Session| -> Result<String> {
+            let info = session.json("info --json")?;
+            Ok(format!(
+                "{} ports, {} pages",
+                info["control_event_channels"], info["control_mapped_pages"]
+            ))
+        };
+        // What the console showed before is shown again; what comes now is told from it by a mark.
+        let mut marks = 0..;
+        let mut again = |session: &mut Session, guest: &str| -> Result<()> {
+            let mark = marks.next().unwrap_or(0);
+            session.attach(guest)?;
+            session.line(&format!("echo ma\"\"rk-{mark}"))?;
+            session.expect(&format!("^mark-{mark}$"), LINUX).map(drop)
+        };
+        let before = held(session)?;
+        session.vane_shows("bridge-list", "^xenbr0 +-$")?;
+        session.vane("create /guests/linux.cfg disk=[] \"vif=['mac=00:16:3e:00:00:01']\"")?;
+        session.vane("create /guests/linux612.cfg disk=[] \"vif=['']\"")?;
+        for (kernel, address) in KERNELS.iter().zip(["10.0.0.1", "10.0.0.2"]) {
+            session.attach(kernel.guest)?;
+            session.expect(r"^paravane-guest: ready: Linux .*$", LINUX)?;
+            session.expect("guest:.*# ", LINUX)?;
+            session.shell("ip link set lo up; ip link set eth0 up")?;
+            session.shell(&format!("ip address add {address}/24 dev eth0"))?;
+            session.detach()?;
+        }
+        let list = session.json("network-list linux linux612 --json")?;
+        ensure!(
+            list[0]["state"] == 4 && list[1]["state"] == 4,
+            "`network-list`: {list}"
+        );
+        let derived = list[1]["mac"].as_str().unwrap_or_default();
+        ensure!(derived.starts_with("00:16:3e:"), "`network-list`: {list}");
+
+        // What goes one way must come back, in packets small and large.
+        again(session, "linux")?;
+        session.shell("ping -c 3 -W 5 10.0.0.2")?;
+        session.shell("ping -c 3 -W 5 -s 1472 10.0.0.2")?;
+        session.shell("grep -q 00:16:3e:00:00:01 /sys/class/net/eth0/address")?;
+        session.detach()?;
+
+        // A megabyte by TCP, whose checksums are blank, arrives as it was sent.
+        again(session, "linux612")?;
+        session.shell("sleep 60 | nc -l -p 5000 >/tmp/got & sleep 1")?;
+        session.detach()?;
+        again(session, "linux")?;
+        session.shell("dd if=/dev/urandom of=/tmp/data bs=64k count=16")?;
+        session.shell("nc 10.0.0.2 5000 </tmp/data")?;
+        let sent = session.shell("md5sum </tmp/data")?;
+        session.detach()?;
+        again(session, "linux612")?;
+        let got = session.shell("md5sum </tmp/got")?;
+        let sum = |text: &str| {
+            text.split_whitespace()
+                .find(|w| w.len() == 32)
+                .map(str::to_owned)
+        };
+        ensure!(
+            sum(&sent).is_some() && sum(&sent) == sum(&got),
+            "sent {sent}, got {got}"
+        );
+        session.detach()?;
+        let bridges = session.json("bridge-list --json")?;
+        let port = &bridges[0]["ports"][1];
+        ensure!(
+            port["macs"][0] == derived && port["to_guest"]["bytes"].as_u64() > Some(1 << 20),
+            "`bridge-list`: {bridges}"
+        );
+
+        // Another interface, which may use 10.0.0.3 only.
+        session.vane("network-detach linux612 0")?;
+        again(session, "linux612")?;
+        session.shell("until [ -z \"$(ls /sys/bus/xen/devices)\" ]; do sleep 1; done")?;
+        session.detach()?;
+        session.vane("network-attach linux612 ip=10.0.0.3 rate=10Mb/s")?;
+        again(session, "linux612")?;
+        let up = "until ip link set eth0 up; do sleep 1; done; ip address add";
+        session.shell(&format!("{up} 10.0.0.3/24 dev eth0"))?;
+        session.shell("ping -c 2 -W 5 10.0.0.1")?;
+        session.shell("ip address flush dev eth0; ip address add 10.0.0.4/24 dev eth0")?;
+        session.shell("! ping -c 2 -W 2 10.0.0.1")?;
+        session.detach()?;
+        let bridges = session.json("bridge-list --json")?;
+        let refused = &bridges[0]["ports"][1]["from_guest"]["refused"];
+        ensure!(refused.as_u64() > Some(0), "`bridge-list`: {bridges}");
+
+        for kernel in KERNELS {
+            session.vane(&format!("destroy {}", kernel.guest))?;
+            gone(session, kernel.guest)?;
+        }
+        let after = held(session)?;
+        ensure!(after == before, "{before} before, {after} after");
+        session.vane_shows("bridge-list", "^xenbr0 +-$").map(drop)
     })
 }
 
