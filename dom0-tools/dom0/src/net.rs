@@ -29,6 +29,8 @@ use toolstack::host::{BridgeInfo, BridgePort, NetStart};
 const QUEUES: u16 = 4;
 /// Packets that are taken from a ring at a time.
 const BUDGET: usize = 64;
+/// Most lines that are shown of what goes wrong with an interface.
+const REPORTS: u32 = 8;
 
 /// An interface that is served.
 struct Served {
@@ -133,6 +135,7 @@ impl Networks {
             back,
             front,
             served: served.clone(),
+            said: Cell::default(),
         };
         let nets = self.clone();
         dom0.rt.spawn(async move {
@@ -250,6 +253,8 @@ struct Task {
     back: String,
     front: String,
     served: Rc<Served>,
+    /// Lines that were shown.
+    said: Cell<u32>,
 }
 
 impl Task {
@@ -327,6 +332,11 @@ impl Task {
     }
 
     fn say(&self, what: &str) {
+        let said = self.said.get();
+        if said >= REPORTS {
+            return;
+        }
+        self.said.set(said + 1);
         self.dom0
             .terminal
             .write(&format!("{}: {what}\n", self.back));
