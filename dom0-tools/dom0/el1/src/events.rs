@@ -5,16 +5,13 @@ use crate::shared::Shared;
 use crate::{Global, gic, heap, hvc};
 use core::sync::atomic::Ordering;
 use guest_abi::memory::MapSpace;
+use guest_abi::xen::offset::{
+    EVTCHN_MASK as MASK, EVTCHN_PENDING as PENDING, PENDING_SEL, UPCALL_PENDING,
+};
 use guest_abi::{DomId, Errno, Gfn, Port, calls};
 
 /// Ports of the 2-level ABI.
 pub const PORTS: u32 = 4096;
-
-/// Offsets in `shared_info`.
-const UPCALL_PENDING: usize = 0;
-const PENDING_SEL: usize = 8;
-const PENDING: usize = 48;
-const MASK: usize = 560;
 
 static INFO: Global<Option<Shared>> = Global::new(None);
 
@@ -90,14 +87,7 @@ pub fn unmask(port: u32) {
 /// The wall clock's base: seconds and nanoseconds since 1970 at system time 0, if it is set.
 #[must_use]
 pub fn wall_clock() -> Option<(u64, u32)> {
-    let info = info()?;
-    for _ in 0..16 {
-        let version = info.read32(1072);
-        let seconds = u64::from(info.read32(1076)) | u64::from(info.read32(1084)) << 32;
-        let nanoseconds = info.read32(1080);
-        if version & 1 == 0 && info.read32(1072) == version {
-            return (seconds != 0).then_some((seconds, nanoseconds));
-        }
-    }
-    None
+    guest_abi::xen::read_wall_clock(&info()?)
+        .filter(|t| t.secs != 0)
+        .map(|t| (t.secs, t.nanos))
 }

@@ -67,6 +67,14 @@ macro_rules! attempt {
     };
 }
 
+/// Panics if an address is in the program's memory.
+fn outside(at: u64) {
+    assert!(
+        !crate::shared::is_own(at),
+        "{at:#x} is the program's own memory"
+    );
+}
+
 macro_rules! accesses {
     ($($load:ident $store:ident $ty:ty, $ldr:literal, $str:literal, $form:literal;)*) => {$(
         /// Loads from an address outside of the program's memory, such as a device's register.
@@ -77,7 +85,7 @@ macro_rules! accesses {
         /// # Panics
         /// If the address is in the program's memory.
         pub fn $load(at: u64) -> Result<$ty, Trap> {
-            assert!(!crate::shared::is_own(at), "{at:#x} is the program's own memory");
+            outside(at);
             let (value, esr, far): (u64, u64, u64);
             // SAFETY: reads no memory that Rust knows of; a fault resumes after it.
             unsafe {
@@ -96,7 +104,7 @@ macro_rules! accesses {
         /// # Panics
         /// If the address is in the program's memory.
         pub fn $store(at: u64, value: $ty) -> Result<(), Trap> {
-            assert!(!crate::shared::is_own(at), "{at:#x} is the program's own memory");
+            outside(at);
             let (esr, far): (u64, u64);
             // SAFETY: writes no memory that Rust knows of; a fault resumes after it.
             unsafe {
@@ -521,10 +529,7 @@ impl Device {
     /// If that is in the program's memory.
     #[must_use]
     pub fn at(at: u64) -> Self {
-        assert!(
-            !crate::shared::is_own(at),
-            "{at:#x} is the program's own memory"
-        );
+        outside(at);
         Self(at)
     }
 

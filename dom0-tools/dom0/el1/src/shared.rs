@@ -42,11 +42,7 @@ impl Shared {
     /// `None` when there is no memory.
     #[must_use]
     pub fn fresh(pages: usize) -> Option<Self> {
-        let start = crate::heap::alloc_pages(pages)?;
-        Some(Self {
-            base: start.as_ptr() as u64,
-            len: pages * 4096,
-        })
+        Some(Self::own(crate::heap::alloc_pages(pages)?, pages))
     }
 
     /// Pages of this program's own, from the heap, that nothing else in it uses as long as this is used.

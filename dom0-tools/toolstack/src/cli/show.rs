@@ -343,6 +343,11 @@ pub(super) fn uptime<H: Host>(t: &Toolstack<H>, c: &Command, out: &mut impl Outp
     Ok(())
 }
 
+/// A number of a device that it may not have yet.
+fn number(n: Option<u64>) -> String {
+    n.map_or("-1".to_owned(), |n| n.to_string())
+}
+
 /// `block-list`.
 pub(super) fn block_list<H: Host>(
     t: &Toolstack<H>,
@@ -353,12 +358,7 @@ pub(super) fn block_list<H: Host>(
     if !c.has("json") {
         out.write("Vdev  BE  handle state evt-ch ring-ref BE-path\n");
     }
-    for i in c
-        .words
-        .iter()
-        .map(|w| t.find_guest(w))
-        .collect::<Result<Vec<_>>>()?
-    {
+    for i in super::guests(t, &c.words)? {
         for b in t.blocks(i.dom) {
             if c.has("json") {
                 all.push(json!({
@@ -369,7 +369,6 @@ pub(super) fn block_list<H: Host>(
                 }));
                 continue;
             }
-            let number = |n: Option<u64>| n.map_or("-1".to_owned(), |n| n.to_string());
             out.write(&format!(
                 "{:<5} {:<3} {:<6} {:<5} {:<6} {:<8} {}\n",
                 b.vdev,
@@ -398,12 +397,7 @@ pub(super) fn network_list<H: Host>(
     if !c.has("json") {
         out.write("Idx BE Mac Addr.         handle state evt-ch   tx-/rx-ring-ref BE-path\n");
     }
-    for i in c
-        .words
-        .iter()
-        .map(|w| t.find_guest(w))
-        .collect::<Result<Vec<_>>>()?
-    {
+    for i in super::guests(t, &c.words)? {
         for v in t.vifs(i.dom) {
             if c.has("json") {
                 all.push(json!({
@@ -415,10 +409,7 @@ pub(super) fn network_list<H: Host>(
                 }));
                 continue;
             }
-            let pair = |(a, b): (Option<u64>, Option<u64>)| {
-                let number = |n: Option<u64>| n.map_or("-1".to_owned(), |n| n.to_string());
-                format!("{}/{}", number(a), number(b))
-            };
+            let pair = |(a, b): (Option<u64>, Option<u64>)| format!("{}/{}", number(a), number(b));
             out.write(&format!(
                 "{:<3} {:<2} {:<17} {:<6} {:<5} {:<8} {:<15} {}\n",
                 v.devid,

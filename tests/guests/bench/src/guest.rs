@@ -13,6 +13,10 @@ use guest_abi::grant_table::{
 use guest_abi::hvm::Param;
 use guest_abi::memory::MapSpace;
 use guest_abi::version::FeatureInfo;
+use guest_abi::xen::offset::{
+    EVTCHN_MASK as MASK, EVTCHN_PENDING as PENDING, PENDING_SEL as SELECTOR,
+    UPCALL_PENDING as UPCALL,
+};
 use guest_abi::{DomId, Errno, Gfn, GrantRef, Hypercall, HypercallNr, Port, calls};
 
 /// Times that a cheap operation is repeated, and a dear one.
@@ -21,12 +25,6 @@ const SOME: u32 = 2_000;
 
 /// The emulated UART's flag register.
 const UART_FLAGS: u64 = 0x2200_0018;
-
-/// Offsets in `shared_info`.
-const UPCALL: usize = 0;
-const SELECTOR: usize = 8;
-const PENDING: usize = 48;
-const MASK: usize = 560;
 
 /// The interrupt that this guest sends to itself.
 const OWN_SGI: u32 = 5;
@@ -222,10 +220,11 @@ impl Bench {
     }
 
     fn clear(&self, port: Port) {
-        let (word, bit) = (port.0 as usize / 32 * 4, 1 << (port.0 % 32));
-        if let Some(pending) = self.info.atomic32(PENDING + word) {
-            pending.fetch_and(!bit, Ordering::SeqCst);
-        }
+        set_bit(self.info, PENDING, port, false);
+    }
+
+    fn mask(&self, port: Port, on: bool) {
+        set_bit(self.info, MASK, port, on);
     }
 
     fn events(&self) -> Result<(), Errno> {
@@ -245,22 +244,11 @@ impl Bench {
         self.clear(far);
         self.info.write32(UPCALL, 0);
         self.info.write32(SELECTOR, 0);
-        self.unmask(far);
+        self.mask(far, false);
         count_handled("upcall", MANY, || send(near));
-        self.mask(far);
+        self.mask(far, true);
         calls::event::close(&xen, near)?;
         calls::event::close(&xen, far)
-    }
-
-    fn mask(&self, port: Port) {
-        let (word, bit) = (port.0 as usize / 32 * 4, 1 << (port.0 % 32));
-        if let Some(mask) = self.info.atomic32(MASK + word) {
-            mask.fetch_or(bit, Ordering::SeqCst);
-        }
-    }
-
-    fn unmask(&self, port: Port) {
-        unmask(self.info, port);
     }
 
     fn interrupts(&self) {
@@ -411,7 +399,7 @@ impl Bench {
         let port = port.ok_or(Errno::ENOENT)?;
         // It is pending at once when it is bound.
         self.clear(port);
-        self.unmask(port);
+        self.mask(port, false);
         count("domains", SOME, || {
             round_trip(&EVENTS, || {
                 let _ = calls::event::send(&xen, port);
@@ -437,10 +425,16 @@ impl Bench {
     }
 }
 
-fn unmask(info: Shared, port: Port) {
-    let (word, bit) = (port.0 as usize / 32 * 4, 1 << (port.0 % 32));
-    if let Some(mask) = info.atomic32(MASK + word) {
-        mask.fetch_and(!bit, Ordering::SeqCst);
+/// Sets or clears a port's bit in one of the arrays of `shared_info`.
+#[inline(always)]
+fn set_bit(info: Shared, array: usize, port: Port, on: bool) {
+    if let Some(word) = info.atomic32(array + port.0 as usize / 32 * 4) {
+        let bit = 1 << (port.0 % 32);
+        if on {
+            word.fetch_or(bit, Ordering::SeqCst);
+        } else {
+            word.fetch_and(!bit, Ordering::SeqCst);
+        }
     }
 }
 
@@ -448,7 +442,7 @@ fn unmask(info: Shared, port: Port) {
 fn echo(info: Shared, first: DomId) -> Result<(), Errno> {
     let xen = hvc::xen();
     let port = calls::event::alloc_unbound(&xen, DomId::SELF, first)?;
-    unmask(info, port);
+    set_bit(info, MASK, port, false);
     loop {
         round_trip(&EVENTS, || ());
         let _ = calls::event::send(&xen, port);

@@ -15,16 +15,14 @@ use el1::machine::Gic;
 use el1::probe::{self, Trap};
 use el1::shared::Shared;
 use el1::{Machine, hvc, println, time};
+use guest_abi::xen::offset::{
+    EVTCHN_MASK as MASK, EVTCHN_PENDING as PENDING, PENDING_SEL as SELECTOR,
+    UPCALL_PENDING as UPCALL,
+};
 use guest_abi::{DomId, Errno, Gfn, Hypercall as _, HypercallNr, Port};
 
 /// An address that nothing is at.
 pub const NOWHERE: u64 = 0x7f_ffff_f000;
-
-/// Offsets in `shared_info`.
-pub const UPCALL: usize = 0;
-pub const SELECTOR: usize = 8;
-pub const PENDING: usize = 48;
-pub const MASK: usize = 560;
 
 /// What cases work with.
 pub struct Suite {
