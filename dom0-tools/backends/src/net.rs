@@ -18,7 +18,8 @@
 //! ```
 //!
 //! A frame of which the guest says that its checksum is blank goes so to receivers that take such
-//! frames; for others the checksum is filled in.
+//! frames; for others the checksum is filled in. So do frames of up to 64 KiB that are still to be split
+//! into segments of TCP: whole where the receiver takes them, else in their segments.
 
 mod config;
 mod credit;
@@ -33,7 +34,7 @@ pub use crate::device::{BadKey, Writes};
 pub use config::{FrontConfig, QueueConfig};
 pub use credit::Credit;
 pub use device::{Device, Step, Vif};
-pub use frame::{Checksum, Frame};
+pub use frame::{Checksum, Frame, MIN_SEGMENT};
 pub use rx::Rx;
 pub use tx::{Fault, Taken, Tx};
 

@@ -29,6 +29,8 @@ use toolstack::host::{BridgeInfo, BridgePort, NetStart};
 const QUEUES: u16 = 4;
 /// Packets that are taken from a ring at a time.
 const BUDGET: usize = 64;
+/// Bytes for a guest that are delivered before more are taken from the sender.
+const EAGER: usize = 128 << 10;
 /// Most lines that are shown of what goes wrong with an interface.
 const REPORTS: u32 = 8;
 
@@ -219,9 +221,13 @@ impl Networks {
                     let input = inputs.get(n);
                     let taken = input.is_some_and(|i| i.rx.borrow_mut().queue(frame.clone()));
                     bridge.sent(port, frame.bytes().len(), taken);
-                    if let Some(input) = input.filter(|_| taken)
-                        && !touched.iter().any(|(_, i)| Rc::ptr_eq(i, input))
-                    {
+                    let Some(input) = input.filter(|_| taken) else {
+                        continue;
+                    };
+                    if input.rx.borrow().waiting_bytes() >= EAGER {
+                        flush(vif, input);
+                    }
+                    if !touched.iter().any(|(_, i)| Rc::ptr_eq(i, input)) {
                         touched.push((vif.clone(), input.clone()));
                     }
                 }

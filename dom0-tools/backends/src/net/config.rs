@@ -17,6 +17,10 @@ pub struct FrontConfig {
     pub blank_ipv4: bool,
     /// It takes TCP and UDP over IPv6 with a blank checksum.
     pub blank_ipv6: bool,
+    /// It takes TCP over IPv4 that is still to be split.
+    pub split_ipv4: bool,
+    /// It takes TCP over IPv6 that is still to be split.
+    pub split_ipv6: bool,
     /// Its pairs of rings, at least one.
     pub queues: Vec<QueueConfig>,
 }
@@ -47,6 +51,9 @@ pub(super) fn front_config(
     let scatter_gather = flag("feature-sg")?;
     let blank_ipv4 = !flag("feature-no-csum-offload")?;
     let blank_ipv6 = flag("feature-ipv6-csum-offload")?;
+    // Such frames have several parts, and blank checksums.
+    let split_ipv4 = flag("feature-gso-tcpv4")? && scatter_gather && blank_ipv4;
+    let split_ipv6 = flag("feature-gso-tcpv6")? && scatter_gather && blank_ipv6;
     let queues = queue_places(&mut read, limits.queues.max(1))?
         .iter()
         .map(|at| queue_config(at, &mut read))
@@ -55,6 +62,8 @@ pub(super) fn front_config(
         scatter_gather,
         blank_ipv4,
         blank_ipv6,
+        split_ipv4,
+        split_ipv6,
         queues,
     })
 }

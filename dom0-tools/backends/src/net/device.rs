@@ -34,6 +34,8 @@ impl Kind for Vif {
         alloc::vec![
             ("feature-rx-copy", one()),
             ("feature-sg", one()),
+            ("feature-gso-tcpv4", one()),
+            ("feature-gso-tcpv6", one()),
             ("feature-ipv6-csum-offload", one()),
             ("feature-split-event-channels", one()),
             (

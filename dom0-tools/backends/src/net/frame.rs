@@ -3,6 +3,7 @@
 
 use super::HEADER;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 /// What is known of a frame's TCP or UDP checksum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,13 +17,19 @@ pub enum Checksum {
     Blank,
 }
 
-/// An Ethernet frame without its check sequence.
+/// Least bytes of a segment that a frame may be asked to be split into: the least that a TCP of today makes. It bounds
+/// how many there are.
+pub const MIN_SEGMENT: u16 = 48;
+
+/// An Ethernet frame without its check sequence; or one that is still to be split into such frames.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
     bytes: Vec<u8>,
     checksum: Checksum,
     /// Of a blank checksum: the packet is IPv6.
     ipv6: bool,
+    /// TCP that is to be split: the most bytes of data in a segment.
+    split: Option<u16>,
 }
 
 impl Frame {
@@ -40,6 +47,50 @@ impl Frame {
             bytes,
             checksum,
             ipv6,
+            split: None,
+        })
+    }
+
+    /// A frame of TCP that is to be split into segments of `size` bytes of data, each frame of which has at most `max_frame` bytes.
+    /// Its checksum counts as blank. `None` when it is no such frame, or `size` is less than [`MIN_SEGMENT`].
+    #[must_use]
+    pub fn large(mut bytes: Vec<u8>, size: u16, ipv6: bool, max_frame: usize) -> Option<Self> {
+        let segment = Segment::find(&bytes).filter(|s| !s.udp && s.ipv6 == ipv6)?;
+        let data = segment.tcp_data(&bytes)?;
+        if size < MIN_SEGMENT || data + usize::from(size) > max_frame {
+            return None;
+        }
+        bytes.truncate(segment.end);
+        // What receivers of a blank checksum go on from.
+        let field = bytes.get_mut(segment.checksum..segment.checksum + 2)?;
+        field.copy_from_slice(&fold(segment.pseudo).to_be_bytes());
+        Some(Self {
+            split: (segment.end - data > usize::from(size)).then_some(size),
+            bytes,
+            checksum: Checksum::Blank,
+            ipv6,
+        })
+    }
+
+    /// Of a frame that is to be split: the most bytes of data in a segment.
+    #[must_use]
+    pub const fn split(&self) -> Option<u16> {
+        self.split
+    }
+
+    /// The frames that a frame which is to be split becomes, with their checksums; none for other frames.
+    pub fn segments(&self) -> impl Iterator<Item = Frame> + '_ {
+        let whole = self.split.and_then(|size| {
+            let segment = Segment::find(&self.bytes)?;
+            let data = segment.tcp_data(&self.bytes)?;
+            Some((segment, data, usize::from(size)))
+        });
+        whole.into_iter().flat_map(move |(segment, data, size)| {
+            let starts = (data..segment.end).step_by(size).zip(0..);
+            starts.map_while(move |(at, number)| {
+                let end = segment.end.min(at + size);
+                segment.cut(&self.bytes, data, at..end, number)
+            })
         })
     }
 
@@ -55,12 +106,13 @@ impl Frame {
         self.checksum
     }
 
-    /// Of a frame with a blank checksum, whether it is IPv6.
+    /// Of a frame with a blank checksum, or that is to be split, whether it is IPv6.
     pub(super) const fn blank_ipv6(&self) -> bool {
         self.ipv6
     }
 
-    /// The bytes with the checksum filled in, when it is blank.
+    /// The bytes with the checksum filled in, when it is blank. A frame that is to be split stays whole: see
+    /// [`Frame::segments`].
     #[must_use]
     pub fn completed(&self) -> Option<Vec<u8>> {
         if self.checksum != Checksum::Blank {
@@ -119,7 +171,10 @@ pub(crate) fn network(frame: &[u8]) -> Option<(u16, usize)> {
 }
 
 /// A TCP or UDP segment in a frame: a packet that is whole.
+#[derive(Clone, Copy)]
 struct Segment {
+    /// Where the packet begins.
+    packet: usize,
     start: usize,
     end: usize,
     /// Where its checksum is.
@@ -176,6 +231,7 @@ impl Segment {
         }
         let length = (end - start) as u32;
         Some(Self {
+            packet: at,
             start,
             end,
             checksum,
@@ -201,6 +257,64 @@ impl Segment {
         Some(())
     }
 }
+
+impl Segment {
+    /// Where the data of TCP begin.
+    fn tcp_data(&self, frame: &[u8]) -> Option<usize> {
+        let header = usize::from(frame.get(self.start + 12)? >> 4) * 4;
+        let data = self.start + header;
+        (header >= 20 && data <= self.end).then_some(data)
+    }
+
+    /// The frame of one part, which has this number, of the data of TCP, which begin at `data`.
+    fn cut(&self, frame: &[u8], data: usize, part: Range<usize>, number: u16) -> Option<Frame> {
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(data + part.len()).ok()?;
+        bytes.extend_from_slice(frame.get(..data)?);
+        bytes.extend_from_slice(frame.get(part.clone())?);
+        let mut put = |at: usize, value: &[u8]| {
+            let to = bytes.get_mut(at..at + value.len())?;
+            to.copy_from_slice(value);
+            Some(())
+        };
+        let before = part.start - data;
+        let (packet, tcp) = (self.packet, self.start);
+        if self.ipv6 {
+            let length = (data + part.len() - packet - 40) as u16;
+            put(packet + 4, &length.to_be_bytes())?;
+        } else {
+            let length = (data + part.len() - packet) as u16;
+            put(packet + 2, &length.to_be_bytes())?;
+            // Each packet has its own identification (RFC 6864 asks for it where packets may be fragmented).
+            let id = u16_at(frame, packet + 4)?.wrapping_add(number);
+            put(packet + 4, &id.to_be_bytes())?;
+            put(packet + 10, &[0, 0])?;
+        }
+        let sequence = frame.get(tcp + 4..tcp + 8)?;
+        let sequence = u32::from_be_bytes(sequence.try_into().ok()?).wrapping_add(before as u32);
+        put(tcp + 4, &sequence.to_be_bytes())?;
+        let mut flags = *frame.get(tcp + 13)?;
+        if part.end < self.end {
+            flags &= !(FIN | PSH);
+        }
+        if before > 0 {
+            flags &= !CWR;
+        }
+        put(tcp + 13, &[flags])?;
+        if !self.ipv6 {
+            let sum = !fold(sum(bytes.get(packet..tcp)?));
+            let to = bytes.get_mut(packet + 10..packet + 12)?;
+            to.copy_from_slice(&sum.to_be_bytes());
+        }
+        Segment::find(&bytes)?.complete(&mut bytes)?;
+        Frame::new(bytes, Checksum::Present)
+    }
+}
+
+/// Flags of TCP (RFC 9293, 3.1).
+const FIN: u8 = 1 << 0;
+const PSH: u8 = 1 << 3;
+const CWR: u8 = 1 << 7;
 
 /// The sum of 16-bit words; at most 64 KiB, so it does not overflow.
 fn sum(bytes: &[u8]) -> u32 {

@@ -5,10 +5,12 @@ use super::{Checksum, Copies, CopyOut, Frame, FrontConfig};
 use alloc::collections::VecDeque;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
-use guest_abi::PAGE_SIZE;
-use guest_abi::io::netif::{NetifRxRequest, NetifRxResponse, Status, netrxf};
+use guest_abi::io::netif::{
+    GSO_TYPE_TCPV4, GSO_TYPE_TCPV6, NetifExtraInfo, NetifRxRequest, NetifRxResponse, Status, netrxf,
+};
 use guest_abi::io::ring::{BackRing, RingError};
 use guest_abi::mem::SharedMem;
+use guest_abi::{GrantRef, PAGE_SIZE};
 
 /// Most frames that wait for the guest's pages: as many as its ring has entries.
 const MAX_FRAMES: usize = 256;
@@ -21,6 +23,8 @@ pub struct Rx {
     scatter_gather: bool,
     blank_ipv4: bool,
     blank_ipv6: bool,
+    split_ipv4: bool,
+    split_ipv6: bool,
     waiting: VecDeque<Rc<Frame>>,
     bytes: usize,
     broken: bool,
@@ -32,6 +36,26 @@ struct Outgoing {
     /// The bytes when they differ from the frame's.
     completed: Option<Vec<u8>>,
     flags: u16,
+}
+
+/// A request of the guest's that was taken.
+struct Slot {
+    id: u16,
+    gref: GrantRef,
+    holds: Holds,
+}
+
+/// What goes into its place.
+#[derive(Clone, Copy)]
+enum Holds {
+    /// A page's bytes of a frame, by its number among those on their way, from a byte on.
+    Part {
+        frame: usize,
+        start: usize,
+        flags: u16,
+    },
+    /// How the frame is to be split.
+    Split(NetifExtraInfo),
 }
 
 impl Outgoing {
@@ -51,16 +75,29 @@ impl Rx {
             scatter_gather: config.scatter_gather,
             blank_ipv4: config.blank_ipv4,
             blank_ipv6: config.blank_ipv6,
+            split_ipv4: config.split_ipv4,
+            split_ipv6: config.split_ipv6,
             waiting: VecDeque::new(),
             bytes: 0,
             broken: false,
         })
     }
 
-    /// Adds a frame, which [`Rx::flush`] delivers. `false` when it is dropped: the guest does not keep
-    /// up, or cannot take a frame of that length.
+    /// Adds a frame, which [`Rx::flush`] delivers; its segments when it is to be split and the guest does not take such. `false`
+    /// when it, or one of them, is dropped: the guest does not keep up, or cannot take a frame of that length.
     #[must_use]
     pub fn queue(&mut self, frame: Rc<Frame>) -> bool {
+        let takes_whole = match frame.blank_ipv6() {
+            true => self.split_ipv6,
+            false => self.split_ipv4,
+        };
+        if frame.split().is_some() && !takes_whole {
+            return frame.segments().all(|s| self.queue_one(Rc::new(s)));
+        }
+        self.queue_one(frame)
+    }
+
+    fn queue_one(&mut self, frame: Rc<Frame>) -> bool {
         let len = frame.bytes().len();
         let fits = len <= PAGE_SIZE || self.scatter_gather;
         let room = self.waiting.len() < MAX_FRAMES && self.bytes + len <= MAX_BYTES;
@@ -78,6 +115,12 @@ impl Rx {
         self.waiting.len()
     }
 
+    /// Bytes of the frames that wait.
+    #[must_use]
+    pub const fn waiting_bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Puts as many frames as there are pages for into them, with one call for all. For the others the
     /// front end is asked for an event when it posted pages. Whether the front end is to be sent one.
     ///
@@ -91,8 +134,8 @@ impl Rx {
         if self.broken || self.waiting.is_empty() {
             return Ok(false);
         }
-        let (mut frames, mut requests) = (Vec::new(), Vec::new());
-        if let Err(e) = self.gather(ring, &mut frames, &mut requests) {
+        let (mut frames, mut slots) = (Vec::new(), Vec::new());
+        if let Err(e) = self.gather(ring, &mut frames, &mut slots) {
             self.broken = true;
             self.waiting.clear();
             return Err(e);
@@ -100,35 +143,36 @@ impl Rx {
         if frames.is_empty() {
             return Ok(false);
         }
-        let mut next = requests.iter();
-        let mut list = Vec::with_capacity(requests.len());
-        for out in &frames {
-            for (from, request) in out.bytes().chunks(PAGE_SIZE).zip(next.by_ref()) {
-                list.push(CopyOut {
-                    gref: request.gref,
-                    from,
-                    ok: false,
-                });
-            }
+        let mut list = Vec::with_capacity(slots.len());
+        for slot in &slots {
+            let Holds::Part { frame, start, .. } = slot.holds else {
+                continue;
+            };
+            let bytes = frames.get(frame).and_then(|f| f.bytes().get(start..));
+            let Some(bytes) = bytes else { continue };
+            list.push(CopyOut {
+                gref: slot.gref,
+                from: bytes.get(..PAGE_SIZE).unwrap_or(bytes),
+                ok: false,
+            });
         }
         copies.copy_out(&mut list);
-        let mut done = list.iter().zip(&requests);
-        for out in &frames {
-            let parts = out.bytes().len().div_ceil(PAGE_SIZE);
-            for (n, (copy, request)) in done.by_ref().take(parts).enumerate() {
-                let more = if n + 1 < parts { netrxf::MORE_DATA } else { 0 };
-                let answer = NetifRxResponse {
-                    id: request.id,
+        let mut done = list.iter();
+        for slot in &slots {
+            let answer = match slot.holds {
+                Holds::Split(info) => info.to_rx(),
+                Holds::Part { flags, .. } => NetifRxResponse {
+                    id: slot.id,
                     offset: 0,
-                    flags: more | if n == 0 { out.flags } else { 0 },
-                    status: match copy.ok {
-                        true => copy.from.len() as i16,
-                        false => Status::Error.number(),
+                    flags,
+                    status: match done.next() {
+                        Some(copy) if copy.ok => copy.from.len() as i16,
+                        _ => Status::Error.number(),
                     },
-                };
-                // There is space, and it is the request's own place: they are answered in order.
-                let _ = self.ring.push(ring, &answer);
-            }
+                },
+            };
+            // There is space, and it is the request's own place: they are answered in order.
+            let _ = self.ring.push(ring, &answer);
         }
         Ok(self.ring.publish(ring))
     }
@@ -138,23 +182,55 @@ impl Rx {
         &mut self,
         ring: &impl SharedMem,
         frames: &mut Vec<Outgoing>,
-        requests: &mut Vec<NetifRxRequest>,
+        slots: &mut Vec<Slot>,
     ) -> Result<(), RingError> {
         while let Some(frame) = self.waiting.front() {
             let parts = frame.bytes().len().div_ceil(PAGE_SIZE);
-            if !self.ring.wait_for(ring, parts as u32)? {
+            let split = frame.split().map(|size| {
+                let kind = match frame.blank_ipv6() {
+                    true => GSO_TYPE_TCPV6,
+                    false => GSO_TYPE_TCPV4,
+                };
+                NetifExtraInfo::gso(size, kind, 0)
+            });
+            let entries = parts + usize::from(split.is_some());
+            if !self.ring.wait_for(ring, entries as u32)? {
                 break;
-            }
-            for _ in 0..parts {
-                requests.extend(self.ring.pop(ring)?);
             }
             let Some(frame) = self.waiting.pop_front() else {
                 break;
             };
             self.bytes = self.bytes.saturating_sub(frame.bytes().len());
-            frames.push(self.prepare(frame));
+            let out = self.prepare(frame);
+            for n in 0..parts {
+                let mut flags = if n + 1 < parts { netrxf::MORE_DATA } else { 0 };
+                if n == 0 {
+                    flags |= out.flags;
+                }
+                let part = Holds::Part {
+                    frame: frames.len(),
+                    start: n * PAGE_SIZE,
+                    flags,
+                };
+                slots.extend(self.slot(ring, part)?);
+                // It follows the first part.
+                if let Some(info) = split.filter(|_| n == 0) {
+                    slots.extend(self.slot(ring, Holds::Split(info))?);
+                }
+            }
+            frames.push(out);
         }
         Ok(())
+    }
+
+    /// Takes a request.
+    fn slot(&mut self, ring: &impl SharedMem, holds: Holds) -> Result<Option<Slot>, RingError> {
+        let request = self.ring.pop(ring)?;
+        Ok(request.map(|r| Slot {
+            id: r.id,
+            gref: r.gref,
+            holds,
+        }))
     }
 
     fn prepare(&self, frame: Rc<Frame>) -> Outgoing {
@@ -168,10 +244,11 @@ impl Rx {
             Checksum::Blank if takes_blank => (None, netrxf::CSUM_BLANK | netrxf::DATA_VALIDATED),
             Checksum::Blank => (frame.completed(), 0),
         };
+        let split = frame.split().map_or(0, |_| netrxf::EXTRA_INFO);
         Outgoing {
             frame,
             completed,
-            flags,
+            flags: flags | split,
         }
     }
 }

@@ -5,7 +5,8 @@ use super::{Checksum, Copies, CopyIn, Credit, Frame, HEADER, Limits};
 use alloc::vec::Vec;
 use core::fmt;
 use guest_abi::io::netif::{
-    ExtraType, NetifExtraInfo, NetifTxRequest, NetifTxResponse, Status, nettxf,
+    ExtraType, GSO_TYPE_TCPV4, GSO_TYPE_TCPV6, NetifExtraInfo, NetifTxRequest, NetifTxResponse,
+    Status, nettxf,
 };
 use guest_abi::io::ring::{BackRing, RingError};
 use guest_abi::mem::SharedMem;
@@ -33,6 +34,13 @@ pub enum Fault {
     Incomplete,
     /// There is no such kind of extra information.
     Extra(u8),
+    /// A packet is to be split into nothing, or in a way that does not exist.
+    Split {
+        /// Bytes of a segment.
+        size: u16,
+        /// What it is said to be (`XEN_NETIF_GSO_TYPE_*`).
+        kind: u8,
+    },
 }
 
 impl fmt::Display for Fault {
@@ -45,6 +53,12 @@ impl fmt::Display for Fault {
             Self::Endless => write!(f, "a packet of more than {MAX_ENTRIES} entries"),
             Self::Incomplete => f.write_str("a packet without its end"),
             Self::Extra(kind) => write!(f, "extra information of unknown kind {kind}"),
+            Self::Split { size, kind } => {
+                write!(
+                    f,
+                    "a packet to be split into {size} bytes in the way {kind}"
+                )
+            }
         }
     }
 }
@@ -92,10 +106,18 @@ struct Entry {
     part: Option<Part>,
 }
 
+/// How a packet is to be split.
+#[derive(Clone, Copy)]
+struct Split {
+    size: u16,
+    ipv6: bool,
+}
+
 /// A packet that is taken.
 struct Packet {
     entries: usize,
     checksum: Checksum,
+    split: Option<Split>,
     bytes: Vec<u8>,
     good: bool,
 }
@@ -145,7 +167,7 @@ impl Tx {
         let mut entries = entries.iter();
         for packet in packets {
             let frame = match packet.good {
-                true => Frame::new(packet.bytes, packet.checksum),
+                true => self.frame(packet.bytes, packet.checksum, packet.split),
                 false => None,
             };
             let status = match frame {
@@ -200,6 +222,13 @@ impl Tx {
         Ok(())
     }
 
+    fn frame(&self, bytes: Vec<u8>, checksum: Checksum, split: Option<Split>) -> Option<Frame> {
+        match split {
+            Some(Split { size, ipv6 }) => Frame::large(bytes, size, ipv6, self.max_frame),
+            None => Frame::new(bytes, checksum),
+        }
+    }
+
     /// The next entry of a packet that is not at its end.
     fn next(&mut self, ring: &impl SharedMem, so_far: usize) -> Result<NetifTxRequest, Fault> {
         if so_far >= MAX_ENTRIES {
@@ -217,7 +246,7 @@ impl Tx {
     ) -> Result<Packet, Fault> {
         let begin = entries.len();
         let total = usize::from(first.size);
-        let mut good = (HEADER..=self.max_frame).contains(&total);
+        let (mut good, mut split) = (true, None);
         entries.push(Entry {
             id: first.id,
             part: Some(Part {
@@ -232,6 +261,7 @@ impl Tx {
             let info = NetifExtraInfo::from_tx(&entry);
             match ExtraType::from_number(info.kind) {
                 Some(ExtraType::Hash) => {}
+                Some(ExtraType::Gso) => split = Some(split_of(&info)?),
                 // What was not offered.
                 Some(_) => good = false,
                 None => return Err(Fault::Extra(info.kind)),
@@ -251,6 +281,8 @@ impl Tx {
                 part: Some(within(entry.gref, entry.offset, size)?),
             });
         }
+        // One that is to be split is as long as its size field can say.
+        good = good && total >= HEADER && (split.is_some() || total <= self.max_frame);
         // The first tells of the whole; its own part is what the others leave.
         match total.checked_sub(rest) {
             Some(size) => {
@@ -276,9 +308,23 @@ impl Tx {
         Ok(Packet {
             entries: entries.len() - begin,
             checksum,
+            split,
             bytes,
             good,
         })
+    }
+}
+
+fn split_of(info: &NetifExtraInfo) -> Result<Split, Fault> {
+    let (size, kind) = (info.gso_size(), info.gso_type());
+    let ipv6 = match kind {
+        GSO_TYPE_TCPV4 => false,
+        GSO_TYPE_TCPV6 => true,
+        _ => return Err(Fault::Split { size, kind }),
+    };
+    match size {
+        0 => Err(Fault::Split { size, kind }),
+        _ => Ok(Split { size, ipv6 }),
     }
 }
 

@@ -21,10 +21,11 @@ fn choice(limits: Limits, keys: &[(&str, &str)]) -> Result<FrontConfig, BadKey> 
         "feature-sg",
         "feature-split-event-channels",
         "feature-ipv6-csum-offload",
+        "feature-gso-tcpv4",
+        "feature-gso-tcpv6",
     ] {
         assert!(offer.contains(&(key, "1".into())), "{key}");
     }
-    assert!(offer.iter().all(|(key, _)| !key.contains("gso")));
     match step(&mut d, State::Connected, keys) {
         Step::Connect(c) => {
             assert_eq!(d.connected(), [("state", "4".into())]);
@@ -56,6 +57,7 @@ const LINUX: &[(&str, &str)] = &[
 fn linux_connects() {
     let c = choice(Limits::default(), LINUX).unwrap();
     assert!(c.scatter_gather && c.blank_ipv4 && c.blank_ipv6);
+    assert!(c.split_ipv4 && c.split_ipv6);
     let queue = QueueConfig {
         tx_ring: GrantRef(8),
         rx_ring: GrantRef(9),
@@ -74,6 +76,7 @@ fn one_channel_and_several_queues() {
     let keys = &[
         ("request-rx-copy", "1"),
         ("feature-no-csum-offload", "1"),
+        ("feature-gso-tcpv4", "1"),
         ("multi-queue-num-queues", "2"),
         ("queue-0/tx-ring-ref", "8"),
         ("queue-0/rx-ring-ref", "9"),
@@ -84,6 +87,7 @@ fn one_channel_and_several_queues() {
     ];
     let c = choice(two, keys).unwrap();
     assert!(!c.scatter_gather && !c.blank_ipv4 && !c.blank_ipv6);
+    assert!(!c.split_ipv4 && !c.split_ipv6);
     let seen: Vec<_> = c
         .queues
         .iter()

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 use super::super::*;
-use super::rig::{ipv4_udp, ipv6_tcp, tagged};
+use super::rig::{ipv4_tcp, ipv4_udp, ipv6_tcp, tagged};
 use proptest::prelude::*;
 
 /// The sum over pseudo-header and segment, which is 0xffff when the checksum is right (RFC 1071).
@@ -57,6 +57,77 @@ proptest! {
             let _ = f.flow();
         }
     }
+}
+
+proptest! {
+    #[test]
+    fn large_frames_are_split(
+        data in prop::collection::vec(any::<u8>(), 1..9000),
+        size in MIN_SEGMENT..2000,
+        flags: u8,
+        shape in 0..3,
+        padding in 0usize..9,
+    ) {
+        // The packet, the addresses, the segment, and its data, by where they begin.
+        let (mut bytes, at) = match shape {
+            0 => (ipv4_tcp(&data, flags), [14, 26, 34, 58]),
+            1 => (tagged(&ipv4_tcp(&data, flags)), [18, 30, 38, 62]),
+            _ => (ipv6_tcp(&data), [14, 22, 54, 74]),
+        };
+        let [packet, addresses, segment, start] = at;
+        let v6 = shape == 2;
+        let header = bytes[..start].to_vec();
+        bytes.extend(vec![0xee; padding]);
+        let large = Frame::large(bytes, size, v6, start + 2000).unwrap();
+        prop_assert_eq!(large.checksum(), Checksum::Blank);
+        prop_assert_eq!(large.bytes().len(), start + data.len());
+        if data.len() <= usize::from(size) {
+            prop_assert_eq!((large.split(), large.segments().count()), (None, 0));
+            return Ok(());
+        }
+        prop_assert_eq!(large.split(), Some(size));
+        let segments: Vec<Frame> = large.segments().collect();
+        prop_assert_eq!(segments.len(), data.len().div_ceil(size.into()));
+        let u32_at = |b: &[u8], at: usize| u32::from_be_bytes(b[at..at + 4].try_into().unwrap());
+        let u16_at = |b: &[u8], at: usize| u16::from_be_bytes([b[at], b[at + 1]]);
+        let mut joined = Vec::<u8>::new();
+        for (n, s) in segments.iter().enumerate() {
+            let (b, last) = (s.bytes(), n + 1 == segments.len());
+            prop_assert!(last || b.len() == start + usize::from(size));
+            prop_assert_eq!((s.checksum(), s.split()), (Checksum::Present, None));
+            prop_assert_eq!(sum_of(b, addresses..segment, segment, 6), 0xffff);
+            let sequence = u32_at(&header, segment + 4).wrapping_add(joined.len() as u32);
+            prop_assert_eq!(u32_at(b, segment + 4), sequence);
+            if v6 {
+                prop_assert_eq!(usize::from(u16_at(b, packet + 4)), b.len() - packet - 40);
+            } else {
+                prop_assert_eq!(usize::from(u16_at(b, packet + 2)), b.len() - packet);
+                prop_assert_eq!(u16_at(b, packet + 4), 0xfffe_u16.wrapping_add(n as u16));
+                let sum: u32 = (0..10).map(|i| u32::from(u16_at(b, packet + 2 * i))).sum();
+                prop_assert_eq!((sum & 0xffff) + (sum >> 16), 0xffff);
+                // FIN and PSH are the last one's, CWR the first one's.
+                let keep = !(if last { 0 } else { 0x09 } | if n == 0 { 0 } else { 0x80 });
+                prop_assert_eq!(b[segment + 13], flags & keep);
+            }
+            joined.extend(&b[start..]);
+        }
+        prop_assert_eq!(joined, data);
+    }
+}
+
+#[test]
+fn what_cannot_be_split() {
+    let large = |f: &[u8], size, v6| Frame::large(f.to_vec(), size, v6, 1518);
+    let tcp = ipv4_tcp(&[7; 5000], 0x10);
+    assert!(large(&tcp, 1448, false).is_some());
+    // The other version, too small and too large segments, no TCP, a header longer than the packet.
+    assert!(large(&tcp, 1448, true).is_none());
+    assert!(large(&tcp, MIN_SEGMENT - 1, false).is_none());
+    assert!(large(&tcp, 1461, false).is_none());
+    assert!(large(&ipv4_udp(&[7; 5000]), 1448, false).is_none());
+    let mut short = ipv4_tcp(&[], 0x10);
+    short[46] = 0x70;
+    assert!(large(&short, 1448, false).is_none());
 }
 
 #[test]

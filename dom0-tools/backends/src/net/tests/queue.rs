@@ -170,6 +170,33 @@ fn extra_information_is_no_part() {
 }
 
 #[test]
+fn a_packet_that_is_to_be_split_is_one_frame() {
+    let mut s = Sender::new(1500);
+    let frame = ipv4_tcp(&[5; 8000], 0x18);
+    for (n, part) in (0..).zip(frame.chunks(4096)) {
+        let page = s.guest.pages.get_mut(&n).unwrap();
+        page[..part.len()].copy_from_slice(part);
+    }
+    let more = nettxf::MORE_DATA;
+    let first = request(0, 0, frame.len() as u16, more | nettxf::EXTRA_INFO);
+    let split = NetifExtraInfo::gso(1448, 1, 0).to_tx();
+    s.send(&[first, split, request(1, 0, 3962, 0)]);
+    assert_eq!(frame.len(), 4096 + 3962);
+    assert_eq!(s.take(64, NOW).unwrap().dropped, 0);
+    assert_eq!(s.answers(), [(100, 0), (0, 1), (101, 0)]);
+    assert_eq!(s.frames[0].split(), Some(1448));
+    assert_eq!(s.frames[0].bytes()[58..], [5; 8000]);
+    // Its segments would not fit the wire.
+    s.send(&[
+        first,
+        NetifExtraInfo::gso(1500, 1, 0).to_tx(),
+        request(1, 0, 3962, 0),
+    ]);
+    assert_eq!(s.take(64, NOW).unwrap().dropped, 1);
+    assert_eq!(s.answers(), [(100, -1), (0, 1), (101, -1)]);
+}
+
+#[test]
 fn breaches_of_the_protocol_end_the_queue() {
     let cross = |offset, size| Fault::CrossPage { offset, size };
     let more = nettxf::MORE_DATA;
@@ -178,6 +205,7 @@ fn breaches_of_the_protocol_end_the_queue() {
         e.kind = kind;
         e.to_tx()
     };
+    let split = |size, kind| NetifExtraInfo::gso(size, kind, 0).to_tx();
     let mut endless = vec![request(0, 0, 2000, more)];
     endless.extend(vec![request(1, 0, 1, more); 30]);
     let extras = vec![NetifExtraInfo::hash(0, 0, [0; 4], 1).to_tx(); 30];
@@ -210,6 +238,17 @@ fn breaches_of_the_protocol_end_the_queue() {
             vec![request(0, 0, 60, nettxf::EXTRA_INFO), odd(9)],
             Fault::Extra(9),
         ),
+        (
+            vec![request(0, 0, 60, nettxf::EXTRA_INFO), split(0, 1)],
+            Fault::Split { size: 0, kind: 1 },
+        ),
+        (
+            vec![request(0, 0, 60, nettxf::EXTRA_INFO), split(1448, 3)],
+            Fault::Split {
+                size: 1448,
+                kind: 3,
+            },
+        ),
     ] {
         let mut s = Sender::new(1500);
         s.send(&requests);
@@ -235,6 +274,8 @@ const CONFIG: FrontConfig = FrontConfig {
     scatter_gather: true,
     blank_ipv4: true,
     blank_ipv6: false,
+    split_ipv4: true,
+    split_ipv6: false,
     queues: Vec::new(),
 };
 
@@ -367,6 +408,51 @@ fn receivers_get_what_they_can_take() {
     assert!(!r.queue(vec![1; 4097], Checksum::Present));
 }
 
+#[test]
+fn a_frame_that_is_to_be_split_goes_whole_or_in_segments() {
+    let frame = ipv4_tcp(&[9; 5000], 0x18);
+    let large = |f: &[u8], v6| {
+        let size = if v6 { 1440 } else { 1448 };
+        Rc::new(Frame::large(f.to_vec(), size, v6, 1518).unwrap())
+    };
+    let mut r = Receiver::new(&CONFIG);
+    r.post(1..3);
+    assert!(r.rx.queue(large(&frame, false)));
+    // Two pages of data, and one entry that says how.
+    assert!(!r.flush());
+    assert!(r.post([3]));
+    assert!(r.flush());
+    let flags = netrxf::CSUM_BLANK | netrxf::DATA_VALIDATED | netrxf::EXTRA_INFO;
+    let info = NetifExtraInfo::gso(1448, 1, 0).to_rx();
+    assert_eq!(
+        r.answers(),
+        [
+            answer(51, flags | netrxf::MORE_DATA, 4096),
+            info,
+            answer(53, 0, 962)
+        ]
+    );
+    let whole = [r.guest.pages[&1].clone(), r.guest.pages[&3].clone()].concat();
+    assert_eq!(whole[58..5058], [9; 5000]);
+    // One that fits a page has its extra entry all the same.
+    r.post(4..6);
+    assert!(r.rx.queue(large(&ipv4_tcp(&[8; 3000], 0), false)));
+    r.flush();
+    assert_eq!(r.answers(), [answer(54, flags, 3058), info]);
+    // This guest takes no such frame of IPv6.
+    let mut r = Receiver::new(&CONFIG);
+    r.post(1..9);
+    let frame = ipv6_tcp(&[9; 3000]);
+    assert!(r.rx.queue(large(&frame, true)));
+    assert_eq!(r.rx.waiting(), 3);
+    assert!(r.flush());
+    let n = [74 + 1440, 74 + 1440, 74 + 120];
+    assert_eq!(
+        r.answers(),
+        [0, 1, 2].map(|i| answer(51 + i as u16, 0, n[i]))
+    );
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
@@ -378,6 +464,8 @@ proptest! {
         acts in prop::collection::vec(
             (0usize..256, prop::collection::vec(any::<u8>(), 12), any::<bool>(), 0u32..40, 0usize..40), 1..60),
         wild in 0u32..60,
+        split in 0u32..60,
+        size in 0u16..1600,
     ) {
         let mem = Mem::new(4096);
         mem.store32(head::REQ_PROD, start);
@@ -385,6 +473,7 @@ proptest! {
         let mut tx = Tx::attach(&mem, &Limits::default()).unwrap();
         let mut guest = Guest::default();
         guest.pages.insert(3, vec![8; 4096]);
+        guest.pages.insert(4, ipv4_tcp(&[8; 4096 - 58], 0x10));
         let mut credit = Credit::new(3000, 10);
         let (mut prod, mut now) = (start, NOW);
         for (n, (slot, bytes, nice, more, budget)) in acts.into_iter().enumerate() {
@@ -392,6 +481,12 @@ proptest! {
                 let mut r = NetifTxRequest::read_from_bytes(&bytes).unwrap();
                 if nice {
                     r = request(3, r.offset % 4090, r.size % 1600, r.flags & 7 & !(i as u16));
+                }
+                if n == split as usize {
+                    r = match i % 2 {
+                        0 => request(4, 0, 4096, nettxf::EXTRA_INFO),
+                        _ => NetifExtraInfo::gso(size, 1, 0).to_tx(),
+                    };
                 }
                 mem.write(64 + (slot + i as usize) % 256 * 12, r.as_bytes());
             }
@@ -404,7 +499,11 @@ proptest! {
             let answered = mem.load32(head::RSP_PROD).wrapping_sub(before);
             prop_assert!(answered <= 256 && answered as usize >= frames.len());
             for f in &frames {
-                prop_assert!((HEADER..=1518).contains(&f.bytes().len()));
+                let most = match f.split() {
+                    Some(_) => f.segments().map(|s| s.bytes().len()).max().unwrap(),
+                    None => f.bytes().len(),
+                };
+                prop_assert!((HEADER..=1518).contains(&most));
             }
             match taken {
                 Err(_) => {

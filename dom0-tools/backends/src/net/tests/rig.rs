@@ -48,6 +48,19 @@ pub fn ipv4_udp(data: &[u8]) -> Vec<u8> {
     f
 }
 
+/// A frame of an IPv4 packet of TCP, with 4 bytes of options and these flags.
+pub fn ipv4_tcp(data: &[u8], flags: u8) -> Vec<u8> {
+    let mut f = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0, 0x45, 0];
+    f.extend((44 + data.len() as u16).to_be_bytes());
+    f.extend([
+        0xff, 0xfe, 0x40, 0, 64, 6, 0x55, 0x44, 10, 0, 0, 1, 10, 0, 0, 2,
+    ]);
+    f.extend([0x12, 0x34, 0, 80, 0xff, 0xff, 0xff, 0, 0, 0, 0, 2]);
+    f.extend([0x60, flags, 1, 0, 0x77, 0x66, 0, 0, 1, 1, 1, 1]);
+    f.extend(data);
+    f
+}
+
 /// A frame of an IPv6 packet of TCP.
 pub fn ipv6_tcp(data: &[u8]) -> Vec<u8> {
     let mut f = vec![
