@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Boards as data: what the device tree does not say, each with its reason. A machine without
-//! an entry here runs too, as [`GENERIC`]: the device tree is enough for most.
+//! an entry here runs too, as [`GENERIC`]: the device tree is enough for most. A new board is a
+//! file like the two below this one, and its line in [`BOARDS`].
 
-use crate::dt::Range;
+mod rpi4;
+mod virt;
+
+use crate::dt::{Range, UartKind};
 
 /// What is known of a board beyond its device tree.
 #[derive(Debug, PartialEq, Eq)]
@@ -15,6 +19,11 @@ pub struct Board {
     pub reserved: &'static [Range],
     /// The board's DMA masters reach physical addresses below this only. `None`: all of memory.
     pub dma_limit: Option<u64>,
+    /// The kind of UART that is the console where `stdout-path` names none.
+    pub uart: UartKind,
+    /// The control domain gets the devices with one of these in `compatible`: its disks. All else
+    /// stays the hypervisor's. Register blocks share no page with a device that is not in here.
+    pub dom0: &'static [&'static str],
 }
 
 /// A machine that needs nothing special.
@@ -23,29 +32,18 @@ pub const GENERIC: Board = Board {
     compatible: &[],
     reserved: &[],
     dma_limit: None,
+    uart: UartKind::Pl011,
+    dom0: &["virtio,mmio"],
 };
 
+impl Default for &'static Board {
+    fn default() -> Self {
+        &GENERIC
+    }
+}
+
 /// All boards with an entry.
-pub const BOARDS: &[Board] = &[
-    Board {
-        name: "QEMU virt",
-        compatible: &["linux,dummy-virt"],
-        reserved: &[],
-        dma_limit: None,
-    },
-    Board {
-        name: "Raspberry Pi 4",
-        compatible: &["raspberrypi,4-model-b", "brcm,bcm2711"],
-        // The firmware's stub, in which secondary CPUs spin, and its release words are in the
-        // first page; older device trees do not reserve it.
-        reserved: &[Range {
-            base: 0,
-            size: 0x1000,
-        }],
-        // The peripherals' legacy masters see the first GiB only, through the 0xC000_0000 alias.
-        dma_limit: Some(0x4000_0000),
-    },
-];
+pub const BOARDS: &[Board] = &[virt::BOARD, rpi4::BOARD];
 
 /// The board with one of these `compatible` strings, or [`GENERIC`].
 #[must_use]

@@ -17,8 +17,8 @@ pub const MAX_CPUS: usize = 8;
 pub const MAX_BANKS: usize = 8;
 /// Reserved regions; more are an error.
 pub const MAX_RESERVED: usize = 32;
-/// virtio-mmio slots that are described; more are left out.
-pub const MAX_VIRTIO: usize = 64;
+/// Devices of the control domain that are described; more are left out.
+pub const MAX_DEVICES: usize = 64;
 /// GICv3 redistributor regions; more are an error.
 pub const MAX_GICR: usize = 4;
 /// Bytes of boot arguments; longer ones are cut.
@@ -111,6 +111,8 @@ pub enum GicInfo {
 pub enum UartKind {
     /// Arm PL011.
     Pl011,
+    /// Broadcom's mini-UART (`brcm,bcm2835-aux-uart`).
+    MiniUart,
 }
 
 /// The console UART.
@@ -142,6 +144,8 @@ pub struct TimerInfo {
 /// A simple device: registers and one interrupt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Device {
+    /// What it is: the string of `compatible` by which it was found.
+    pub kind: &'static str,
     /// Its registers.
     pub regs: Range,
     /// Its interrupt, if it has one.
@@ -220,10 +224,12 @@ pub struct Machine {
     pub seed: ArrayVec<u8, MAX_SEED>,
     /// `/chosen/linux,initrd-start` and `-end`.
     pub initrd: Option<Range>,
-    /// virtio-mmio slots by rising address.
-    pub virtio: ArrayVec<Device, MAX_VIRTIO>,
-    /// Real-time clock (PL031).
-    pub rtc: Option<Device>,
+    /// The control domain's devices ([`Board::dom0`]) by rising address.
+    pub devices: ArrayVec<Device, MAX_DEVICES>,
+    /// Real-time clock (PL031): its registers.
+    pub rtc: Option<Range>,
+    /// Power management block ([`crate::power`]): its registers.
+    pub pm: Option<Range>,
     /// Bytes of the device tree itself, padding included.
     pub dtb_size: usize,
 }
@@ -250,6 +256,7 @@ const MAGIC: u32 = 0xd00d_feed;
 const BEGIN_NODE: u32 = 1;
 const END_NODE: u32 = 2;
 const PROP: u32 = 3;
+const NOP: u32 = 4;
 const END: u32 = 9;
 
 fn be32(b: &[u8], at: usize) -> Option<u32> {
@@ -265,16 +272,16 @@ fn text_len(b: &[u8], at: usize) -> Option<usize> {
     core::str::from_utf8(rest.get(..len)?).ok().map(|_| len)
 }
 
-/// Checks everything that `fdt` takes for granted. NOP tokens are refused: `fdt` trips over
-/// them in places, and no firmware known here leaves any.
-fn check(blob: &[u8]) -> Result<(), DtError> {
+/// Checks everything that `fdt` takes for granted, and takes NOP tokens out, which it trips over:
+/// a node that firmware (or QEMU's raspi4b) struck out has become a row of them.
+fn check(blob: &mut [u8]) -> Result<(), DtError> {
     let bad = DtError::Malformed;
     let first8 = blob
         .get(..8)
         .and_then(|b| b.try_into().ok())
         .ok_or(DtError::NoDeviceTree)?;
     let size = size_of_tree(first8)?;
-    let blob = blob.get(..size).ok_or(DtError::TooLarge)?;
+    let blob = blob.get_mut(..size).ok_or(DtError::TooLarge)?;
     let word = |i: usize| be32(blob, i * 4).map(|v| v as usize).ok_or(bad(i * 4));
     let (st, ss, rsv) = (word(2)?, word(3)?, word(4)?);
     let (version, compatible) = (word(5)?, word(6)?);
@@ -282,20 +289,25 @@ fn check(blob: &[u8]) -> Result<(), DtError> {
     if version < 17 || compatible > 17 {
         return Err(bad(20));
     }
-    let strings = blob
-        .get(ss..)
-        .and_then(|b| b.get(..ss_len))
-        .ok_or(bad(12))?;
-    let tokens = blob.get(st..).and_then(|b| b.get(..st_len)).ok_or(bad(8))?;
     if rsv.checked_add(16).is_none_or(|e| e > size) || !st.is_multiple_of(4) {
         return Err(bad(16));
     }
+    // The tokens come before the strings (Devicetree Specification 0.4, figure 5.1).
+    let (head, strings) = blob.split_at_mut_checked(ss).ok_or(bad(12))?;
+    let strings = strings.get(..ss_len).ok_or(bad(12))?;
+    let tokens = head
+        .get_mut(st..)
+        .and_then(|b| b.get_mut(..st_len))
+        .ok_or(bad(8))?;
     let (mut at, mut depth, mut children) = (0usize, 0usize, false);
+    // Where the token goes, when those before it that are left out are gone.
+    let mut to = 0;
     loop {
-        let here = bad(st + at);
+        let (from, here) = (at, bad(st + at));
         let token = be32(tokens, at).ok_or(here)?;
         at += 4;
         match token {
+            NOP => continue,
             BEGIN_NODE => {
                 let len = text_len(tokens, at).ok_or(here)?;
                 depth += 1;
@@ -309,13 +321,17 @@ fn check(blob: &[u8]) -> Result<(), DtError> {
                 depth = depth.checked_sub(1).ok_or(here)?;
                 children = true;
                 if depth == 0 {
+                    while be32(tokens, at) == Some(NOP) {
+                        at += 4;
+                    }
+                    if be32(tokens, at) != Some(END) {
+                        return Err(here);
+                    }
                     // `fdt` itself never looks at the end token, of which it has the number
                     // wrong.
-                    return if be32(tokens, at) == Some(END) {
-                        Ok(())
-                    } else {
-                        Err(here)
-                    };
+                    tokens.copy_within(from..from + 4, to);
+                    tokens.copy_within(at..at + 4, to + 4);
+                    return Ok(());
                 }
             }
             PROP if depth > 0 && !children => {
@@ -330,6 +346,11 @@ fn check(blob: &[u8]) -> Result<(), DtError> {
             }
             _ => return Err(here),
         }
+        if at > tokens.len() {
+            return Err(here);
+        }
+        tokens.copy_within(from..at, to);
+        to += at - from;
     }
 }
 
@@ -476,15 +497,16 @@ impl Bus<'_, '_> {
     }
 }
 
-/// What the walk over the tree finds.
 /// Puts an element at its place in an ordered list, if there is room.
 fn insert<T, const N: usize>(list: &mut ArrayVec<T, N>, new: T, key: impl Fn(&T) -> u64) {
     let at = list.iter().position(|x| key(x) > key(&new));
     let _ = list.try_insert(at.unwrap_or(list.len()), new);
 }
 
+/// What the walk over the tree finds.
 #[derive(Default)]
 struct Found<'a> {
+    board: &'static Board,
     memory: ArrayVec<Range, MAX_BANKS>,
     reserved: ArrayVec<Range, MAX_RESERVED>,
     cpus: ArrayVec<Cpu, MAX_CPUS>,
@@ -493,11 +515,13 @@ struct Found<'a> {
     gic: Option<GicInfo>,
     gic_without_virt: bool,
     uart: Option<UartInfo>,
-    uart_is_stdout: bool,
+    /// How well it is known to be the console: 1 any UART, 2 the board's kind, 3 `stdout-path`.
+    uart_rank: u8,
     stdout: &'a str,
     timer: Option<TimerInfo>,
-    virtio: ArrayVec<Device, MAX_VIRTIO>,
-    rtc: Option<Device>,
+    devices: ArrayVec<Device, MAX_DEVICES>,
+    rtc: Option<Range>,
+    pm: Option<Range>,
 }
 
 impl<'a> Found<'a> {
@@ -561,25 +585,32 @@ impl<'a> Found<'a> {
         if p.compatible.is_empty() {
             return Ok(());
         }
-        if p.is(&["virtio,mmio"]) {
+        let uart = if p.is(&["arm,pl011"]) {
+            Some(UartKind::Pl011)
+        } else if p.is(&["brcm,bcm2835-aux-uart"]) {
+            Some(UartKind::MiniUart)
+        } else {
+            None
+        };
+        let board = self.board;
+        if let Some(&kind) = board.dom0.iter().find(|k| p.is(&[k])) {
             if let Some(regs) = bus.reg(p.reg, 0) {
-                let device = Device {
-                    regs,
-                    irq: p.irq(0),
-                };
-                insert(&mut self.virtio, device, |d| d.regs.base);
+                let irq = p.irq(0);
+                let device = Device { kind, regs, irq };
+                insert(&mut self.devices, device, |d| d.regs.base);
             }
-        } else if p.is(&["arm,pl011"]) {
-            let is_stdout = node.name == self.stdout;
-            if (self.uart.is_none() || is_stdout && !self.uart_is_stdout)
+        } else if let Some(kind) = uart {
+            let rank = match () {
+                () if node.name == self.stdout => 3,
+                () if kind == board.uart => 2,
+                () => 1,
+            };
+            if rank > self.uart_rank
                 && let Some(regs) = bus.reg(p.reg, 0)
             {
-                self.uart = Some(UartInfo {
-                    kind: UartKind::Pl011,
-                    regs,
-                    irq: p.irq(0),
-                });
-                self.uart_is_stdout = is_stdout;
+                let irq = p.irq(0);
+                self.uart = Some(UartInfo { kind, regs, irq });
+                self.uart_rank = rank;
             }
         } else if p.is(&["arm,cortex-a15-gic", "arm,gic-400", "arm,cortex-a7-gic"]) {
             self.gic_v2(bus, p);
@@ -608,10 +639,9 @@ impl<'a> Found<'a> {
                 _ => None,
             };
         } else if p.is(&["arm,pl031"]) && self.rtc.is_none() {
-            self.rtc = bus.reg(p.reg, 0).map(|regs| Device {
-                regs,
-                irq: p.irq(0),
-            });
+            self.rtc = bus.reg(p.reg, 0);
+        } else if p.is(&["brcm,bcm2835-pm-wdt"]) {
+            self.pm = bus.reg(p.reg, 0);
         }
         Ok(())
     }
@@ -698,20 +728,24 @@ fn cut<const N: usize>(s: &str) -> ArrayString<N> {
 }
 
 impl Machine {
-    /// Reads the firmware's device tree, which `blob` begins with.
+    /// Reads the firmware's device tree, which `blob` begins with; NOP tokens in it go.
     ///
     /// # Errors
     /// What makes the machine unusable, see [`DtError`].
     #[inline(never)]
-    pub fn parse(blob: &[u8]) -> Result<Self, DtError> {
+    pub fn parse(blob: &mut [u8]) -> Result<Self, DtError> {
         check(blob)?;
+        let blob = &*blob;
         let fdt = Fdt::new(blob).map_err(|_| DtError::NoDeviceTree)?;
         let Some(root) = fdt.find_node("/") else {
             return Err(DtError::Malformed(0));
         };
         let rp = Props::of(root);
         let board = board::find(strings(rp.compatible));
-        let mut found = Found::default();
+        let mut found = Found {
+            board,
+            ..Found::default()
+        };
         for r in fdt.memory_reservations() {
             found.reserve(Range {
                 base: r.address() as u64,
@@ -789,8 +823,9 @@ impl Machine {
             bootargs,
             seed,
             initrd,
-            virtio: found.virtio,
+            devices: found.devices,
             rtc: found.rtc,
+            pm: found.pm,
             dtb_size: fdt.total_size(),
         })
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The machine under the hypervisor: boards as data, the firmware's device tree, interrupt
-//! controllers with their virtual interfaces, the UART, the generic timer, PSCI.
+//! controllers with their virtual interfaces, UARTs, the generic timer, PSCI and what stands in for it.
 //!
 //! Nothing here allocates or holds policy. `unsafe` is used for MMIO ([`mmio`]) and for system
 //! registers and firmware calls only. The crate also compiles on the host, where MMIO becomes
@@ -12,6 +12,7 @@ pub mod board;
 pub mod dt;
 pub mod gic;
 pub mod mmio;
+pub mod power;
 pub mod psci;
 mod sysreg;
 pub mod timer;

@@ -3,7 +3,7 @@
 //!
 //! Boards whose firmware parks CPUs in a spin table need none of this: the address of a CPU's
 //! release word is in [`crate::dt::CpuStart::SpinTable`]; whoever maps memory writes the entry
-//! point there, cleans that line to memory and sends an event.
+//! point there, cleans that line to memory and sends an event. [`crate::power`] stops those.
 
 /// How the firmware is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,21 +14,21 @@ pub enum Conduit {
     Hvc,
 }
 
-/// Why a PSCI call failed (DEN0022, table "Return error codes").
+/// Why a PSCI call failed: DEN0022's number, from -1 (`NOT_SUPPORTED`) to -9 (`INVALID_ADDRESS`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum PsciError {
-    NotSupported,
-    InvalidParameters,
-    Denied,
-    AlreadyOn,
-    OnPending,
-    InternalFailure,
-    NotPresent,
-    Disabled,
-    InvalidAddress,
-    /// A code that the specification does not know.
-    Unknown(i32),
+pub struct PsciError(pub i32);
+
+impl PsciError {
+    /// The firmware does not know the function.
+    pub const NOT_SUPPORTED: Self = Self(-1);
+    /// The firmware says that it went well, and it did not.
+    pub const INTERNAL_FAILURE: Self = Self(-6);
+}
+
+impl core::fmt::Display for PsciError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "PSCI error {}", self.0)
+    }
 }
 
 /// The machine's PSCI firmware.
@@ -74,21 +74,21 @@ impl Psci {
     pub fn cpu_off(self) -> PsciError {
         check(self.call(CPU_OFF, [0; 3]))
             .err()
-            .unwrap_or(PsciError::InternalFailure)
+            .unwrap_or(PsciError::INTERNAL_FAILURE)
     }
 
     /// SYSTEM_OFF. Returns only on failure.
     pub fn system_off(self) -> PsciError {
         check(self.call(SYSTEM_OFF, [0; 3]))
             .err()
-            .unwrap_or(PsciError::InternalFailure)
+            .unwrap_or(PsciError::INTERNAL_FAILURE)
     }
 
     /// SYSTEM_RESET. Returns only on failure.
     pub fn system_reset(self) -> PsciError {
         check(self.call(SYSTEM_RESET, [0; 3]))
             .err()
-            .unwrap_or(PsciError::InternalFailure)
+            .unwrap_or(PsciError::INTERNAL_FAILURE)
     }
 
     /// One SMCCC call with up to three arguments; gives x0.
@@ -128,19 +128,10 @@ impl Psci {
 
 /// What x0 says: the low 32 bits as a signed number.
 fn check(x0: u64) -> Result<(), PsciError> {
-    Err(match x0 as i32 {
-        0 => return Ok(()),
-        -1 => PsciError::NotSupported,
-        -2 => PsciError::InvalidParameters,
-        -3 => PsciError::Denied,
-        -4 => PsciError::AlreadyOn,
-        -5 => PsciError::OnPending,
-        -6 => PsciError::InternalFailure,
-        -7 => PsciError::NotPresent,
-        -8 => PsciError::Disabled,
-        -9 => PsciError::InvalidAddress,
-        other => PsciError::Unknown(other),
-    })
+    match x0 as i32 {
+        0 => Ok(()),
+        e => Err(PsciError(e)),
+    }
 }
 
 #[cfg(test)]
@@ -150,16 +141,16 @@ mod tests {
     #[test]
     fn results_are_read_as_signed_32_bits() {
         assert_eq!(check(0), Ok(()));
-        assert_eq!(check(0xffff_ffff), Err(PsciError::NotSupported));
-        assert_eq!(check(-4i64 as u64), Err(PsciError::AlreadyOn));
-        assert_eq!(check(5), Err(PsciError::Unknown(5)));
+        assert_eq!(check(0xffff_ffff), Err(PsciError::NOT_SUPPORTED));
+        assert_eq!(check(-4i64 as u64), Err(PsciError(-4)));
+        assert_eq!(check(5), Err(PsciError(5)));
     }
 
     #[test]
     fn no_firmware_on_the_host() {
         assert_eq!(
             Psci::new(Conduit::Smc).system_off(),
-            PsciError::NotSupported
+            PsciError::NOT_SUPPORTED
         );
     }
 }

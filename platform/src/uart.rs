@@ -1,72 +1,123 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The console UART: Arm PL011 (DDI 0183). Sending is polled, receiving may raise interrupts.
+//! Console UARTs: Arm PL011 (DDI 0183), and the mini-UART of Broadcom's BCM2835 to BCM2711 (BCM2711
+//! ARM Peripherals, section 2.2; a 16550's registers, four bytes apart). Sending is polled, receiving
+//! may raise interrupts. Baud rates stay as the firmware set them: what clocks a UART is its business.
 
 use crate::dt::{UartInfo, UartKind};
 use crate::mmio::Mmio;
-
-const DR: usize = 0x00;
-const FR: usize = 0x18;
-const LCRH: usize = 0x2C;
-const CR: usize = 0x30;
-const IFLS: usize = 0x34;
-const IMSC: usize = 0x38;
-const MIS: usize = 0x40;
-const ICR: usize = 0x44;
-
-const FR_BUSY: u32 = 1 << 3;
-const FR_RXFE: u32 = 1 << 4;
-const FR_TXFF: u32 = 1 << 5;
-/// Receive, and receive time-out: characters below the FIFO's level that nobody follows.
-const INT_RX: u32 = 1 << 4 | 1 << 6;
-const CR_ENABLE: u32 = 1 << 0 | 1 << 8 | 1 << 9;
-/// 8 bits, FIFOs on.
-const LCRH_8N1: u32 = 0b11 << 5;
-const LCRH_FEN: u32 = 1 << 4;
 
 /// How often a full FIFO is looked at before a character is dropped: a stuck UART must not hang
 /// the hypervisor.
 const TX_TRIES: u32 = 1_000_000;
 
-/// A UART. All kinds behind one type, without dynamic dispatch.
-#[derive(Clone, Copy, Debug)]
-pub enum Uart {
-    /// Arm PL011.
-    Pl011(Pl011),
+/// A kind of UART, in offsets and bits of its registers.
+#[derive(Debug)]
+struct Layout {
+    data: usize,
+    status: usize,
+    /// Bits of the status that say the contrary of the three below.
+    inverted: u32,
+    /// There is room to send.
+    room: u32,
+    /// A byte came in.
+    ready: u32,
+    /// All that was sent has left.
+    idle: u32,
+    /// Where receive interrupts are turned on, and by what.
+    rx_interrupt: (usize, u32),
+    /// Where interrupts that are raised are read, and where they are written to end them; 0: nowhere.
+    ack: (usize, usize),
+    /// What is written at the start, with interrupts off. Bits of the first field stay as they are.
+    init: &'static [(u32, usize, u32)],
 }
 
-/// An Arm PL011.
+/// FR, IMSC, MIS, ICR. The FIFO (LCRH bit 4) stays as the firmware left it, on or off: changing it
+/// would lose what was typed before. Interrupt from one eighth full on, or after a while.
+const PL011: Layout = Layout {
+    data: 0x00,
+    status: 0x18,
+    inverted: !0,
+    room: 1 << 5,
+    ready: 1 << 4,
+    idle: 1 << 3,
+    rx_interrupt: (0x38, 1 << 4 | 1 << 6),
+    ack: (0x40, 0x44),
+    init: &[
+        (0, 0x44, 0x7ff),
+        (1 << 4, 0x2c, 0b11 << 5),
+        (0, 0x34, 0),
+        (0, 0x30, 1 << 0 | 1 << 8 | 1 << 9),
+    ],
+};
+
+/// LSR, IER. Bit 0 of IER is for receiving, and bits 2 and 3 must be set for it to work: the manual
+/// has it otherwise, and Linux' driver for the 16550 is right. 8 bits; receiver and sender on.
+const MINI: Layout = Layout {
+    data: 0x00,
+    status: 0x14,
+    inverted: 0,
+    room: 1 << 5,
+    ready: 1 << 0,
+    idle: 1 << 6,
+    rx_interrupt: (0x04, 0b1101),
+    ack: (0, 0),
+    init: &[(0, 0x0c, 0b11), (0, 0x10, 0), (0, 0x20, 0b11)],
+};
+
+/// A UART.
 #[derive(Clone, Copy, Debug)]
-pub struct Pl011 {
+pub struct Uart {
     regs: Mmio,
+    at: &'static Layout,
 }
 
 impl Uart {
     /// The UART that the device tree named, mapped at virtual address `base`.
     ///
     /// # Safety
-    /// As [`Mmio::new`] for the device's registers (4 KiB).
+    /// As [`Mmio::new`] for the device's registers.
     #[must_use]
     pub const unsafe fn new(info: &UartInfo, base: usize) -> Self {
-        match info.kind {
+        Self {
             // SAFETY: the caller's promise.
-            UartKind::Pl011 => Self::Pl011(unsafe { Pl011::new(base) }),
+            regs: unsafe { Mmio::new(base) },
+            at: match info.kind {
+                UartKind::Pl011 => &PL011,
+                UartKind::MiniUart => &MINI,
+            },
         }
     }
 
+    #[inline]
+    fn status(&self) -> u32 {
+        self.regs.read32(self.at.status) ^ self.at.inverted
+    }
+
+    /// Waits until one of `bits` is set in the status, within bounds; whether it was.
+    #[inline]
+    fn wait(&self, bits: u32) -> bool {
+        (0..TX_TRIES).any(|_| self.status() & bits != 0)
+    }
+
     /// Makes the UART usable, keeping the firmware's baud rate. Interrupts are off after it.
-    /// The FIFO stays as the firmware left it, on or off: changing it would lose what was typed
-    /// before.
     pub fn init(&self) {
-        match self {
-            Self::Pl011(u) => u.init(),
+        self.flush();
+        self.rx_interrupt(false);
+        for &(keep, register, value) in self.at.init {
+            let old = if keep == 0 {
+                0
+            } else {
+                self.regs.read32(register) & keep
+            };
+            self.regs.write32(register, value | old);
         }
     }
 
     /// Sends one byte, waiting for room; gives up on a UART that never has any.
     #[inline]
     pub fn put(&self, byte: u8) {
-        match self {
-            Self::Pl011(u) => u.put(byte),
+        if self.wait(self.at.room) {
+            self.regs.write32(self.at.data, u32::from(byte));
         }
     }
 
@@ -75,90 +126,26 @@ impl Uart {
     #[inline]
     #[must_use]
     pub fn get(&self) -> Option<u8> {
-        match self {
-            Self::Pl011(u) => u.get(),
-        }
-    }
-
-    /// Whether there is room to send a byte without waiting.
-    #[must_use]
-    pub fn can_put(&self) -> bool {
-        match self {
-            Self::Pl011(u) => u.regs.read32(FR) & FR_TXFF == 0,
-        }
+        (self.status() & self.at.ready != 0).then(|| self.regs.read32(self.at.data) as u8)
     }
 
     /// Waits until everything sent has left, within bounds.
     pub fn flush(&self) {
-        match self {
-            Self::Pl011(u) => u.flush(),
-        }
+        self.wait(self.at.idle);
     }
 
     /// Turns the receive interrupt on or off. The line stays high while bytes wait: read them
     /// all with [`Uart::get`] in the handler.
     pub fn rx_interrupt(&self, on: bool) {
-        match self {
-            Self::Pl011(u) => u.regs.write32(IMSC, if on { INT_RX } else { 0 }),
-        }
+        let (register, bits) = self.at.rx_interrupt;
+        self.regs.write32(register, if on { bits } else { 0 });
     }
 
-    /// Acknowledges what caused the interrupt; call before reading the bytes. Gives whether
-    /// the UART raised it at all.
-    pub fn ack_interrupt(&self) -> bool {
-        match self {
-            Self::Pl011(u) => {
-                let s = u.regs.read32(MIS);
-                u.regs.write32(ICR, s);
-                s != 0
-            }
-        }
-    }
-}
-
-impl Pl011 {
-    /// The PL011 whose registers are mapped at virtual address `base`.
-    ///
-    /// # Safety
-    /// As [`Mmio::new`], for 4 KiB.
-    #[must_use]
-    pub const unsafe fn new(base: usize) -> Self {
-        Self {
-            // SAFETY: the caller's promise.
-            regs: unsafe { Mmio::new(base) },
-        }
-    }
-
-    fn init(&self) {
-        self.flush();
-        self.regs.write32(IMSC, 0);
-        self.regs.write32(ICR, 0x7ff);
-        let fifo = self.regs.read32(LCRH) & LCRH_FEN;
-        self.regs.write32(LCRH, LCRH_8N1 | fifo);
-        self.regs.write32(IFLS, 0); // interrupt from one eighth full on
-        self.regs.write32(CR, CR_ENABLE);
-    }
-
-    #[inline]
-    fn put(&self, byte: u8) {
-        for _ in 0..TX_TRIES {
-            if self.regs.read32(FR) & FR_TXFF == 0 {
-                self.regs.write32(DR, u32::from(byte));
-                return;
-            }
-        }
-    }
-
-    #[inline]
-    fn get(&self) -> Option<u8> {
-        (self.regs.read32(FR) & FR_RXFE == 0).then(|| self.regs.read32(DR) as u8)
-    }
-
-    fn flush(&self) {
-        for _ in 0..TX_TRIES {
-            if self.regs.read32(FR) & FR_BUSY == 0 {
-                return;
-            }
+    /// Acknowledges what caused the interrupt; call before reading the bytes.
+    pub fn ack_interrupt(&self) {
+        let (raised, end) = self.at.ack;
+        if raised != 0 {
+            self.regs.write32(end, self.regs.read32(raised));
         }
     }
 }
@@ -179,47 +166,70 @@ impl core::fmt::Write for Uart {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dt::Range;
 
-    fn uart(regs: &mut [u32; 1024]) -> Uart {
+    fn uart(kind: UartKind, regs: &mut [u32; 1024]) -> Uart {
+        let info = UartInfo {
+            kind,
+            regs: Range::default(),
+            irq: None,
+        };
         // SAFETY: the buffer outlives the test's use of the driver.
-        Uart::Pl011(unsafe { Pl011::new(regs.as_mut_ptr() as usize) })
+        unsafe { Uart::new(&info, regs.as_mut_ptr() as usize) }
     }
 
     #[test]
-    fn sends_when_there_is_room_and_gives_up_when_there_is_none() {
+    fn pl011_sends_when_there_is_room_and_gives_up_when_there_is_none() {
         let mut r = [0u32; 1024];
-        let u = uart(&mut r);
-        u.put(b'x');
-        assert_eq!(r[DR / 4], u32::from(b'x'));
-        r[FR / 4] = FR_TXFF;
-        let u = uart(&mut r);
-        assert!(!u.can_put());
-        u.put(b'y'); // must return
-        assert_eq!(r[DR / 4], u32::from(b'x'));
+        uart(UartKind::Pl011, &mut r).put(b'x');
+        assert_eq!(r[0], u32::from(b'x'));
+        r[0x18 / 4] = 1 << 5;
+        uart(UartKind::Pl011, &mut r).put(b'y'); // must return
+        assert_eq!(r[0], u32::from(b'x'));
     }
 
     #[test]
-    fn receives_only_what_is_there() {
+    fn pl011_receives_only_what_is_there() {
         let mut r = [0u32; 1024];
-        r[DR / 4] = 0x441; // 'A' with a parity error flag
-        let u = uart(&mut r);
-        assert_eq!(u.get(), Some(b'A'));
-        r[FR / 4] = FR_RXFE;
-        let u = uart(&mut r);
-        assert_eq!(u.get(), None);
+        r[0] = 0x441; // 'A' with a parity error flag
+        assert_eq!(uart(UartKind::Pl011, &mut r).get(), Some(b'A'));
+        r[0x18 / 4] = 1 << 4;
+        assert_eq!(uart(UartKind::Pl011, &mut r).get(), None);
     }
 
     #[test]
-    fn interrupt_mask_follows() {
+    fn pl011_starts_with_the_fifo_as_it_was() {
+        for fifo in [0, 1 << 4] {
+            let mut r = [0u32; 1024];
+            r[0x2c / 4] = fifo | 1;
+            let u = uart(UartKind::Pl011, &mut r);
+            u.init();
+            u.rx_interrupt(true);
+            assert_eq!((r[0x38 / 4], r[0x30 / 4]), (0x50, 0x301));
+            assert_eq!((r[0x2c / 4], r[0x44 / 4]), (0x60 | fifo, 0x7ff));
+            uart(UartKind::Pl011, &mut r).rx_interrupt(false);
+            assert_eq!(r[0x38 / 4], 0);
+            r[0x40 / 4] = 0x10;
+            uart(UartKind::Pl011, &mut r).ack_interrupt();
+            assert_eq!(r[0x44 / 4], 0x10);
+        }
+    }
+
+    #[test]
+    fn the_mini_uart_has_its_bits_the_other_way_round() {
         let mut r = [0u32; 1024];
-        let u = uart(&mut r);
+        let u = uart(UartKind::MiniUart, &mut r);
+        u.put(b'y'); // no room: must return
+        assert_eq!((r[0], uart(UartKind::MiniUart, &mut r).get()), (0, None));
+        r[0x14 / 4] = 1 << 5 | 1 << 6;
+        let u = uart(UartKind::MiniUart, &mut r);
         u.init();
+        u.put(b'x');
         u.rx_interrupt(true);
-        assert_eq!(r[IMSC / 4], 0x50);
-        assert_eq!(r[CR / 4], 0x301);
-        assert_eq!(r[LCRH / 4], 0x60);
-        let u = uart(&mut r);
-        u.rx_interrupt(false);
-        assert_eq!(r[IMSC / 4], 0);
+        assert_eq!((r[0], r[0x04 / 4], r[0x20 / 4]), (u32::from(b'x'), 0xd, 3));
+        (r[0], r[0x14 / 4]) = (0x41, 1);
+        assert_eq!(uart(UartKind::MiniUart, &mut r).get(), Some(b'A'));
+        uart(UartKind::MiniUart, &mut r).ack_interrupt();
+        assert_eq!(r[0], 0x41);
     }
 }

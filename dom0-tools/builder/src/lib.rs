@@ -25,7 +25,7 @@ pub mod tree;
 
 pub use image::{ImageError, ImageHeader};
 pub use layout::{Bank, Layout, LayoutError, Region};
-pub use tree::{Dom0Tree, GicNode, GuestTree, TreeError, VirtioMmio, dom0_tree, guest_tree};
+pub use tree::{Device, Dom0Tree, GicNode, GuestTree, TreeError, dom0_tree, guest_tree};
 
 use alloc::vec::Vec;
 use core::fmt;

@@ -120,9 +120,11 @@ pub struct GicNode {
     pub cpu: Region,
 }
 
-/// A virtio device with memory-mapped registers that is passed through.
+/// A device with memory-mapped registers that is passed through.
 #[derive(Clone, Copy, Debug)]
-pub struct VirtioMmio {
+pub struct Device<'a> {
+    /// What it is, as the host's device tree has it.
+    pub compatible: &'a str,
     /// Its registers.
     pub reg: Region,
     /// Its interrupt's number among the SPIs: intid - 32.
@@ -155,7 +157,7 @@ pub struct Dom0Tree<'a> {
     /// The timer's frequency in Hz, or 0 if its own register is right.
     pub clock_frequency: u32,
     /// Devices that are passed through.
-    pub virtio: &'a [VirtioMmio],
+    pub devices: &'a [Device<'a>],
 }
 
 struct Hypervisor<'a> {
@@ -278,13 +280,15 @@ pub fn dom0_tree(t: &Dom0Tree<'_>) -> Result<Vec<u8>> {
         },
     };
     tree.write(|w| {
-        for device in t.virtio {
-            let node = w.begin_node(&format!("virtio_mmio@{:x}", device.reg.base))?;
-            w.property_string("compatible", "virtio,mmio")?;
+        for device in t.devices {
+            let node = w.begin_node(&format!("device@{:x}", device.reg.base))?;
+            w.property_string("compatible", device.compatible)?;
             w.property_array_u64("reg", &[device.reg.base, device.reg.size])?;
             w.property_array_u32("interrupts", &[0, device.spi, device.flags])?;
             w.property_u32("interrupt-parent", GIC_PHANDLE)?;
-            w.property_null("dma-coherent")?;
+            if device.compatible == "virtio,mmio" {
+                w.property_null("dma-coherent")?;
+            }
             w.end_node(node)?;
         }
         Ok(())
@@ -753,8 +757,9 @@ mod tests {
             initrd: None,
             rng_seed: Some(&[1; 128]),
             clock_frequency: 0,
-            virtio: &[
-                VirtioMmio {
+            devices: &[
+                Device {
+                    compatible: "virtio,mmio",
                     reg: Region {
                         base: 0xa00_3e00,
                         size: 0x200,
@@ -762,7 +767,8 @@ mod tests {
                     spi: 47,
                     flags: 1,
                 },
-                VirtioMmio {
+                Device {
+                    compatible: "virtio,mmio",
                     reg: Region {
                         base: 0xa00_3c00,
                         size: 0x200,
@@ -789,10 +795,10 @@ mod tests {
         );
         assert_eq!(tree["/hypervisor:interrupts"], cells(&[1, 6, 0xf08]));
         assert_eq!(
-            tree["/virtio_mmio@a003e00:reg"],
+            tree["/device@a003e00:reg"],
             cells(&[0, 0xa00_3e00, 0, 0x200])
         );
-        assert_eq!(tree["/virtio_mmio@a003c00:interrupts"], cells(&[0, 46, 1]));
+        assert_eq!(tree["/device@a003c00:interrupts"], cells(&[0, 46, 1]));
         assert_eq!(tree["/psci:method"], b"hvc\0");
         for event_intid in [0, 15, 32, u32::MAX] {
             assert_eq!(

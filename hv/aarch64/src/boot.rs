@@ -3,25 +3,26 @@
 
 use crate::mach::{Mach, counter};
 use crate::mmu::{self, Image, Range};
-use crate::run::{self, FIXED, Fixed, GIC, HV, MACH, ONLINE, PSCI};
+use crate::run::{self, FIRMWARE, FIXED, Firmware, Fixed, GIC, HV, MACH, ONLINE};
 use crate::{console, heap, panic};
 use alloc::vec::Vec;
 use builder::GicVersion;
 use builder::image::ImageHeader;
 use builder::layout::Region;
-use builder::tree::{Dom0Tree, GicNode, VirtioMmio};
+use builder::tree::{Device, Dom0Tree, GicNode};
 use core::arch::asm;
 use core::cell::UnsafeCell;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{Ordering, fence};
 use hv_core::frame::{Frame, Frames, Use};
 use hv_core::hypervisor::{Hypervisor, MachineInfo, NewDomain};
 use hv_core::machine::{PhysMem, StartState};
 use hv_core::p2m::Kind;
 use hv_core::rate::Rate;
 use hv_core::sysreg::IdRegs;
-use hv_core::types::{CpuId, Gfn, Mfn, Pa, Slot, VcpuId, VcpuRef};
-use platform::dt::{GicInfo, Machine};
+use hv_core::types::{CpuId, Errno, Gfn, Mfn, Pa, Slot, VcpuId, VcpuRef};
+use platform::dt::{CpuStart, GicInfo, MAX_CPUS, Machine};
 use platform::gic::Gic;
+use platform::mmio::Mmio;
 use platform::psci::Psci;
 use spin::mutex::SpinMutex;
 
@@ -53,10 +54,10 @@ const DOM0_FOREIGN: Region = Region {
 
 /// One stack for each CPU but the first.
 #[repr(C, align(4096))]
-struct Stacks(UnsafeCell<[[u8; STACK]; platform::dt::MAX_CPUS]>);
+struct Stacks(UnsafeCell<[[u8; STACK]; MAX_CPUS]>);
 // SAFETY: Rust code never touches the bytes; each CPU uses its own part as its stack.
 unsafe impl Sync for Stacks {}
-static STACKS: Stacks = Stacks(UnsafeCell::new([[0; STACK]; platform::dt::MAX_CPUS]));
+static STACKS: Stacks = Stacks(UnsafeCell::new([[0; STACK]; MAX_CPUS]));
 
 /// What entry.s's `_secondary` reads with the MMU off.
 #[repr(C)]
@@ -68,7 +69,29 @@ struct SecondaryStart {
     sctlr: u64,
     stack: u64,
     cpu: u64,
+    mpidr: u64,
 }
+
+#[repr(C, align(64))]
+struct Secondaries(UnsafeCell<[SecondaryStart; MAX_CPUS]>);
+// SAFETY: written by the boot CPU alone, each entry before the CPU that reads it is started.
+unsafe impl Sync for Secondaries {}
+#[unsafe(no_mangle)]
+static SECONDARIES: Secondaries = Secondaries(UnsafeCell::new(
+    [SecondaryStart {
+        ttbr: 0,
+        tcr: mmu::TCR,
+        mair: mmu::MAIR,
+        sctlr: mmu::SCTLR,
+        stack: 0,
+        cpu: 0,
+        mpidr: u64::MAX,
+    }; MAX_CPUS],
+));
+const _: () = assert!(
+    MAX_CPUS == 8 && size_of::<SecondaryStart>() == 56,
+    "as entry.s has it"
+);
 
 fn image() -> Image {
     let at = |s: *const u8| s as u64;
@@ -140,11 +163,12 @@ extern "C" fn hv_boot(dtb: u64) -> ! {
 #[cold]
 fn start(dtb: u64, image: &Image) -> ! {
     let t0 = counter();
-    // SAFETY: firmware's device tree, mapped just now; at most 2 MiB of it are looked at.
+    // SAFETY: firmware's device tree, mapped just now, which nobody else looks at any more; at most
+    // 2 MiB of it are looked at.
     let blob = unsafe {
         let head: [u8; 8] = core::ptr::read_unaligned(dtb as *const [u8; 8]);
         let size = platform::dt::size_of_tree(head).unwrap_or(8);
-        core::slice::from_raw_parts(dtb as *const u8, size)
+        core::slice::from_raw_parts_mut(dtb as *mut u8, size)
     };
     let machine = match Machine::parse(blob) {
         Ok(m) => m,
@@ -185,7 +209,11 @@ fn start(dtb: u64, image: &Image) -> ! {
     });
     let hv = memory(&machine, image, &ram, taken, initrd, t0);
     HV.call_once(|| SpinMutex::new(hv));
-    PSCI.call_once(|| Psci::new(machine.psci.unwrap_or(platform::psci::Conduit::Smc)));
+    FIRMWARE.call_once(|| Firmware {
+        psci: machine.psci.map(Psci::new),
+        // SAFETY: registers from the device tree, Device memory in our map, driven by nobody else.
+        pm: machine.pm.map(|r| unsafe { Mmio::new(r.base as usize) }),
+    });
     // SAFETY: registers from the device tree, Device memory in our map, driven by nobody else.
     let gic = match unsafe { Gic::new(&machine.gic, |r| r.base as usize) } {
         Ok(g) => g,
@@ -206,7 +234,7 @@ fn start(dtb: u64, image: &Image) -> ! {
         // What came before the interrupt was on.
         run::typed();
     }
-    secondaries(&machine, root);
+    secondaries(&machine, root, &ram);
     log::info!(
         "{} CPUs, GICv{version}, {} MiB of memory, ready after {} us",
         machine.cpus.len(),
@@ -309,7 +337,7 @@ fn memory(
 
     let wall_sec = machine.rtc.map_or(0, |r| {
         // SAFETY: the data register of the PL031, Device memory by our map.
-        u64::from(unsafe { core::ptr::read_volatile(r.regs.base as *const u32) })
+        u64::from(unsafe { core::ptr::read_volatile(r.base as *const u32) })
     });
     let info = MachineInfo {
         cpus: machine.cpus.len() as u32,
@@ -414,6 +442,11 @@ fn cpu_init(cpu: usize) {
 #[unsafe(no_mangle)]
 extern "C" fn hv_secondary(cpu: u64) -> ! {
     cpu_init(cpu as usize);
+    // Whoever panicked before this CPU was online did not know of it.
+    fence(Ordering::SeqCst);
+    if panic::happened() {
+        run::halt();
+    }
     let file = run::resume(CpuId(cpu as u8), None);
     // SAFETY: as in `start`.
     unsafe { hv_enter_on(file.cast(), stack_top(cpu as usize)) }
@@ -423,11 +456,7 @@ extern "C" fn hv_secondary(cpu: u64) -> ! {
 pub fn this_cpu() -> CpuId {
     let here = 0u8;
     let at = (&raw const here as u64).wrapping_sub(STACKS.0.get() as u64) / STACK as u64;
-    CpuId(if at < platform::dt::MAX_CPUS as u64 {
-        at as u8
-    } else {
-        0
-    })
+    CpuId(if at < MAX_CPUS as u64 { at as u8 } else { 0 })
 }
 
 fn stack_top(cpu: usize) -> u64 {
@@ -435,28 +464,45 @@ fn stack_top(cpu: usize) -> u64 {
 }
 
 #[cold]
-fn secondaries(machine: &Machine, root: u64) {
-    let Some(psci) = PSCI.get() else { return };
+fn secondaries(machine: &Machine, root: u64, ram: &[Range]) {
+    let entry = _secondary as *const () as u64;
     for (i, c) in machine.cpus.iter().enumerate().skip(1) {
-        let start = alloc::boxed::Box::leak(alloc::boxed::Box::new(SecondaryStart {
-            ttbr: root,
-            tcr: mmu::TCR,
-            mair: mmu::MAIR,
-            sctlr: mmu::SCTLR,
-            stack: stack_top(i),
-            cpu: i as u64,
-        }));
-        let at = core::ptr::from_ref(start) as u64;
-        // SAFETY: cleaning caches so that the CPU sees it with its MMU off; then the CPU starts in
-        // entry.s, which only reads that structure.
-        let r = unsafe {
-            asm!("dc civac, {a}", "dc civac, {b}", "dsb sy", a = in(reg) at, b = in(reg) at + 40);
-            psci.cpu_on(c.mpidr, _secondary as *const () as u64, at)
+        // SAFETY: this CPU's entry, which it reads only when it has been started.
+        let at = unsafe {
+            let start = &mut (&mut *SECONDARIES.0.get())[i];
+            start.ttbr = root;
+            start.stack = stack_top(i);
+            start.cpu = i as u64;
+            start.mpidr = c.mpidr;
+            core::ptr::from_mut(start) as u64
         };
-        if let Err(e) = r {
-            log::warn!("CPU {i} does not start: {e:?}");
+        clean(at);
+        clean(at + 55);
+        let psci = FIRMWARE.get().and_then(|f| f.psci);
+        match (c.start, psci) {
+            // SAFETY: entry.s: the CPU reads what was written above.
+            (CpuStart::Psci, Some(psci)) => match unsafe { psci.cpu_on(c.mpidr, entry, 0) } {
+                Ok(()) => {}
+                Err(e) => log::warn!("CPU {i} does not start: {e}"),
+            },
+            (CpuStart::SpinTable { release }, _)
+                if release % 8 == 0 && ram.iter().any(|r| r.contains(release, 8)) =>
+            {
+                // SAFETY: a word of RAM that is the firmware's, where the CPU looks for its entry.
+                unsafe { core::ptr::write_volatile(release as *mut u64, entry) };
+                clean(release);
+                // SAFETY: wakes the CPUs that wait for an event.
+                unsafe { asm!("sev", options(nomem, nostack)) };
+            }
+            _ => log::warn!("CPU {i}: the device tree has no way to start it that is of use"),
         }
     }
+}
+
+/// Writes the cache line at an address back to memory, for CPUs with their caches off.
+fn clean(at: u64) {
+    // SAFETY: cleaning changes no content.
+    unsafe { asm!("dc civac, {}", "dsb sy", in(reg) at, options(nostack)) };
 }
 
 fn option(args: &str, name: &str) -> Option<u64> {
@@ -580,12 +626,13 @@ fn dom0(machine: &Machine, nr_irqs: u32, initrd: Option<Range>) {
             },
         },
     };
-    let virtio: Vec<VirtioMmio> = machine
-        .virtio
+    let devices: Vec<Device<'_>> = machine
+        .devices
         .iter()
         .filter_map(|d| {
-            let irq = d.irq?;
-            Some(VirtioMmio {
+            let irq = d.irq.filter(|i| i.intid >= 32)?;
+            Some(Device {
+                compatible: d.kind,
                 reg: Region {
                     base: d.regs.base,
                     size: d.regs.size,
@@ -609,7 +656,7 @@ fn dom0(machine: &Machine, nr_irqs: u32, initrd: Option<Range>) {
         initrd: None,
         rng_seed: Some(&seed(machine)),
         clock_frequency: 0,
-        virtio: &virtio,
+        devices: &devices,
     });
     let tree = match tree {
         Ok(t) => t,
@@ -617,7 +664,7 @@ fn dom0(machine: &Machine, nr_irqs: u32, initrd: Option<Range>) {
     };
     let dtb = base.addr() + memory - 2 * MIB;
     m.write(Pa(dtb), &tree);
-    let mut pages: Vec<u64> = virtio.iter().map(|v| v.reg.base >> 12).collect();
+    let mut pages: Vec<u64> = devices.iter().map(|v| v.reg.base >> 12).collect();
     pages.dedup();
     let r = (|| {
         let (d, mut c) = h.p2m_of(m, slot)?;
@@ -641,10 +688,15 @@ fn dom0(machine: &Machine, nr_irqs: u32, initrd: Option<Range>) {
                 )?;
             }
         }
-        for dev in machine.virtio.iter().filter_map(|d| d.irq) {
-            h.vgics.link(slot, dev.intid)?;
-            run::gic().set_edge(dev.intid, dev.edge);
-            run::gic().set_target(dev.intid, 0);
+        for d in &devices {
+            let irq = d.spi + 32;
+            match h.vgics.link(slot, irq) {
+                // Two devices may share one.
+                Ok(()) | Err(Errno::EBUSY) => {}
+                Err(e) => return Err(e),
+            }
+            run::gic().set_edge(irq, d.flags == 1);
+            run::gic().set_target(irq, 0);
         }
         let v = VcpuRef {
             slot: Slot(slot.0),

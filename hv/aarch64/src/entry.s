@@ -78,11 +78,27 @@ _start:
     bl      hv_boot
     b       .
 
-// Other CPUs, MMU off. x0 = &SecondaryStart { ttbr, tcr, mair, sctlr, stack, cpu }
+// Other CPUs, MMU off. Each finds its own SecondaryStart { ttbr, tcr, mair, sctlr, stack, cpu, mpidr }
+// by its affinity: firmware that keeps CPUs in a spin table hands nothing over.
     .global _secondary
 _secondary:
     msr     daifset, #0xf
-    ldp     x1, x2, [x0]
+    mrs     x1, mpidr_el1
+    ubfx    x2, x1, #32, #8
+    and     x1, x1, #0xffffff
+    orr     x1, x1, x2, lsl #32
+    adrp    x0, SECONDARIES
+    add     x0, x0, :lo12:SECONDARIES
+    mov     x3, #8                      // as many as MAX_CPUS
+1:  ldr     x2, [x0, #48]
+    cmp     x1, x2
+    b.eq    3f
+    add     x0, x0, #56
+    subs    x3, x3, #1
+    b.ne    1b
+2:  wfe                                 // nobody asked for this one
+    b       2b
+3:  ldp     x1, x2, [x0]
     ldp     x3, x4, [x0, #16]
     ldp     x5, x6, [x0, #32]
     msr     ttbr0_el2, x1

@@ -4,7 +4,7 @@
 
 use crate::console::panic_print;
 use crate::run;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering, fence};
 
 /// Reset instead of halting.
 pub static REBOOT: AtomicBool = AtomicBool::new(false);
@@ -75,6 +75,8 @@ fn trace(mut fp: u64) {
 
 fn finish(fp: u64) -> ! {
     if !ONCE.swap(true, Ordering::Relaxed) {
+        // A CPU that is not online yet sees it when it is.
+        fence(Ordering::SeqCst);
         // The others stop where they are: in a guest, or waiting for the lock for ever.
         if run::FIXED.get().is_some() {
             run::send_kicks(u64::MAX, crate::boot::this_cpu());

@@ -11,6 +11,7 @@ use hv_core::machine::{Cache, CacheOp};
 use hv_core::types::{CpuId, Pa, Slot, VcpuId, VcpuRef};
 use hv_core::vgic::{ListRegs, PhysIrqs};
 use platform::gic::Gic;
+use platform::mmio::Mmio;
 use platform::psci::Psci;
 use spin::Once;
 use spin::mutex::{SpinMutex, SpinMutexGuard};
@@ -22,8 +23,8 @@ pub static HV: Once<SpinMutex<Hypervisor>> = Once::new();
 pub static MACH: Once<Mach> = Once::new();
 /// The interrupt controller.
 pub static GIC: Once<Gic> = Once::new();
-/// Firmware calls.
-pub static PSCI: Once<Psci> = Once::new();
+/// What starts CPUs and stops the machine.
+pub static FIRMWARE: Once<Firmware> = Once::new();
 /// Bit n: CPU n takes kicks.
 pub static ONLINE: AtomicU64 = AtomicU64::new(0);
 
@@ -31,6 +32,14 @@ pub static ONLINE: AtomicU64 = AtomicU64::new(0);
 pub const SGI_KICK: u32 = 0;
 /// Event-channel interrupt of every guest.
 pub const PPI_EVENT: u32 = guest_abi::arch::GUEST_EVTCHN_PPI;
+
+/// See [`FIRMWARE`].
+pub struct Firmware {
+    /// Firmware calls, where there are any.
+    pub psci: Option<Psci>,
+    /// The power management block of boards without them.
+    pub pm: Option<Mmio>,
+}
 
 /// Emulation constants that boot found out.
 pub struct Fixed {
@@ -135,13 +144,19 @@ pub fn send_kicks(set: u64, cpu: CpuId) {
 
 /// Stops or restarts the machine.
 pub fn power(p: Power) -> ! {
-    if let Some(psci) = PSCI.get() {
-        crate::console::with_uart(platform::uart::Uart::flush);
-        let e = match p {
-            Power::Off => psci.system_off(),
-            Power::Reset => psci.system_reset(),
-        };
-        log::error!("the firmware did not {p:?} the machine: {e:?}");
+    crate::console::with_uart(platform::uart::Uart::flush);
+    match FIRMWARE.get() {
+        Some(Firmware {
+            psci: Some(psci), ..
+        }) => {
+            let e = match p {
+                Power::Off => psci.system_off(),
+                Power::Reset => psci.system_reset(),
+            };
+            log::error!("the firmware did not {p:?} the machine: {e}");
+        }
+        Some(Firmware { pm: Some(pm), .. }) => platform::power::reset(*pm, matches!(p, Power::Off)),
+        _ => log::error!("{p:?}: this machine has no way to do it"),
     }
     halt()
 }

@@ -121,7 +121,7 @@ fn virt(gic: u32, cpus: u32, spoil: &str) -> Vec<u8> {
 #[test]
 fn reads_virt_with_gic_v2() {
     let dtb = virt(2, 2, "");
-    let m = Machine::parse(&dtb).unwrap();
+    let m = Machine::parse(&mut dtb.clone()).unwrap();
     assert_eq!(m.board.name, "QEMU virt");
     assert_eq!(m.model.as_str(), "linux,dummy-virt");
     let banks: Vec<_> = m.memory.iter().map(|r| (r.base, r.size)).collect();
@@ -173,14 +173,15 @@ fn reads_virt_with_gic_v2() {
             size: 0x12_3456
         })
     );
+    assert!(m.devices.iter().all(|d| d.kind == "virtio,mmio"));
     let v: Vec<_> = m
-        .virtio
+        .devices
         .iter()
         .map(|d| (d.regs.base, d.irq.unwrap()))
         .collect();
     let edge = |intid| Irq { intid, edge: true };
     assert_eq!(v, [(0xa00_0000, edge(48)), (0xa00_0200, edge(49))]);
-    assert_eq!(m.rtc.unwrap().regs.base, 0x901_0000);
+    assert_eq!(m.rtc.unwrap().base, 0x901_0000);
     assert_eq!(m.dtb_size, dtb.len());
 }
 
@@ -188,7 +189,7 @@ fn reads_virt_with_gic_v2() {
 fn reads_virt_with_gic_v3_and_pads() {
     let mut dtb = virt(3, 11, "");
     dtb.resize(dtb.len() + 100, 0xee);
-    let m = Machine::parse(&dtb).unwrap();
+    let m = Machine::parse(&mut dtb.clone()).unwrap();
     let GicInfo::V3 {
         gicd,
         gicr,
@@ -215,18 +216,22 @@ fn reads_virt_with_gic_v3_and_pads() {
 
 #[test]
 fn says_what_is_missing() {
-    let err = |gic, cpus, spoil| Machine::parse(&virt(gic, cpus, spoil)).unwrap_err();
+    let err = |gic, cpus, spoil| Machine::parse(&mut virt(gic, cpus, spoil)).unwrap_err();
     assert_eq!(err(2, 1, "memory"), DtError::NoMemory);
     assert_eq!(err(2, 0, ""), DtError::NoCpus);
     assert_eq!(err(2, 1, "gic"), DtError::NoGic);
     assert_eq!(err(2, 1, "gic-virt"), DtError::NoGicVirtualInterface);
     assert_eq!(err(3, 1, "gic-virt"), DtError::NoGicVirtualInterface);
     assert_eq!(err(3, 1, "timer"), DtError::NoTimer);
-    assert_eq!(Machine::parse(&[]).unwrap_err(), DtError::NoDeviceTree);
-    assert_eq!(Machine::parse(&[0; 64]).unwrap_err(), DtError::NoDeviceTree);
-    let good = virt(2, 1, "");
+    assert_eq!(Machine::parse(&mut []).unwrap_err(), DtError::NoDeviceTree);
     assert_eq!(
-        Machine::parse(&good[..good.len() - 1]).unwrap_err(),
+        Machine::parse(&mut [0; 64]).unwrap_err(),
+        DtError::NoDeviceTree
+    );
+    let mut good = virt(2, 1, "");
+    let short = good.len() - 1;
+    assert_eq!(
+        Machine::parse(&mut good[..short]).unwrap_err(),
         DtError::TooLarge
     );
     assert_eq!(
@@ -238,8 +243,7 @@ fn says_what_is_missing() {
 }
 
 /// The shape of a Raspberry Pi 4's: devices behind `/soc` with `ranges`, CPUs in a spin table.
-#[test]
-fn reads_a_pi_4_like_tree() {
+fn pi4(stdout: Option<&str>) -> Vec<u8> {
     let mut f = FdtWriter::new().unwrap();
     let root = f.begin_node("").unwrap();
     f.property("compatible", b"raspberrypi,4-model-b\0brcm,bcm2711\0")
@@ -274,6 +278,24 @@ fn reads_a_pi_4_like_tree() {
         .unwrap();
     f.property_array_u32("reg", &[0x7e20_1000, 0x200]).unwrap();
     f.property_array_u32("interrupts", &[0, 121, 4]).unwrap();
+    f.end_node(n).unwrap();
+    let n = f.begin_node("serial@7e215040").unwrap();
+    f.property_string("compatible", "brcm,bcm2835-aux-uart")
+        .unwrap();
+    f.property_array_u32("reg", &[0x7e21_5040, 0x40]).unwrap();
+    f.property_array_u32("interrupts", &[0, 93, 4]).unwrap();
+    f.end_node(n).unwrap();
+    let n = f.begin_node("mmc@7e300000").unwrap();
+    f.property_string("compatible", "brcm,bcm2835-sdhci")
+        .unwrap();
+    f.property_array_u32("reg", &[0x7e30_0000, 0x100]).unwrap();
+    f.property_array_u32("interrupts", &[0, 126, 4]).unwrap();
+    f.end_node(n).unwrap();
+    let n = f.begin_node("watchdog@7e100000").unwrap();
+    f.property("compatible", b"brcm,bcm2711-pm\0brcm,bcm2835-pm-wdt\0")
+        .unwrap();
+    f.property_array_u32("reg", &[0x7e10_0000, 0x114, 0x7e00_a000, 0x24])
+        .unwrap();
     f.end_node(n).unwrap();
     let n = f.begin_node("serial@7e201400").unwrap();
     f.property("compatible", b"arm,pl011\0arm,primecell\0")
@@ -321,8 +343,18 @@ fn reads_a_pi_4_like_tree() {
     )
     .unwrap();
     f.end_node(n).unwrap();
+    if let Some(path) = stdout {
+        let n = f.begin_node("chosen").unwrap();
+        f.property_string("stdout-path", path).unwrap();
+        f.end_node(n).unwrap();
+    }
     f.end_node(root).unwrap();
-    let m = Machine::parse(&f.finish().unwrap()).unwrap();
+    f.finish().unwrap()
+}
+
+#[test]
+fn reads_a_pi_4_like_tree() {
+    let m = Machine::parse(&mut pi4(None)).unwrap();
     assert_eq!(m.board.name, "Raspberry Pi 4");
     assert_eq!(
         m.reserved[0],
@@ -331,14 +363,19 @@ fn reads_a_pi_4_like_tree() {
             size: 0x1000
         }
     );
-    assert_eq!(m.uart.unwrap().regs.base, 0xfe20_1000);
-    assert_eq!(
-        m.uart.unwrap().irq,
-        Some(Irq {
-            intid: 153,
-            edge: false
-        })
-    );
+    let level = |intid| Some(Irq { intid, edge: false });
+    let uart = |path| {
+        let m = Machine::parse(&mut pi4(path)).unwrap();
+        m.uart.map(|u| (u.kind, u.regs.base, u.irq))
+    };
+    let mini = Some((UartKind::MiniUart, 0xfe21_5040, level(125)));
+    assert_eq!(uart(None), mini);
+    assert_eq!(uart(Some("/soc/serial@7e215040")), mini);
+    let pl011 = Some((UartKind::Pl011, 0xfe20_1000, level(153)));
+    assert_eq!(uart(Some("/soc/serial@7e201000:115200n8")), pl011);
+    let devices: Vec<_> = m.devices.iter().map(|d| (d.kind, d.regs.base)).collect();
+    assert_eq!(devices, [("brcm,bcm2835-sdhci", 0xfe30_0000)]);
+    assert_eq!(m.pm.unwrap().base, 0xfe10_0000);
     assert_eq!(
         m.cpus[3],
         Cpu {
@@ -369,6 +406,32 @@ fn reads_a_pi_4_like_tree() {
     );
 }
 
+/// As libfdt strikes a node out: each of its words becomes a NOP.
+#[test]
+fn nodes_struck_out_are_gone() {
+    let mut dtb = virt(2, 2, "");
+    let word = |dtb: &[u8], at: usize| be32(dtb, at).unwrap();
+    let begins: Vec<usize> = (0..dtb.len() - 16)
+        .step_by(4)
+        .filter(|&at| word(&dtb, at) == BEGIN_NODE && dtb[at + 4..].starts_with(b"virtio_mmio@"))
+        .collect();
+    assert_eq!(begins.len(), 2);
+    let mut at = begins[0];
+    // None of its properties has a word that looks like an end.
+    while word(&dtb, at) != END_NODE {
+        dtb[at..at + 4].copy_from_slice(&NOP.to_be_bytes());
+        at += 4;
+    }
+    dtb[at..at + 4].copy_from_slice(&NOP.to_be_bytes());
+    let m = Machine::parse(&mut dtb).unwrap();
+    let left: Vec<_> = m.devices.iter().map(|d| d.regs.base).collect();
+    assert_eq!(left, [0xa00_0000]);
+    assert_eq!((m.cpus.len(), m.bootargs.len()), (2, 27));
+    // Once read, there are none left.
+    let again = Machine::parse(&mut dtb).unwrap();
+    assert_eq!(again.devices, m.devices);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(20_000))]
     /// A damaged tree is read or refused, but breaks nothing.
@@ -389,6 +452,6 @@ proptest! {
             let n = at.index(dtb.len());
             dtb.truncate(n);
         }
-        let _ = Machine::parse(&dtb);
+        let _ = Machine::parse(&mut dtb.clone());
     }
 }
