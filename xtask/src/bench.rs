@@ -15,8 +15,9 @@ use serde_json::{Value, json};
 use crate::build::{self, Built};
 use crate::machine::BOARDS;
 use crate::project::{Project, write_atomic};
-use crate::rig::{Domain, Hypervisor, Rig, Started, xen_image};
+use crate::rig::{Domain, Hypervisor, Rig, Started};
 use crate::setup;
+use crate::xen;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -155,7 +156,7 @@ pub fn main(project: &Project, args: &Args) -> Result<ExitCode> {
         old.as_ref().ok().and_then(|old| old.column("xen"))
     };
     let version = if args.on == Some(Hypervisor::Xen) {
-        xen_image(project)?.1
+        xen::image(project)?.1
     } else {
         old.as_ref()
             .map_or_else(|_| String::new(), |old| old.xen_version.clone())
@@ -262,7 +263,7 @@ fn measure(project: &Project, built: &Built, on: Hypervisor) -> Result<Column> {
 fn hypervisor_size(project: &Project, built: &Built, on: Hypervisor) -> Result<u64> {
     Ok(match on {
         Hypervisor::Paravane => fs::metadata(&built.hypervisor)?.len() - built.names.size,
-        Hypervisor::Xen => fs::metadata(xen_image(project)?.0)?.len(),
+        Hypervisor::Xen => fs::metadata(xen::image(project)?.0)?.len(),
     })
 }
 

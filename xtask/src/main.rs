@@ -8,7 +8,7 @@
 //! * [`kernel`], [`cpio`], [`guests`]: the demo guests from Debian's kernel and busybox;
 //! * [`flat`]: ELF to flat image; [`volume`]: dom0's FAT volume;
 //! * [`machine`]: boards as data and the QEMU process; [`session`], [`scenarios`]: driving the prompt in tests;
-//! * [`rig`]: the same test domains on Paravane and on the real Xen.
+//! * [`rig`]: the same test domains on Paravane and on the real Xen; [`xen`]: that one and a Linux dom0 for it.
 
 #![forbid(unsafe_code)]
 
@@ -33,6 +33,7 @@ mod symbols;
 mod test;
 mod toolchain;
 mod volume;
+mod xen;
 
 use std::process::ExitCode;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The same test domains on Paravane and on the real Xen: Paravane's dom0 creates them from config files, Xen starts
-//! them from the device tree without a dom0 ("dom0less").
+//! The same test domains on Paravane and on the real Xen. Paravane's dom0 creates them from config files. Xen starts
+//! them from the device tree without a dom0 ("dom0less"); those that need back ends a Linux dom0 creates by `xl`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,13 +11,13 @@ use anyhow::{Context, Result, ensure};
 use dtoolkit::fdt::Fdt;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 
-use crate::apt::Apt;
 use crate::build::Built;
 use crate::machine::Machine;
 use crate::process::{output, which};
 use crate::project::{Project, write_atomic};
 use crate::session::Session;
 use crate::volume::Volume;
+use crate::xen;
 
 /// A hypervisor to run test domains on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -36,6 +36,23 @@ pub struct Domain<'a> {
     pub vcpus: u32,
     /// In MiB.
     pub memory: u32,
+}
+
+/// A test domain with devices.
+pub struct Served<'a> {
+    pub domain: Domain<'a>,
+    pub disks: &'a [PvDisk<'a>],
+    /// The Ethernet address of its interface, which is on the bridge that all are on.
+    pub mac: Option<&'a str>,
+}
+
+/// A disk of a test domain's.
+pub struct PvDisk<'a> {
+    /// As `xvda`.
+    pub vdev: &'a str,
+    /// Its content, which is copied.
+    pub file: &'a Path,
+    pub read_only: bool,
 }
 
 /// What a rig is made of.
@@ -57,43 +74,14 @@ pub struct Started {
     _volume: Option<Volume>,
 }
 
-const XEN_PACKAGE: &str = "xen-hypervisor-4.17-arm64:arm64";
 /// Where the first domain's image goes in the real machine's memory, and how far apart they are.
 const MODULE: u64 = 0x5000_0000;
 const MODULE_SPACE: u64 = 16 << 20;
-
-/// Xen's image, downloaded the first time, and the version of its package.
-pub fn xen_image(project: &Project) -> Result<(PathBuf, String)> {
-    let folder = project.dir("debian")?;
-    let (image, package) = (folder.join("xen-4.17"), folder.join("xen-4.17.package"));
-    if let Ok(version) = fs::read_to_string(&package)
-        && image.is_file()
-    {
-        return Ok((image, version));
-    }
-    let apt = Apt::find()
-        .context("the real Xen is taken from Debian 12's packages; this system is another one")?;
-    if !apt.has_arm64() {
-        apt.require_root(true)?;
-        apt.add_arm64()?;
-    }
-    apt.know(&[XEN_PACKAGE])?;
-    let version = apt
-        .versions(XEN_PACKAGE)
-        .into_iter()
-        .next()
-        .context("apt knows no Xen")?
-        .version;
-    let tree = project.path("unpacked");
-    let _ = fs::remove_dir_all(&tree);
-    apt.unpack(project, &[XEN_PACKAGE], &tree)?;
-    let bytes = fs::read(tree.join("boot/xen-4.17-arm64"))
-        .context("the package has no boot/xen-4.17-arm64")?;
-    write_atomic(&image, &bytes)?;
-    write_atomic(&package, version.as_bytes())?;
-    fs::remove_dir_all(&tree)?;
-    Ok((image, version))
-}
+/// Where dom0's kernel and its ramdisk go.
+const KERNEL: u64 = 0x4900_0000;
+const RAMDISK: u64 = 0x4e00_0000;
+/// The machine's memory where domains have devices, in MiB.
+const SERVED_MEMORY: u64 = 2 << 10;
 
 impl Rig<'_> {
     /// Starts the domains, the second one first, on a machine with one CPU.
@@ -151,41 +139,163 @@ impl Rig<'_> {
         })
     }
 
-    fn xen(&self, domains: &[Domain<'_>]) -> Result<Started> {
-        let (image, _) = xen_image(self.project)?;
+    /// Starts domains that have devices, all at once; what is shown is the first one's PV console.
+    pub fn start_served(&self, on: Hypervisor, guests: &[Served<'_>]) -> Result<Started> {
+        let _ = fs::remove_file(&self.log);
+        match on {
+            Hypervisor::Paravane => self.paravane_served(guests),
+            Hypervisor::Xen => self.xen_served(guests),
+        }
+    }
+
+    fn paravane_served(&self, guests: &[Served<'_>]) -> Result<Started> {
         let dir = self.project.dir("rig")?;
-        let machine = |more: &str| -> Result<Command> {
-            let mut qemu = Command::new(
-                which("qemu-system-aarch64").context("there is no qemu-system-aarch64")?,
-            );
-            qemu.args([
-                "-machine",
-                &format!("virt,virtualization=on,gic-version={}{more}", self.gic),
-            ]);
-            qemu.args([
-                "-cpu",
-                "cortex-a72",
-                "-smp",
-                "1",
-                "-m",
-                "1G",
-                "-nodefaults",
-                "-no-user-config",
-            ]);
-            qemu.args(["-display", "none", "-monitor", "none", "-no-reboot"]);
-            Ok(qemu)
+        let folder = dir.join("guests");
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder)?;
+        for guest in guests {
+            let name = guest.domain.name;
+            copy(guest.domain.image, &folder.join(format!("{name}.bin")))?;
+            for disk in guest.disks {
+                copy(disk.file, &folder.join(disk.image(name)))?;
+            }
+            let config = guest.config("/guests", |disk| format!("/guests/{}", disk.image(name)));
+            fs::write(folder.join(format!("{name}.cfg")), config)?;
+        }
+        let volume = Volume::lock(&dir)?;
+        volume.discard();
+        volume.sync(&[&folder])?;
+        let machine = Machine {
+            gic: self.gic,
+            cpus: 1,
+            memory: SERVED_MEMORY,
+            icount: self.icount.then(|| ICOUNT.to_owned()),
+            ..Machine::default()
         };
-        let tree = dir.join("xen.dtb");
-        let plain = dir.join("virt.dtb");
-        output(&mut machine(&format!(",dumpdtb={}", plain.display()))?)?;
-        write_atomic(&tree, &xen_tree(&fs::read(&plain)?, domains)?)?;
-        let mut qemu = machine("")?;
+        let mut session = Session::start(
+            machine.qemu(self.built, volume.image())?,
+            &self.log,
+            self.bound,
+        )?;
+        session.prompt(Duration::from_secs(60))?;
+        for guest in guests {
+            session.vane(&format!("create -p /guests/{}.cfg", guest.domain.name))?;
+        }
+        for guest in guests.iter().rev() {
+            session.vane(&format!("unpause {}", guest.domain.name))?;
+        }
+        if let Some(first) = guests.first() {
+            session.line(&format!("console {}", first.domain.name))?;
+        }
+        Ok(Started {
+            session,
+            _volume: Some(volume),
+        })
+    }
+
+    fn xen_served(&self, guests: &[Served<'_>]) -> Result<Started> {
+        let (image, _) = xen::image(self.project)?;
+        let dom0 = xen::Dom0::fetch(self.project)?;
+        let dir = self.project.dir("rig")?;
+        let mut job = Vec::new();
+        // Ends at the first command that fails.
+        let mut script = "set -e\n".to_owned();
+        let mut loops = 0..;
+        for guest in guests {
+            let name = guest.domain.name;
+            job.push((format!("{name}.bin"), read(guest.domain.image)?));
+            let mut devices = Vec::new();
+            for disk in guest.disks {
+                let number = loops.next().unwrap_or(0);
+                let file = disk.image(name);
+                job.push((file.clone(), read(disk.file)?));
+                // Linux's tmpfs can forget sectors, its root file system cannot.
+                let flag = if disk.read_only { "-r " } else { "" };
+                script += &format!(
+                    "cp /job/{file} /run/{file}\nlosetup {flag}/dev/loop{number} /run/{file}\n"
+                );
+                devices.push((disk.vdev, number));
+            }
+            let config = guest.config("/job", |disk| {
+                let number = devices.iter().find(|(vdev, _)| *vdev == disk.vdev);
+                format!("/dev/loop{}", number.map_or(0, |(_, number)| *number))
+            });
+            job.push((format!("{name}.cfg"), config.into_bytes()));
+        }
+        for guest in guests {
+            script += &format!("xl create -p /job/{}.cfg\n", guest.domain.name);
+        }
+        if let Some(first) = guests.first() {
+            script += &format!("tail -f /run/console/guest-{}.log &\n", first.domain.name);
+        }
+        for guest in guests.iter().rev() {
+            script += &format!("xl unpause {}\n", guest.domain.name);
+        }
+        job.push(("run".to_owned(), script.into_bytes()));
+        let ramdisk = dir.join("xen-dom0.cpio");
+        write_atomic(&ramdisk, &dom0.ramdisk(self.project, &job)?)?;
+        let mut qemu = self.xen_machine("", SERVED_MEMORY)?;
+        qemu.arg("-kernel").arg(image);
+        qemu.args([
+            "-append",
+            "console=dtuart dtuart=/pl011@9000000 dom0_mem=768M bootscrub=0 sched=credit2",
+        ]);
+        qemu.args([
+            "-device",
+            &format!(
+                "guest-loader,addr={KERNEL:#x},kernel={},bootargs=console=hvc0 quiet rdinit=/init",
+                option(&dom0.image())?
+            ),
+            "-device",
+            &format!(
+                "guest-loader,addr={RAMDISK:#x},initrd={}",
+                option(&ramdisk)?
+            ),
+        ]);
+        Ok(Started {
+            session: Session::start(qemu, &self.log, self.bound)?,
+            _volume: None,
+        })
+    }
+
+    /// The machine that the real Xen runs on, but for what it boots.
+    fn xen_machine(&self, more: &str, memory: u64) -> Result<Command> {
+        let mut qemu =
+            Command::new(which("qemu-system-aarch64").context("there is no qemu-system-aarch64")?);
+        qemu.args([
+            "-machine",
+            &format!("virt,virtualization=on,gic-version={}{more}", self.gic),
+        ]);
+        qemu.args([
+            "-cpu",
+            "cortex-a72",
+            "-smp",
+            "1",
+            "-m",
+            &format!("{memory}M"),
+        ]);
+        qemu.args(["-nodefaults", "-no-user-config"]);
+        qemu.args(["-display", "none", "-monitor", "none", "-no-reboot"]);
         qemu.args([
             "-chardev",
             "stdio,id=console,signal=off,mux=off",
             "-serial",
             "chardev:console",
         ]);
+        if self.icount {
+            qemu.args(["-icount", ICOUNT]);
+        }
+        Ok(qemu)
+    }
+
+    fn xen(&self, domains: &[Domain<'_>]) -> Result<Started> {
+        let (image, _) = xen::image(self.project)?;
+        let dir = self.project.dir("rig")?;
+        let tree = dir.join("xen.dtb");
+        let plain = dir.join("virt.dtb");
+        output(&mut self.xen_machine(&format!(",dumpdtb={}", plain.display()), 1 << 10)?)?;
+        write_atomic(&tree, &xen_tree(&fs::read(&plain)?, domains)?)?;
+        let mut qemu = self.xen_machine("", 1 << 10)?;
         qemu.arg("-kernel").arg(image).arg("-dtb").arg(&tree);
         for (domain, at) in domains
             .iter()
@@ -199,14 +309,70 @@ impl Rig<'_> {
                 ),
             ]);
         }
-        if self.icount {
-            qemu.args(["-icount", ICOUNT]);
-        }
         Ok(Started {
             session: Session::start(qemu, &self.log, self.bound)?,
             _volume: None,
         })
     }
+}
+
+impl Served<'_> {
+    /// Its config file, in the format that `xl` and Paravane's dom0 read: its image is in `folder`, and `target` tells
+    /// where a disk is.
+    fn config(&self, folder: &str, target: impl Fn(&PvDisk<'_>) -> String) -> String {
+        let Domain {
+            name,
+            command_line,
+            vcpus,
+            memory,
+            ..
+        } = self.domain;
+        let disks: Vec<_> = self
+            .disks
+            .iter()
+            .map(|disk| {
+                let access = if disk.read_only { "ro" } else { "rw" };
+                let target = target(disk);
+                format!(
+                    "\"format=raw,vdev={},access={access},target={target}\"",
+                    disk.vdev
+                )
+            })
+            .collect();
+        let vif = self
+            .mac
+            .map_or(String::new(), |mac| format!("\"mac={mac},bridge=xenbr0\""));
+        format!(
+            "name = \"{name}\"\nkernel = \"{folder}/{name}.bin\"\ncmdline = \"{command_line}\"\n\
+             memory = {memory}\nvcpus = {vcpus}\ndisk = [ {} ]\nvif = [ {vif} ]\n\
+             on_crash = \"preserve\"\non_poweroff = \"preserve\"\n",
+            disks.join(", ")
+        )
+    }
+}
+
+impl PvDisk<'_> {
+    /// The name of its file.
+    fn image(&self, guest: &str) -> String {
+        format!("{guest}-{}.img", self.vdev)
+    }
+}
+
+fn read(file: &Path) -> Result<Vec<u8>> {
+    fs::read(file).with_context(|| format!("cannot read {}", file.display()))
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::copy(from, to).with_context(|| format!("cannot copy {}", from.display()))?;
+    Ok(())
+}
+
+/// A path as the value of an option of QEMU's, in which a comma is written twice.
+fn option(path: &Path) -> Result<String> {
+    let path = path
+        .to_str()
+        .with_context(|| format!("{} is no UTF-8", path.display()))?;
+    Ok(path.replace(',', ",,"))
 }
 
 /// A nanosecond of virtual time for each instruction; while nothing is to be done time goes on at once.

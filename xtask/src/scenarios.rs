@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::build::Built;
+use crate::conformance::Part;
 use crate::guests::{self, KERNELS, Kernel};
 use crate::machine::{Disk, Fault, Machine};
 use crate::project::Project;
@@ -83,11 +84,11 @@ pub fn all() -> Vec<Scenario> {
             crate::bench::check_committed(stage.project, stage.built)
         }),
     ];
-    for gic in [2, 3] {
+    for part in Part::ALL {
         all.push(scenario(
-            format!("conformance-gicv{gic}"),
+            format!("conformance-{}", part.name()),
             5,
-            move |stage| crate::conformance::check(stage.project, stage.built, gic),
+            move |stage| crate::conformance::check(stage.project, stage.built, part),
         ));
     }
     for kernel in KERNELS {

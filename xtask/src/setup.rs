@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
@@ -292,8 +292,14 @@ fn install(project: &Project, missing: &[Item], apt: &Apt) -> Result<()> {
     Ok(())
 }
 
-/// Downloads a kernel: the newest of its series that `linux-image-arm64` stands for.
 fn download_kernel(project: &Project, apt: &Apt, kernel: &Kernel) -> Result<()> {
+    let (tree, package) = fetch_kernel(project, apt, kernel)?;
+    take_kernel(project, kernel, &tree, &package)
+}
+
+/// Downloads a kernel, the newest of its series that `linux-image-arm64` stands for: its package unpacked, and that
+/// package's name.
+pub fn fetch_kernel(project: &Project, apt: &Apt, kernel: &Kernel) -> Result<(PathBuf, String)> {
     const META: &str = "linux-image-arm64:arm64";
     let find = || {
         let prefix = format!("{}.", kernel.series);
@@ -323,9 +329,9 @@ fn download_kernel(project: &Project, apt: &Apt, kernel: &Kernel) -> Result<()> 
         apt.refresh()?;
         let newer = find().filter(|newer| *newer != package).ok_or(error)?;
         apt.unpack(project, &[&newer], &tree)?;
-        return take_kernel(project, kernel, &tree, &newer);
+        return Ok((tree, newer));
     }
-    take_kernel(project, kernel, &tree, &package)
+    Ok((tree, package))
 }
 
 /// Takes what guests need from an unpacked kernel package.
@@ -379,7 +385,8 @@ fn take_given_packages(project: &Project) -> Result<()> {
     Ok(())
 }
 
-fn fresh_tree(project: &Project) -> Result<std::path::PathBuf> {
+/// An empty folder to unpack packages into.
+pub fn fresh_tree(project: &Project) -> Result<PathBuf> {
     let tree = project.path("unpacked");
     let _ = fs::remove_dir_all(&tree);
     fs::create_dir_all(&tree)?;

@@ -8,6 +8,8 @@ use alloc::sync::Arc;
 use guest_abi::io::xs_wire::{ABS_PATH_MAX, REL_PATH_MAX};
 use guest_abi::{DomId, Errno};
 
+use crate::perm::parse_domid;
+
 /// The special path whose watches fire when a domain is introduced.
 pub(crate) const INTRODUCE: &str = "@introduceDomain";
 /// The special path whose watches fire when a domain shuts down or goes.
@@ -25,7 +27,8 @@ pub(crate) fn canonical(domid: DomId, raw: &[u8]) -> Result<Arc<str>, Errno> {
         return Ok(text.into());
     }
     let absolute = text.starts_with('/');
-    let limit = if absolute { ABS_PATH_MAX } else { REL_PATH_MAX };
+    // An absolute path below a domain's home may be longer by that.
+    let limit = (home_len(text) + REL_PATH_MAX).min(ABS_PATH_MAX);
     let names = text.strip_prefix('/').unwrap_or(text);
     let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'@');
     let valid = text.len() <= limit
@@ -43,12 +46,21 @@ pub(crate) fn canonical(domid: DomId, raw: &[u8]) -> Result<Arc<str>, Errno> {
     }
 }
 
-/// Whether `raw` can name a special event: `@` and letters.
+/// How many bytes of an absolute path name a domain's home, its slash included; 0 if it is not below one.
+fn home_len(text: &str) -> usize {
+    let below = text.strip_prefix("/local/domain/");
+    match below.and_then(|rest| rest.split_once('/')) {
+        Some((domid, rest)) if parse_domid(domid.as_bytes()).is_some() => text.len() - rest.len(),
+        _ => 0,
+    }
+}
+
+/// Whether `raw` can name a special event: `@`, and letters if any.
 pub(crate) fn special(raw: &[u8]) -> Option<Arc<str>> {
     let text = core::str::from_utf8(raw).ok()?;
     let name = text.strip_prefix('@')?;
     let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'/');
-    (!name.is_empty() && text.len() <= REL_PATH_MAX && name.bytes().all(good)).then(|| text.into())
+    (text.len() <= REL_PATH_MAX && name.bytes().all(good)).then(|| text.into())
 }
 
 /// The path of the node above; `None` for `/` and for a special path.
@@ -100,8 +112,14 @@ mod tests {
             assert_eq!(ok(bad), Err(Errno::EINVAL), "{bad:?}");
         }
         assert_eq!(canonical(DomId(0), &[b'/', 0xff]), Err(Errno::EINVAL));
-        assert!(ok(&format!("/{}", "a".repeat(3071))).is_ok());
-        assert!(ok(&format!("/{}", "a".repeat(3072))).is_err());
+        for (head, most) in [
+            ("/", 2048),
+            ("/local/domain/7/", 2064),
+            ("/local/domain/x/", 2048),
+        ] {
+            assert!(ok(&format!("{head}{}", "a".repeat(most - head.len()))).is_ok());
+            assert!(ok(&format!("{head}{}", "a".repeat(most + 1 - head.len()))).is_err());
+        }
         assert!(ok(&"a".repeat(2048)).is_ok());
         assert!(ok(&"a".repeat(2049)).is_err());
     }
@@ -117,6 +135,6 @@ mod tests {
         assert_eq!(child("/a", "b"), "/a/b");
         assert_eq!((depth("/"), depth("/a"), depth("/a/b")), (0, 1, 2));
         assert_eq!(special(b"@releaseDomain").as_deref(), Some(RELEASE));
-        assert!(special(b"@").is_none() && special(b"@a b").is_none());
+        assert!(special(b"@").is_some() && special(b"@a b").is_none());
     }
 }

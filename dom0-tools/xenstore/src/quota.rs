@@ -33,15 +33,15 @@ pub struct Quota {
 }
 
 impl Default for Quota {
-    /// Xen's own numbers where Xen has the limit.
+    /// Xen's own numbers where Xen has the limit. (It says 128 watches and 10 transactions, and lets one more.)
     fn default() -> Self {
         Self {
             nodes: 1000,
             node_size: 2048,
             perms: 5,
             depth: 64,
-            watches: 128,
-            transactions: 10,
+            watches: 129,
+            transactions: 11,
             transaction_nodes: 1024,
             memory: 2 << 20,
             outstanding: 20,

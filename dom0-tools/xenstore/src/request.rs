@@ -23,6 +23,15 @@ fn one(payload: &[u8]) -> Result<&[u8], Errno> {
     }
 }
 
+/// The whole payload: two strings, each with its NUL.
+fn two(payload: &[u8]) -> Result<(&[u8], &[u8]), Errno> {
+    let mut args = strings(payload)?;
+    match (args.next(), args.next(), args.next()) {
+        (Some(a), Some(b), None) => Ok((a, b)),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
 /// The whole payload: strings, each with its NUL.
 fn strings(payload: &[u8]) -> Result<impl Iterator<Item = &[u8]>, Errno> {
     match payload.split_last() {
@@ -66,22 +75,23 @@ fn perms_text(perms: &[Perm]) -> Vec<u8> {
     joined(perms.iter().map(Perm::to_string))
 }
 
-/// The children from byte `offset` of their list on: the node's generation, as many names as fit, and
-/// an empty name if the list ends with them.
+/// The children from byte `offset` of their list on (which may be within a name): the node's generation, as many names
+/// as fit, and an empty name if the list ends with them.
 fn directory_part(node: &Node, offset: usize) -> Vec<u8> {
     let mut out = text(&node.generation.to_string());
     let mut at = 0_usize;
     for name in &node.children {
-        let here = at;
+        let skip = offset.saturating_sub(at);
         at += name.len() + 1;
-        if here < offset {
+        // Nothing of it is left if `offset` is beyond its NUL.
+        let Some(rest) = name.as_bytes().get(skip..) else {
             continue;
-        }
+        };
         // One byte is kept for the end.
-        if out.len() + name.len() + 2 > PAYLOAD_MAX {
+        if out.len() + rest.len() + 2 > PAYLOAD_MAX {
             return out;
         }
-        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(rest);
         out.push(0);
     }
     out.push(0);
@@ -209,7 +219,12 @@ impl Store {
         }
         let privileged = matches!(
             op,
-            Op::Control | Op::Introduce | Op::Release | Op::Resume | Op::SetTarget
+            Op::Control
+                | Op::Introduce
+                | Op::Release
+                | Op::Resume
+                | Op::SetTarget
+                | Op::IsDomainIntroduced
         );
         if privileged && !who.privileged() {
             return Err(Errno::EACCES);
@@ -247,20 +262,13 @@ impl Store {
                 self.work(id, tx, |s| s.rm(&path))?;
             }
             Op::Watch => {
-                let mut args = strings(payload)?;
-                let (path, token) = (args.next(), args.next());
-                let (Some(path), Some(token)) = (path, token) else {
-                    return Err(Errno::EINVAL);
-                };
+                let (path, token) = two(payload)?;
                 *fired = Some(self.add_watch(id, path, token)?);
             }
             Op::Unwatch => {
-                let mut args = strings(payload)?;
-                let (path, token) = (args.next(), args.next());
-                let (Some(path), Some(token)) = (path, token) else {
-                    return Err(Errno::EINVAL);
-                };
-                let (path, _) = self.watch_path(id, path)?;
+                let (path, token) = two(payload)?;
+                // No watch has a path that is none.
+                let (path, _) = self.watch_path(id, path).map_err(|_| Errno::ENOENT)?;
                 let token = core::str::from_utf8(token).map_err(|_| Errno::ENOENT)?;
                 self.watches.remove(&mut self.clients, id, &path, token)?;
             }
@@ -346,13 +354,8 @@ impl Store {
         who: Who,
         raw: &[u8],
     ) -> Result<Vec<u8>, Errno> {
-        if raw.first() == Some(&b'@') {
-            let perms = self.special_perms(raw)?;
-            return if who.may_read(perms) {
-                Ok(perms_text(perms))
-            } else {
-                Err(Errno::EACCES)
-            };
+        if raw.first() == Some(&b'@') && who.privileged() {
+            return Ok(perms_text(self.special_perms(raw)?));
         }
         let path = path::canonical(who.domid, raw)?;
         self.work(id, tx, |s| Ok(perms_text(&s.read(&path)?.perms)))
@@ -371,10 +374,10 @@ impl Store {
             perms.push(Perm::parse(entry).ok_or(Errno::EINVAL)?);
         }
         if raw.first() == Some(&b'@') {
-            self.special_perms(raw)?;
             if !who.privileged() {
                 return Err(Errno::EACCES);
             }
+            self.special_perms(raw)?;
             let name = core::str::from_utf8(raw).map_err(|_| Errno::EINVAL)?;
             return self.set_special_perms(name, &perms);
         }
@@ -383,12 +386,12 @@ impl Store {
             if perms.len() > self.quota.perms {
                 return Err(Errno::ENOSPC);
             }
+            let there = |p: &Perm| p.domid == DomId(0) || self.domains.contains_key(&p.domid);
+            if perms.first().is_some_and(|owner| !there(owner)) {
+                return Err(Errno::ENOENT);
+            }
             // A right for a domain that is not there would be for the next one of that number.
-            let mut at = 0_usize;
-            perms.retain(|p| {
-                at += 1;
-                at == 1 || p.domid == DomId(0) || self.domains.contains_key(&p.domid)
-            });
+            perms.retain(there);
         }
         self.work(id, tx, |s| s.set_perms(&path, &perms))
     }

@@ -502,8 +502,11 @@ impl Session<'_> {
 
     /// Removes a node and all below it. Only its own permissions matter.
     pub(crate) fn rm(&mut self, path: &str) -> Result<(), Errno> {
-        let above = path::parent(path).ok_or(Errno::EINVAL)?;
-        match self.node(path, Rights::WRITE) {
+        let found = self.node(path, Rights::WRITE);
+        let Some(above) = path::parent(path) else {
+            return found.and(Err(Errno::EINVAL));
+        };
+        match found {
             Ok(_) => {}
             // That it is gone already is fine where its parent is there.
             Err(Errno::ENOENT) if self.get(above)?.is_some() => return Ok(()),

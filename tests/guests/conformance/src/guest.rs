@@ -7,6 +7,7 @@ mod devices;
 mod events;
 mod grants;
 mod memory;
+mod served;
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -73,13 +74,17 @@ fn run(machine: Machine) -> Result<(), Errno> {
     let grants = Gfn::of(hypervisor.grant_window.0);
     let space = guest_abi::memory::MapSpace::GrantTable;
     guest_abi::calls::memory::add_to_physmap(&hvc::xen(), DomId::SELF, space, 0, grants)?;
+    let table = Shared::at(grants.0, 1).ok_or(Errno::EINVAL)?;
+    if word(&machine, "role") == Some("served") {
+        return served::run(&machine, info);
+    }
     let mut suite = Suite {
         own: domid(&machine, "own").unwrap_or(DomId::SELF),
         peer: domid(&machine, "peer")?,
         info,
         event_intid: hypervisor.event_intid,
         args: Shared::fresh(2).ok_or(Errno::ENOMEM)?,
-        grants: Shared::at(grants.0, 1).ok_or(Errno::EINVAL)?,
+        grants: table,
         window: hypervisor.grant_window.0 + 16 * 4096,
         spare: word(&machine, "spare").is_some(),
         machine,
