@@ -241,8 +241,17 @@ impl<'x, P: Platform> Frontend<'x, P> {
             .await?;
         }
         self.switch(State::Initialising, &[]).await?;
-        self.wait_for(|s| s == State::InitWait).await?;
-        Ok(())
+        loop {
+            match self
+                .wait_for(|s| matches!(s, State::InitWait | State::Unknown))
+                .await?
+            {
+                State::InitWait => return Ok(()),
+                // The other end is not there yet, or was taken away with the device.
+                _ if self.own_state().await? == State::Unknown => return Err(Error::NoDevice),
+                _ => poll_fn(|cx| self.poll_peer(cx)).await?,
+            };
+        }
     }
 
     /// Ends: tells the other end, and waits until it has let go of everything.

@@ -282,6 +282,28 @@ fn beginning_anew_from_every_state() {
 }
 
 #[test]
+fn a_device_that_is_taken_away_while_it_begins() {
+    let (w, server, xs) = start();
+    nodes(&server);
+    set(&server, FRONT, State::Initialising);
+    set(&server, BACK, State::Closed);
+    let mut front = open(w, xs).unwrap();
+    let s = server.clone();
+    let mut waited = 0;
+    // As the toolstack does it: the front end's folder, then the other.
+    w.add(move |_| {
+        waited += 1;
+        if waited == 20 {
+            s.borrow_mut().rm(FRONT).unwrap();
+            s.borrow_mut().rm(BACK).unwrap();
+        }
+        waited <= 20
+    });
+    let result = xs.by(soon(w)).run(front.restart());
+    assert_eq!(result, Err(Error::NoDevice));
+}
+
+#[test]
 fn a_back_end_that_does_nothing() {
     let (w, server, xs) = start();
     nodes(&server);

@@ -59,6 +59,11 @@ const PACKAGES: &[Package] = &[
         align: 8,
     },
     Package {
+        name: "httpd",
+        image: "guests/httpd.bin",
+        align: 8,
+    },
+    Package {
         name: "port",
         image: "build/port.bin",
         align: 8,

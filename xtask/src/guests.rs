@@ -264,6 +264,21 @@ fn configs() -> Vec<(String, String)> {
         );
         configs.push((format!("{guest}.cfg"), text));
     }
+    configs.push((
+        "httpd.cfg".to_owned(),
+        "# A guest in Rust that serves a page at the address that it gets by DHCP, or else at 10.0.0.80.\n\
+         # ip=ADDRESS/BITS[,GATEWAY] in the place of ip=dhcp gives it another one.\n\
+         name = \"httpd\"\n\
+         kernel = \"/guests/httpd.bin\"\n\
+         cmdline = \"ip=dhcp else=10.0.0.80/24\"\n\
+         memory = 8\n\
+         vcpus = 1\n\
+         vif = [ \"\" ]\n\
+         on_poweroff = \"destroy\"\n\
+         on_reboot = \"restart\"\n\
+         on_crash = \"destroy\"\n"
+            .to_owned(),
+    ));
     configs
 }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The QEMU scenarios: what a person would do at the prompt, and what must be seen then. One machine at a time.
 
+mod network;
+
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -103,6 +105,8 @@ pub fn all() -> Vec<Scenario> {
     all.push(scenario("full-volume", 6, full_volume));
     all.push(scenario("disk-comes-back", 10, disk_comes_back));
     all.push(scenario("network", 10, network));
+    all.push(scenario("httpd", 10, network::httpd));
+    all.push(scenario("network-chain", 20, network::chain));
     all.push(scenario("four-guests", 10, four_guests));
     all.push(scenario("create-destroy-linux", 25, create_destroy_linux));
     all

@@ -185,9 +185,14 @@ impl Session {
 
     /// Runs a command in the attached Linux guest's shell; returns what it printed, and fails if its status is not zero.
     pub fn shell(&mut self, command: &str) -> Result<String> {
+        self.shell_within(command, COMMAND)
+    }
+
+    /// The same for a command that may take long.
+    pub fn shell_within(&mut self, command: &str, timeout: Duration) -> Result<String> {
         // The line as typed does not hold the mark that ends its output.
         self.line(&format!("echo be\"\"gin; {command}; echo st\"\"atus=$?"))?;
-        let output = self.expect(r"(?s)^begin\n.*?^status=\d+$", COMMAND)?;
+        let output = self.expect(r"(?s)^begin\n.*?^status=\d+$", timeout)?;
         let (output, status) = output.rsplit_once("status=").unwrap_or((&output, ""));
         ensure!(
             status == "0",

@@ -19,6 +19,7 @@ mod guest {
     use core::fmt::Write;
     use el1::Machine;
     use guest_abi::sched::ShutdownReason;
+    use rt::crc::Crc;
     use rt::pv_frontends::blk::{Config, Disk, Info};
     use rt::pv_frontends::{Error, Platform, xenbus};
     use rt::{Control, Guest, Kernel, Store, disk_name};
@@ -184,32 +185,5 @@ mod guest {
             return Err(Error::Failed);
         }
         Ok(())
-    }
-
-    /// CRC-32 (ISO-HDLC), reflected polynomial 0xedb88320.
-    struct Crc {
-        table: [u32; 256],
-        crc: u32,
-    }
-
-    impl Crc {
-        fn new() -> Self {
-            let mut table = [0; 256];
-            for (entry, n) in table.iter_mut().zip(0u32..) {
-                *entry = (0..8).fold(n, |c, _| (c >> 1) ^ ((c & 1) * 0xedb8_8320));
-            }
-            Self { table, crc: !0 }
-        }
-
-        fn add(&mut self, bytes: &[u8]) {
-            for byte in bytes {
-                let index = (self.crc ^ u32::from(*byte)) & 0xff;
-                self.crc = (self.crc >> 8) ^ self.table[index as usize];
-            }
-        }
-
-        fn value(&self) -> u32 {
-            !self.crc
-        }
     }
 }

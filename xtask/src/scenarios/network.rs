@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Networks with the Rust guest `httpd`, which serves a page, bytes and checksums.
+
+use std::path::Path;
+
+use super::*;
+
+/// Linux's address; its network has 24 bits.
+const LINUX_IP: &str = "10.0.0.1";
+const HTTPD_IP: &str = "10.0.0.80";
+
+/// The checksum of the first `len` bytes of httpd's `/bytes`.
+fn sum(len: u32) -> String {
+    let mut crc = flate2::Crc::new();
+    let period: Vec<u8> = (0..65_521_u32)
+        .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
+    let mut left = len as usize;
+    while left > 0 {
+        let now = left.min(period.len());
+        crc.update(&period[..now]);
+        left -= now;
+    }
+    format!("{:08x}", crc.sum())
+}
+
+/// Writes a configuration of httpd's, with words for its command line.
+fn httpd_config(guests: &Path, name: &str, cmdline: &str) -> Result<()> {
+    let text = format!(
+        "name = \"{name}\"\nkernel = \"/guests/httpd.bin\"\nmemory = 8\ncmdline = \"{cmdline}\"\nvif = [ \"\" ]\n\
+         on_reboot = \"restart\"\n"
+    );
+    Ok(fs::write(guests.join(format!("{name}.cfg")), text)?)
+}
+
+/// A guest's console, where what was shown before is shown again.
+fn shows(session: &mut Session, guest: &str, pattern: &str) -> Result<()> {
+    session.attach(guest)?;
+    session.expect(pattern, LINUX)?;
+    session.detach()
+}
+
+/// Starts Linux 6.1 without a disk, with a network interface that is up.
+fn linux_on_bridge(session: &mut Session) -> Result<()> {
+    session.vane("create linux disk=[] \"vif=['']\"")?;
+    session.attach("linux")?;
+    session.expect(r"^paravane-guest: ready: Linux .*$", LINUX)?;
+    session.expect("guest:.*# ", LINUX)?;
+    session.shell(&format!(
+        "ip link set lo up; ip link set eth0 up; ip address add {LINUX_IP}/24 dev eth0"
+    ))?;
+    session.detach()
+}
+
+/// Runs commands in Linux's shell. What the console showed before is shown again; what comes now is told from it by a
+/// mark, which is another one each time.
+fn in_linux(session: &mut Session, commands: &[&str]) -> Result<String> {
+    static MARKS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let mark = MARKS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    session.attach("linux")?;
+    session.line(&format!("echo ma\"\"rk-{mark}"))?;
+    session.expect(&format!("^mark-{mark}$"), LINUX)?;
+    let mut output = String::new();
+    for command in commands {
+        output = session.shell_within(command, LINUX)?;
+    }
+    session.detach()?;
+    Ok(output)
+}
+
+/// The Rust guest serves a Linux guest: pages, bytes, checksums, several at a time, whatever is asked; it gives memory
+/// back, sleeps when nobody asks, lives on without its interface, and leaves nothing.
+pub(super) fn httpd(stage: &Stage) -> Result<()> {
+    const BYTES: u32 = 3_000_001;
+    let guests = stage.fresh_guests()?;
+    httpd_config(&guests, "fixed", &format!("ip={HTTPD_IP}/24"))?;
+    httpd_config(&guests, "wrong", "ip=10.0.0.300/24")?;
+    let url = &format!("http://{HTTPD_IP}");
+    stage.play_on(&machine(3, 1), |session| {
+        // The first ones may leave what is made once and kept.
+        session.vane("create linux disk=[] \"vif=['']\"")?;
+        session.vane("create fixed")?;
+        session.vane("destroy linux fixed")?;
+        let before = resources(session)?;
+
+        // The demo guest finds no DHCP server, and has another address then.
+        session.vane("create httpd")?;
+        shows(
+            session,
+            "httpd",
+            r"^httpd: serving http://10\.0\.0\.80/ \(10\.0\.0\.80/24, no DHCP server answers\)$",
+        )?;
+        session.vane_within("shutdown -w httpd", HELLO)?;
+        ended(session, "httpd")?;
+        session.vane("create wrong")?;
+        ended(session, "wrong")?;
+
+        linux_on_bridge(session)?;
+        session.vane("create fixed")?;
+        shows(session, "fixed", r"^httpd: serving http://10\.0\.0\.80/ \(10\.0\.0\.80/24, fixed\)$")?;
+        let expected = sum(BYTES);
+        in_linux(session, &[
+            &format!("ping -c 3 -W 5 {HTTPD_IP} && ping -c 2 -W 5 -s 1400 {HTTPD_IP}"),
+            &format!("wget -q -O - {url}/ | grep 'This is fixed, a kernel in Rust'"),
+            &format!("wget -S -O /tmp/got {url}/bytes/{BYTES} 2>&1 | grep 'X-CRC32: {expected}'"),
+            &format!("[ $(crc32 </tmp/got) = {expected} ]"),
+            // And back again.
+            &format!(
+                "(printf 'PUT /sum HTTP/1.0\\r\\nContent-Length: {BYTES}\\r\\n\\r\\n'; cat /tmp/got) | nc {HTTPD_IP} 80 | grep 'crc32 {expected} of {BYTES} bytes'"
+            ),
+            // Several at a time, and one after the other.
+            &format!(
+                "for i in 1 2 3 4 5 6; do wget -q -O /tmp/$i {url}/bytes/300000 & done; wait; for i in 1 2 3 4 5 6; do [ $(crc32 </tmp/$i) = {} ] || false || break; done",
+                sum(300_000)
+            ),
+            &format!("for i in $(seq 20); do wget -q -O /dev/null {url}/ || break; done; [ $i = 20 ]"),
+            // What it does not serve, and what is none of HTTP.
+            &format!("! wget -q -O - {url}/nothing"),
+            &format!("printf 'DELETE / HTTP/1.0\\r\\n\\r\\n' | nc {HTTPD_IP} 80 | grep '^HTTP/1.1 405'"),
+            &format!("printf '\\1\\2\\3\\r\\n\\r\\n' | nc {HTTPD_IP} 80 | grep '^HTTP/1.1 400'"),
+            &format!(
+                "printf 'PUT /sum HTTP/1.0\\r\\nContent-Length: 99999999999\\r\\n\\r\\n' | nc {HTTPD_IP} 80 | grep '^HTTP/1.1 413'"
+            ),
+            &format!("head -c 100000 /dev/urandom | nc {HTTPD_IP} 80; wget -q -O - {url}/ | grep '3[0-9] requests'"),
+        ])?;
+
+        // Nobody asks: it sleeps.
+        let time = |session: &mut Session| -> Result<u64> {
+            let list = session.json("list fixed --json")?;
+            let ns = list[0]["cpu_time_ns"].as_u64();
+            ns.with_context(|| format!("no time in {list}"))
+        };
+        let (used, from) = (time(session)?, Instant::now());
+        std::thread::sleep(Duration::from_secs(5));
+        let used = Duration::from_nanos(time(session)? - used);
+        ensure!(used * 20 < from.elapsed(), "idle, it runs for {used:?}");
+
+        // Memory is given back and taken again, and what is left suffices.
+        for (mib, says) in [(6, "2048 KiB given back"), (8, "0 KiB given back")] {
+            session.vane(&format!("mem-set fixed {mib}"))?;
+            shows(session, "fixed", &format!("^httpd: {says}$"))?;
+            session.vane_shows("list", &format!(r"^fixed +\d+ +{mib} "))?;
+            in_linux(session, &[&format!("wget -q -O - {url}/bytes/300000 | crc32 | grep {}", sum(300_000))])?;
+        }
+
+        // The interface goes in the midst of a transfer, and another one comes.
+        in_linux(session, &[&format!("wget -q -O /dev/null {url}/bytes/1000000000 & sleep 1")])?;
+        session.vane("network-detach fixed 0")?;
+        shows(
+            session,
+            "fixed",
+            r"(?s)^httpd: interface 0: the other end is gone$.*^httpd: waiting for a network interface$",
+        )?;
+        in_linux(session, &["kill %1 && wait; ! ping -c 1 -W 1 10.0.0.80"])?;
+        session.vane("network-attach fixed")?;
+        shows(session, "fixed", r"(?s)is gone$.*^httpd: serving http://10\.0\.0\.80/")?;
+        in_linux(session, &[&format!("wget -q -O - {url}/bytes/{BYTES} | crc32 | grep {expected}")])?;
+
+        // It begins anew, and ends, when it is asked.
+        let id = session.vane("domid fixed")?.trim().parse::<u32>()?;
+        session.vane_within("reboot fixed", HELLO)?;
+        restarted(session, "fixed", id + 1)?;
+        shows(session, "fixed", "^httpd: serving")?;
+        in_linux(session, &[&format!("wget -q -O - {url}/ | grep '0 requests'")])?;
+        session.vane_within("shutdown -w fixed", HELLO)?;
+        ended(session, "fixed")?;
+        session.vane("destroy linux")?;
+        unchanged(session, &before)
+    })
+}
+
+/// Many bytes from the Rust guest to Linux, and then there and back at once, all as they were sent.
+/// `PARAVANE_CHAIN_MB` says how many megabytes, each way.
+pub(super) fn chain(stage: &Stage) -> Result<()> {
+    let megabytes: u32 = match std::env::var("PARAVANE_CHAIN_MB") {
+        Ok(text) => text
+            .parse()
+            .ok()
+            .filter(|mb| (1..=4000).contains(mb))
+            .context("PARAVANE_CHAIN_MB is no number of megabytes, 1 to 4000")?,
+        Err(_) => 8,
+    };
+    let bytes = megabytes * 1_000_000;
+    let expected = sum(bytes);
+    let guests = stage.fresh_guests()?;
+    httpd_config(&guests, "fixed", &format!("ip={HTTPD_IP}/24"))?;
+    let url = &format!("http://{HTTPD_IP}/bytes/{bytes}");
+    stage.play_on(&machine(3, 2), |session| {
+        session.vane("create fixed")?;
+        linux_on_bridge(session)?;
+        for command in [
+            format!("wget -q -O - {url} | crc32 | grep {expected}"),
+            format!(
+                "(printf 'PUT /sum HTTP/1.0\\r\\nContent-Length: {bytes}\\r\\n\\r\\n'; wget -q -O - {url}) | nc {HTTPD_IP} 80 | grep 'crc32 {expected} of {bytes} bytes'"
+            ),
+        ] {
+            in_linux(session, &[&command])?;
+        }
+        session.vane("destroy linux fixed").map(drop)
+    })
+}
