@@ -55,6 +55,7 @@ const DISK_MIB: u32 = 64;
 const INIT: &str = include_str!("../guest/init");
 const INITTAB: &str = include_str!("../guest/inittab");
 const PROFILE: &str = include_str!("../guest/profile");
+const UDHCPC: &str = include_str!("../guest/udhcpc.script");
 
 impl Kernel {
     /// The folder of what was taken from the kernel's package.
@@ -89,7 +90,7 @@ pub fn busybox(project: &Project) -> PathBuf {
 /// What the guests of a kernel are made from: when it changes they are made again.
 fn recipe(project: &Project, kernel: &Kernel) -> String {
     let mut hasher = DefaultHasher::new();
-    (INIT, INITTAB, PROFILE, MODULES, DISK_MIB).hash(&mut hasher);
+    (INIT, INITTAB, PROFILE, UDHCPC, MODULES, DISK_MIB).hash(&mut hasher);
     kernel.package(project).hash(&mut hasher);
     fs::read_to_string(busybox(project).with_extension("package"))
         .ok()
@@ -214,7 +215,7 @@ fn configs() -> Vec<(String, String)> {
         .iter()
         .map(|Kernel { series, guest, origin, .. }| {
             let text = format!(
-                "# {origin}'s own Linux {series}: a shell on the PV console, an ext4 file system on the PV disk.\n\
+                "# {origin}'s own Linux {series}: a shell on the PV console, an ext4 file system on the PV disk, a PV network.\n\
                  name = \"{guest}\"\n\
                  kernel = \"/guests/vmlinuz-{series}\"\n\
                  ramdisk = \"/guests/initrd-{series}.cpio.gz\"\n\
@@ -222,6 +223,7 @@ fn configs() -> Vec<(String, String)> {
                  memory = 256\n\
                  vcpus = 1\n\
                  disk = [ \"format=raw,vdev=xvda,access=rw,target=/guests/{guest}-disk.img\" ]\n\
+                 vif = [ \"bridge=xenbr0\" ]\n\
                  on_poweroff = \"destroy\"\n\
                  on_reboot = \"restart\"\n\
                  on_crash = \"destroy\"\n"
@@ -286,7 +288,18 @@ fn configs() -> Vec<(String, String)> {
 fn initramfs(modules: &Path, busybox: &Path) -> Result<Vec<u8>> {
     let mut archive = cpio::Archive::default();
     for dir in [
-        "bin", "dev", "etc", "mnt", "modules", "proc", "root", "run", "sbin", "sys", "tmp",
+        "bin",
+        "dev",
+        "etc",
+        "etc/udhcpc",
+        "mnt",
+        "modules",
+        "proc",
+        "root",
+        "run",
+        "sbin",
+        "sys",
+        "tmp",
     ] {
         archive.dir(dir, 0o755);
     }
@@ -295,6 +308,7 @@ fn initramfs(modules: &Path, busybox: &Path) -> Result<Vec<u8>> {
     archive.file("init", 0o755, INIT.as_bytes());
     archive.file("etc/inittab", 0o644, INITTAB.as_bytes());
     archive.file("etc/profile", 0o644, PROFILE.as_bytes());
+    archive.file("etc/udhcpc/default.script", 0o755, UDHCPC.as_bytes());
     archive.file("etc/passwd", 0o644, b"root::0:0:root:/root:/bin/sh\n");
     archive.file(
         "bin/busybox",

@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use crate::build::Built;
+use crate::net::Net;
 use crate::process::which;
 
 /// A board that QEMU knows.
@@ -68,6 +69,8 @@ pub struct Machine {
     pub disks: Vec<Disk>,
     /// Requests to dom0's volume that fail, for tests.
     pub volume_faults: Vec<Fault>,
+    /// Its network card, if it has one.
+    pub net: Option<Net>,
     /// The hypervisor's command line, which dom0 gets too.
     pub append: Vec<String>,
     /// Start at EL2, as a hypervisor needs it; else at EL1.
@@ -90,6 +93,7 @@ impl Default for Machine {
             memory: 4 << 10,
             disks: Vec::new(),
             volume_faults: Vec::new(),
+            net: None,
             append: Vec::new(),
             el2: true,
             dom0: true,
@@ -154,8 +158,11 @@ impl Machine {
             "the command line is {} bytes long, of {MAX_COMMAND_LINE} at most: fewer or shorter --exec commands",
             append.len()
         );
-        let mut qemu =
-            Command::new(which("qemu-system-aarch64").context("there is no qemu-system-aarch64")?);
+        let program = which("qemu-system-aarch64").context("there is no qemu-system-aarch64")?;
+        if let Some(net) = &self.net {
+            net.check(&program).context("--net")?;
+        }
+        let mut qemu = Command::new(program);
         let el2 = if self.el2 { "on" } else { "off" };
         qemu.arg("-machine").arg(format!(
             "{},virtualization={el2},gic-version={}",
@@ -200,6 +207,9 @@ impl Machine {
         drive(&mut qemu, "volume", &volume)?;
         for (disk, number) in self.disks.iter().zip(1..) {
             drive(&mut qemu, &format!("disk{number}"), disk)?;
+        }
+        if let Some(net) = &self.net {
+            qemu.args(net.arguments());
         }
         if self.gdb {
             qemu.args(["-s", "-S"]);

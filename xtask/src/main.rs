@@ -7,7 +7,7 @@
 //! * [`project`]: where things are; [`process`]: running programs with progress; [`apt`]: Debian's packages;
 //! * [`kernel`], [`cpio`], [`guests`]: the demo guests from Debian's kernel and busybox;
 //! * [`flat`]: ELF to flat image; [`volume`]: dom0's FAT volume;
-//! * [`machine`]: boards as data and the QEMU process; [`session`], [`scenarios`]: driving the prompt in tests;
+//! * [`machine`], [`net`]: boards as data, the card's network and the QEMU process; [`session`], [`scenarios`], [`world`]: driving the prompt in tests;
 //! * [`rig`]: the same test domains on Paravane and on the real Xen; [`xen`]: that one and a Linux dom0 for it.
 
 #![forbid(unsafe_code)]
@@ -22,6 +22,7 @@ mod guests;
 mod kernel;
 mod lint;
 mod machine;
+mod net;
 mod process;
 mod project;
 mod rig;
@@ -33,6 +34,7 @@ mod symbols;
 mod test;
 mod toolchain;
 mod volume;
+mod world;
 mod xen;
 
 use std::process::ExitCode;

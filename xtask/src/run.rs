@@ -16,6 +16,7 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 
 use crate::build;
 use crate::machine::{BOARDS, Board, Disk, Machine, parse_board, parse_disk, parse_memory};
+use crate::net::{Choice, parse_net};
 use crate::project::Project;
 use crate::setup;
 use crate::volume::Volume;
@@ -40,6 +41,12 @@ pub struct Args {
     /// A further raw disk for dom0
     #[arg(long, value_parser = parse_disk, value_name = "FILE[,ro]")]
     disk: Vec<Disk>,
+    /// What the machine's network card is connected with: `user` (QEMU's own network, out to the world),
+    /// `user,hostfwd=tcp|udp:[HOST]:PORT-[ADDRESS]:PORT` (a port of this host that leads into it; on the loopback
+    /// interface if no HOST is given), `tap=NAME`, `socket,listen=[HOST]:PORT`, `socket,connect=HOST:PORT`,
+    /// `socket,mcast=GROUP:PORT[,localaddr=ADDRESS]`, each with `,mac=ADDRESS` if wanted; or `none`: no card
+    #[arg(long, value_parser = parse_net, default_value = "user", value_name = "NETWORK")]
+    net: Choice,
     /// Run a command of the prompt without a person, print its output and power off; repeatable
     #[arg(long, value_name = "COMMAND")]
     exec: Vec<String>,
@@ -70,6 +77,7 @@ pub fn main(project: &Project, args: &Args) -> Result<ExitCode> {
         cpus: args.cpus,
         memory: args.memory,
         disks: args.disk.clone(),
+        net: args.net.clone(),
         append: args.append.clone(),
         gdb: args.gdb,
         icount: args.icount.clone(),

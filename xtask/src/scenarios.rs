@@ -4,9 +4,11 @@
 mod network;
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -15,9 +17,11 @@ use crate::build::Built;
 use crate::conformance::Part;
 use crate::guests::{self, KERNELS, Kernel};
 use crate::machine::{Disk, Fault, Machine};
+use crate::net::{Forward, Link, Net};
 use crate::project::Project;
 use crate::session::{PROMPT, Session};
 use crate::volume::Volume;
+use crate::world;
 
 /// From power-on to the prompt.
 const BOOT: Duration = Duration::from_secs(30);
@@ -107,6 +111,7 @@ pub fn all() -> Vec<Scenario> {
     all.push(scenario("network", 10, network));
     all.push(scenario("httpd", 10, network::httpd));
     all.push(scenario("network-chain", 20, network::chain));
+    all.push(scenario("network-world", 10, network_world));
     all.push(scenario("four-guests", 10, four_guests));
     all.push(scenario("create-destroy-linux", 25, create_destroy_linux));
     all
@@ -1200,6 +1205,14 @@ fn four_guests(stage: &Stage) -> Result<()> {
     })
 }
 
+/// Attaches to a Linux guest's console once more: what it showed before is shown again, and what comes now is told from
+/// it by a mark of another number each time.
+fn attach_again(session: &mut Session, guest: &str, mark: u32) -> Result<()> {
+    session.attach(guest)?;
+    session.line(&format!("echo ma\"\"rk-{mark}"))?;
+    session.expect(&format!("^mark-{mark}$"), LINUX).map(drop)
+}
+
 /// Two Linux guests on the bridge: ICMP and TCP both ways, an interface that goes and another that comes while they
 /// run, an address that is not a guest's own, and nothing left of either in the end.
 fn network(stage: &Stage) -> Result<()> {
@@ -1211,13 +1224,9 @@ fn network(stage: &Stage) -> Result<()> {
                 info["control_event_channels"], info["control_mapped_pages"]
             ))
         };
-        // What the console showed before is shown again; what comes now is told from it by a mark.
         let mut marks = 0..;
-        let mut again = |session: &mut Session, guest: &str| -> Result<()> {
-            let mark = marks.next().unwrap_or(0);
-            session.attach(guest)?;
-            session.line(&format!("echo ma\"\"rk-{mark}"))?;
-            session.expect(&format!("^mark-{mark}$"), LINUX).map(drop)
+        let mut again = |session: &mut Session, guest: &str| {
+            attach_again(session, guest, marks.next().unwrap_or(0))
         };
         let before = held(session)?;
         session.vane_shows("bridge-list", "^xenbr0 +-$")?;
@@ -1270,11 +1279,11 @@ fn network(stage: &Stage) -> Result<()> {
         let bridges = session.json("bridge-list --json")?;
         let port = &bridges[0]["ports"][1];
         ensure!(
-            port["macs"][0] == derived && port["to_guest"]["bytes"].as_u64() > Some(1 << 20),
+            port["macs"][0] == derived && port["out"]["bytes"].as_u64() > Some(1 << 20),
             "`bridge-list`: {bridges}"
         );
         // Most of it came in frames longer than the wire's: both kernels leave the splitting to the last.
-        let (frames, bytes) = (&port["to_guest"]["frames"], &port["to_guest"]["bytes"]);
+        let (frames, bytes) = (&port["out"]["frames"], &port["out"]["bytes"]);
         ensure!(
             bytes.as_u64() > frames.as_u64().map(|n| n * 1514),
             "`bridge-list`: {bridges}"
@@ -1294,7 +1303,7 @@ fn network(stage: &Stage) -> Result<()> {
         session.shell("! ping -c 2 -W 2 10.0.0.1")?;
         session.detach()?;
         let bridges = session.json("bridge-list --json")?;
-        let refused = &bridges[0]["ports"][1]["from_guest"]["refused"];
+        let refused = &bridges[0]["ports"][1]["in"]["refused"];
         ensure!(refused.as_u64() > Some(0), "`bridge-list`: {bridges}");
 
         for kernel in KERNELS {
@@ -1304,6 +1313,115 @@ fn network(stage: &Stage) -> Result<()> {
         let after = held(session)?;
         ensure!(after == before, "{before} before, {after} after");
         session.vane_shows("bridge-list", "^xenbr0 +-$").map(drop)
+    })
+}
+
+/// Two Linux guests in a machine with a card, which QEMU's own network connects with this host: each gets its address
+/// by DHCP, resolves a name, fetches a file from a server of this host, and serves it to a client of this host, who must
+/// get what the server had. The name is asked of a server of this test: what QEMU's own (10.0.2.3) answers depends on
+/// this host.
+fn network_world(stage: &Stage) -> Result<()> {
+    const SIZE: usize = 4 << 20;
+    let host = Ipv4Addr::new(10, 0, 2, 2);
+    let files: Vec<world::File> = KERNELS
+        .iter()
+        .zip(1..)
+        .map(|(kernel, seed)| (format!("/{}", kernel.guest), world::bytes(seed, SIZE)))
+        .collect();
+    let http = world::serve_files(files.clone())?;
+    let dns = world::serve_name("world.test", host)?;
+    // Whichever address a guest is given, one of these leads to it.
+    let mut forwards = Vec::new();
+    for last in 15..18 {
+        forwards.push(Forward {
+            udp: false,
+            host: world::free_port()?,
+            to: Some(Ipv4Addr::new(10, 0, 2, last)),
+            to_port: 80,
+        });
+    }
+    let machine = Machine {
+        net: Some(Net {
+            link: Link::User(forwards.clone()),
+            mac: Some("52:54:00:00:00:07".into()),
+        }),
+        ..machine(3, 2)
+    };
+    stage.play(&machine, |session| {
+        session.vane_shows("bridge-list", "^xenbr0 +eth0 +52:54:00:00:00:07 up ")?;
+        for kernel in KERNELS {
+            session.vane(&format!("create /guests/{}.cfg", kernel.guest))?;
+        }
+        let mut ports = Vec::new();
+        for kernel in KERNELS {
+            session.attach(kernel.guest)?;
+            linux_ready(session, kernel, 1)?;
+            session.shell(
+                "until grep -q '^nameserver 10.0.2.3$' /etc/resolv.conf; do sleep 1; done",
+            )?;
+            let shown = session.shell("ip -4 address show dev eth0")?;
+            let address = shown
+                .split_whitespace()
+                .find_map(|word| word.strip_suffix("/24")?.parse::<Ipv4Addr>().ok());
+            let address = address.with_context(|| format!("no address in:\n{shown}"))?;
+            let forward = forwards.iter().find(|f| f.to == Some(address));
+            ports.push(
+                forward
+                    .with_context(|| format!("unforeseen {address}"))?
+                    .host
+                    .port(),
+            );
+            session.shell("ip route | grep '^default via 10.0.2.2 '")?;
+            let shown = session.shell(&format!("nslookup world.test {host}:{dns}"))?;
+            ensure!(
+                shown
+                    .lines()
+                    .any(|line| line.starts_with("Address") && line.ends_with(&format!(" {host}"))),
+                "no {host} in:\n{shown}"
+            );
+            session.shell(&format!("! nslookup nowhere.test {host}:{dns}"))?;
+            // Goes on while the other one does the same.
+            session.shell(&format!(
+                "wget -q -O /tmp/file http://{host}:{http}/{} & true",
+                kernel.guest
+            ))?;
+            session.detach()?;
+        }
+        for kernel in KERNELS {
+            attach_again(session, kernel.guest, 0)?;
+            session.shell("wait; httpd -p 80 -h /tmp")?;
+            session.detach()?;
+        }
+        let clients: Vec<_> = ports
+            .iter()
+            .map(|port| {
+                let port = *port;
+                thread::spawn(move || world::fetch(port, "/file"))
+            })
+            .collect();
+        for (client, (name, file)) in clients.into_iter().zip(&files) {
+            let got = client.join().ok().context("a client panicked")??;
+            ensure!(
+                got == *file,
+                "{name}: {} bytes came back of {SIZE}, or others",
+                got.len()
+            );
+        }
+        let bridges = session.json("bridge-list --json")?;
+        let card = &bridges[0]["ports"][0];
+        ensure!(
+            ["in", "out"]
+                .iter()
+                .all(|way| card[way]["bytes"].as_u64() > Some(2 * SIZE as u64)),
+            "`bridge-list`: {bridges}"
+        );
+        for kernel in KERNELS {
+            session.vane(&format!("destroy {}", kernel.guest))?;
+            gone(session, kernel.guest)?;
+        }
+        let ports = session.vane("bridge-list")?;
+        ensure!(!ports.contains("vif"), "what is left:\n{ports}");
+        Ok(())
     })
 }
 

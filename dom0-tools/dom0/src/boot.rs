@@ -2,6 +2,7 @@
 //! From the machine to the prompt.
 
 use crate::base64;
+use crate::card;
 use crate::exec::Notify;
 use crate::host::Dom0;
 use crate::prompt::Prompt;
@@ -41,6 +42,7 @@ pub fn main(machine: Machine) -> ! {
         None => Terminal::uart(rt),
     };
     let dom0 = Dom0::new(rt, machine, terminal);
+    card::start(dom0);
     let vane: &'static Vane = Box::leak(Box::new(Vane {
         dom0,
         tools: Toolstack::new(dom0),

@@ -15,6 +15,8 @@ mod blk;
 #[cfg(target_os = "none")]
 mod boot;
 #[cfg(target_os = "none")]
+mod card;
+#[cfg(target_os = "none")]
 mod console;
 #[cfg(target_os = "none")]
 mod disk;

@@ -2,6 +2,7 @@
 //! Guests' networks: bridges, a task for each interface, and one for each of its pairs of rings.
 //! Frames are copied out of the sender's pages and into the receivers'.
 
+use crate::card::Card;
 use crate::exec::{Notify, yield_now};
 use crate::host::Dom0;
 use crate::rt::Listener;
@@ -11,7 +12,7 @@ use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use backends::bridge::{Bridge, Filter, Net, PortId};
+use backends::bridge::{Bridge, Filter, Mac, Net, PortId};
 use backends::net::{
     Copies, CopyIn, CopyOut, Credit, Device, Frame, FrontConfig, Limits, QueueConfig, Rx, Step, Tx,
     Writes,
@@ -23,13 +24,14 @@ use embassy_futures::select::select3;
 use guest_abi::grant_table::GrantStatus;
 use guest_abi::io::xenbus::State;
 use guest_abi::{DomId, Errno, Port};
-use toolstack::host::{BridgeInfo, BridgePort, NetStart};
+use toolstack::config;
+use toolstack::host::{BridgeInfo, BridgePort, DEFAULT_BRIDGE, NetStart};
 
 /// Most pairs of rings of an interface.
 const QUEUES: u16 = 4;
 /// Packets that are taken from a ring at a time.
 const BUDGET: usize = 64;
-/// Bytes for a guest that are delivered before more are taken from the sender.
+/// Bytes for one port that are delivered before more are taken from the sender.
 const EAGER: usize = 128 << 10;
 /// Most lines that are shown of what goes wrong with an interface.
 const REPORTS: u32 = 8;
@@ -37,6 +39,8 @@ const REPORTS: u32 = 8;
 /// An interface that is served.
 struct Served {
     dom: DomId,
+    devid: u32,
+    mac: Mac,
     bridge: String,
     port: PortId,
     credit: RefCell<Credit>,
@@ -71,11 +75,63 @@ struct Input {
     port: Port,
 }
 
-/// A bridge, and the interfaces behind its ports.
+/// What is behind a bridge's port.
+enum Station {
+    Vif(Rc<Served>),
+    Card(Rc<Card>),
+}
+
+impl Station {
+    /// Has a frame wait where it goes to; `None` when it is dropped.
+    fn queue(&self, frame: &Rc<Frame>) -> Option<Outlet> {
+        match self {
+            Self::Vif(vif) => {
+                let inputs = vif.inputs.borrow();
+                let n = frame.flow() as usize % inputs.len().max(1);
+                let input = inputs.get(n)?;
+                let taken = input.rx.borrow_mut().queue(frame.clone());
+                taken.then(|| Outlet::Vif(vif.clone(), input.clone()))
+            }
+            Self::Card(card) => card.queue(frame).then(|| Outlet::Card(card.clone())),
+        }
+    }
+}
+
+/// Where frames wait to be given away.
+enum Outlet {
+    Vif(Rc<Served>, Rc<Input>),
+    Card(Rc<Card>),
+}
+
+impl Outlet {
+    fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Vif(_, a), Self::Vif(_, b)) => Rc::ptr_eq(a, b),
+            (Self::Card(a), Self::Card(b)) => Rc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
+
+    fn waiting_bytes(&self) -> usize {
+        match self {
+            Self::Vif(_, input) => input.rx.borrow().waiting_bytes(),
+            Self::Card(card) => card.waiting_bytes(),
+        }
+    }
+
+    fn flush(&self) {
+        match self {
+            Self::Vif(vif, input) => flush(vif, input),
+            Self::Card(card) => card.flush(),
+        }
+    }
+}
+
+/// A bridge, and what is behind its ports.
 #[derive(Default)]
 struct Switch {
     bridge: Bridge,
-    vifs: BTreeMap<PortId, Rc<Served>>,
+    stations: BTreeMap<PortId, Station>,
 }
 
 #[derive(Default)]
@@ -112,6 +168,8 @@ impl Networks {
         let port = switch.bridge.add(filter).ok_or(Errno::ENOSPC)?;
         let served = Rc::new(Served {
             dom: start.dom,
+            devid: start.devid,
+            mac: start.mac.0,
             bridge: start.bridge.clone(),
             port,
             credit: RefCell::new(credit),
@@ -124,7 +182,7 @@ impl Networks {
             queues: Cell::default(),
             ended: Cell::default(),
         });
-        switch.vifs.insert(port, served.clone());
+        switch.stations.insert(port, Station::Vif(served.clone()));
         drop(bridges);
         self.0.vifs.borrow_mut().insert(key, served.clone());
         let task = Task {
@@ -145,7 +203,7 @@ impl Networks {
             nets.0.vifs.borrow_mut().remove(&key);
             if let Some(switch) = nets.0.bridges.borrow_mut().get_mut(&served.bridge) {
                 switch.bridge.remove(served.port);
-                switch.vifs.remove(&served.port);
+                switch.stations.remove(&served.port);
             }
             served.ended.set(true);
             served.changed.notify();
@@ -170,71 +228,85 @@ impl Networks {
         self.0.bridges.borrow_mut().entry(name.into()).or_default();
     }
 
+    /// Puts the machine's card on the default bridge. `None` when that has no port left.
+    pub fn add_card(&self, card: Rc<Card>) -> Option<PortId> {
+        let mut bridges = self.0.bridges.borrow_mut();
+        let switch = bridges.entry(DEFAULT_BRIDGE.into()).or_default();
+        let port = switch.bridge.add(Filter::default())?;
+        switch.stations.insert(port, Station::Card(card));
+        Some(port)
+    }
+
     /// The bridges and what is at their ports.
     pub fn list(&self) -> Vec<BridgeInfo> {
         let now = time::now_ns();
-        let vifs = self.0.vifs.borrow();
         let bridges = self.0.bridges.borrow();
-        let info = |(name, switch): (&String, &Switch)| BridgeInfo {
-            name: name.clone(),
-            ports: vifs
-                .iter()
-                .filter(|(_, v)| v.bridge == *name)
-                .map(|(&(dom, devid), v)| {
-                    let c = switch.bridge.counters(v.port);
-                    let addresses = switch.bridge.addresses(now);
-                    BridgePort {
-                        dom,
-                        devid,
-                        connected: v.queues.get() > 0,
-                        from_guest: (c.in_frames, c.in_bytes),
-                        to_guest: (c.out_frames, c.out_bytes),
-                        refused: c.in_refused,
-                        dropped: c.out_dropped,
-                        macs: addresses
-                            .filter(|(_, at)| *at == v.port)
-                            .map(|(mac, _)| toolstack::config::Mac(mac))
-                            .collect(),
-                    }
-                })
-                .collect(),
+        let info = |(name, switch): (&String, &Switch)| {
+            let port = |(&id, station): (&PortId, &Station)| {
+                let (name, guest, mac, link) = match station {
+                    Station::Vif(v) => (
+                        format!("vif{}.{}", v.dom, v.devid),
+                        Some((v.dom, v.devid)),
+                        Some(v.mac),
+                        v.queues.get() > 0,
+                    ),
+                    Station::Card(card) => ("eth0".into(), None, card.mac(), card.link()),
+                };
+                let c = switch.bridge.counters(id);
+                let addresses = switch.bridge.addresses(now);
+                BridgePort {
+                    name,
+                    guest,
+                    mac: mac.map(config::Mac),
+                    link,
+                    came: (c.in_frames, c.in_bytes),
+                    went: (c.out_frames, c.out_bytes),
+                    refused: c.in_refused,
+                    dropped: c.out_dropped,
+                    macs: addresses
+                        .filter(|(_, at)| *at == id)
+                        .map(|(mac, _)| config::Mac(mac))
+                        .collect(),
+                }
+            };
+            BridgeInfo {
+                name: name.clone(),
+                ports: switch.stations.iter().map(port).collect(),
+            }
         };
         bridges.iter().map(info).collect()
     }
 
-    /// Frames came from a guest.
-    fn forward(&self, from: &Served, frames: impl Iterator<Item = Frame>) {
+    /// Frames came in at a bridge's port.
+    pub fn forward(&self, bridge: &str, from: PortId, frames: impl Iterator<Item = Frame>) {
         let now = time::now_ns();
-        let (mut to, mut touched) = (Vec::new(), Vec::<(Rc<Served>, Rc<Input>)>::new());
+        let (mut to, mut touched) = (Vec::new(), Vec::<Outlet>::new());
         {
             let mut bridges = self.0.bridges.borrow_mut();
-            let Some(Switch { bridge, vifs }) = bridges.get_mut(&from.bridge) else {
+            let Some(Switch { bridge, stations }) = bridges.get_mut(bridge) else {
                 return;
             };
             for frame in frames {
-                bridge.forward(from.port, frame.bytes(), now, &mut to);
+                bridge.forward(from, frame.bytes(), now, &mut to);
                 let frame = Rc::new(frame);
                 for port in to.drain(..) {
-                    let Some(vif) = vifs.get(&port) else { continue };
-                    let inputs = vif.inputs.borrow();
-                    let n = frame.flow() as usize % inputs.len().max(1);
-                    let input = inputs.get(n);
-                    let taken = input.is_some_and(|i| i.rx.borrow_mut().queue(frame.clone()));
-                    bridge.sent(port, frame.bytes().len(), taken);
-                    let Some(input) = input.filter(|_| taken) else {
+                    let Some(station) = stations.get(&port) else {
                         continue;
                     };
-                    if input.rx.borrow().waiting_bytes() >= EAGER {
-                        flush(vif, input);
+                    let outlet = station.queue(&frame);
+                    bridge.sent(port, frame.bytes().len(), outlet.is_some());
+                    let Some(outlet) = outlet else { continue };
+                    if outlet.waiting_bytes() >= EAGER {
+                        outlet.flush();
                     }
-                    if !touched.iter().any(|(_, i)| Rc::ptr_eq(i, input)) {
-                        touched.push((vif.clone(), input.clone()));
+                    if !touched.iter().any(|t| t.is(&outlet)) {
+                        touched.push(outlet);
                     }
                 }
             }
         }
-        for (vif, input) in touched {
-            flush(&vif, &input);
+        for outlet in touched {
+            outlet.flush();
         }
     }
 }
@@ -484,7 +556,8 @@ impl Runner {
                 }
                 Err(e) => self.served.broke(e.to_string()),
             }
-            self.nets.forward(&self.served, frames.drain(..));
+            let (bridge, port) = (&self.served.bridge, self.served.port);
+            self.nets.forward(bridge, port, frames.drain(..));
             flush(&self.served, &self.input);
             if more {
                 yield_now().await;

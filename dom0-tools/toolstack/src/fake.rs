@@ -653,18 +653,30 @@ impl Host for Fake {
     fn bridges(&self) -> Vec<BridgeInfo> {
         let state = self.state.borrow();
         let ports = state.nets.values().map(|n| BridgePort {
-            dom: n.dom,
-            devid: n.devid,
-            connected: true,
-            from_guest: (3, 180),
-            to_guest: (2, 120),
+            name: alloc::format!("vif{}.{}", n.dom, n.devid),
+            guest: Some((n.dom, n.devid)),
+            mac: Some(n.mac),
+            link: true,
+            came: (3, 180),
+            went: (2, 120),
             refused: 1,
             dropped: 0,
             macs: alloc::vec![n.mac],
         });
+        let card = BridgePort {
+            name: "eth0".into(),
+            guest: None,
+            mac: Some(Mac([0x52, 0x54, 0, 0x12, 0x34, 0x56])),
+            link: false,
+            came: (7, 700),
+            went: (0, 0),
+            refused: 0,
+            dropped: 4,
+            macs: alloc::vec![Mac([2, 0, 0, 0, 0, 1])],
+        };
         alloc::vec![BridgeInfo {
             name: DEFAULT_BRIDGE.into(),
-            ports: ports.collect(),
+            ports: core::iter::once(card).chain(ports).collect(),
         }]
     }
     fn xs_read(&self, path: &str) -> Result<Vec<u8>, Errno> {

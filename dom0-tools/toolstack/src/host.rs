@@ -331,22 +331,24 @@ pub struct BridgeInfo {
     pub ports: Vec<BridgePort>,
 }
 
-/// A guest's interface at a bridge.
+/// A bridge's port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BridgePort {
-    /// The guest.
-    pub dom: DomId,
-    /// The interface's number.
-    pub devid: u32,
-    /// The guest is connected.
-    pub connected: bool,
-    /// Frames and bytes that came from the guest.
-    pub from_guest: (u64, u64),
-    /// Frames and bytes that went to the guest.
-    pub to_guest: (u64, u64),
-    /// Frames from the guest that were refused, as from an address that is not its own.
+    /// Its name: `vif1.0` for a guest's interface, `eth0` for the machine's card.
+    pub name: String,
+    /// The guest, and its interface's number.
+    pub guest: Option<(DomId, u32)>,
+    /// The Ethernet address of the guest's interface, or the card's own.
+    pub mac: Option<Mac>,
+    /// The guest is connected; the card's link is up.
+    pub link: bool,
+    /// Frames and bytes that came in there.
+    pub came: (u64, u64),
+    /// Frames and bytes that went out there.
+    pub went: (u64, u64),
+    /// Frames that came in and were refused, as from an address that is not the guest's own.
     pub refused: u64,
-    /// Frames to the guest that were dropped, as when it does not keep up.
+    /// Frames that were to go out and were dropped, as when a guest does not keep up.
     pub dropped: u64,
     /// The Ethernet addresses that were seen there.
     pub macs: Vec<Mac>,

@@ -115,13 +115,18 @@ impl Frame {
     /// [`Frame::segments`].
     #[must_use]
     pub fn completed(&self) -> Option<Vec<u8>> {
-        if self.checksum != Checksum::Blank {
-            return None;
+        (self.checksum == Checksum::Blank).then(|| self.clone().into_bytes())
+    }
+
+    /// The bytes for where checksums must be in them: a blank one is filled in.
+    #[must_use]
+    pub fn into_bytes(mut self) -> Vec<u8> {
+        if self.checksum == Checksum::Blank
+            && let Some(segment) = Segment::find(&self.bytes)
+        {
+            segment.complete(&mut self.bytes);
         }
-        let segment = Segment::find(&self.bytes)?;
-        let mut bytes = self.bytes.clone();
-        segment.complete(&mut bytes)?;
-        Some(bytes)
+        self.bytes
     }
 
     /// A number that is the same for all frames of a flow: of its addresses, and ports where there are

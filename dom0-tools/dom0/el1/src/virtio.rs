@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Disks: virtio-blk over virtio-mmio, several requests at a time (Virtio 1.2, section 5.2).
+//! Disks: virtio-blk over virtio-mmio, several requests at a time (Virtio 1.2, section 5.2). Network cards
+//! are in [`net`].
 //!
 //! Data goes straight between the device and a [`Buffer`] of this program's own or pages that are
 //! mapped from other domains ([`Shared`]).
@@ -18,7 +19,9 @@ use virtio_drivers::transport::mmio::MmioTransport;
 use virtio_drivers::transport::{DeviceType, Transport};
 use virtio_drivers::{BufferDirection, Hal, PhysAddr};
 
-/// Requests in flight, and parts of one.
+pub mod net;
+
+/// Requests in flight, and parts of one; frames of a card's in flight, each way.
 const QUEUE: usize = 128;
 /// The most pages of one request, which has a header and a status too.
 pub const MAX_SEGMENTS: usize = QUEUE - 2;

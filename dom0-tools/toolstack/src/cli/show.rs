@@ -435,9 +435,10 @@ pub(super) fn bridge_list<H: Host>(t: &Toolstack<H>, c: &Command, out: &mut impl
     if c.has("json") {
         let port = |p: &BridgePort| {
             json!({
-                "domid": p.dom.0, "devid": p.devid, "connected": p.connected,
-                "from_guest": { "frames": p.from_guest.0, "bytes": p.from_guest.1, "refused": p.refused },
-                "to_guest": { "frames": p.to_guest.0, "bytes": p.to_guest.1, "dropped": p.dropped },
+                "port": p.name, "domid": p.guest.map(|g| g.0.0), "devid": p.guest.map(|g| g.1),
+                "mac": p.mac.map(|m| m.to_string()), "link": p.link,
+                "in": { "frames": p.came.0, "bytes": p.came.1, "refused": p.refused },
+                "out": { "frames": p.went.0, "bytes": p.went.1, "dropped": p.dropped },
                 "macs": p.macs.iter().map(ToString::to_string).collect::<Vec<_>>(),
             })
         };
@@ -448,20 +449,21 @@ pub(super) fn bridge_list<H: Host>(t: &Toolstack<H>, c: &Command, out: &mut impl
         put_json(out, &Value::Array(bridges.iter().map(bridge).collect()));
         return;
     }
-    out.write("Bridge          Port     Link  From guest: frames / bytes / refused  To guest: frames / bytes / dropped\n");
+    out.write("Bridge          Port     Mac Addr.         Link  In: frames / bytes / refused     Out: frames / bytes / dropped\n");
     for b in bridges {
         if b.ports.is_empty() {
             out.write(&format!("{:<15} -\n", b.name));
         }
         for p in b.ports {
-            let port = format!("vif{}.{}", p.dom, p.devid);
-            let from = format!("{} / {} / {}", p.from_guest.0, p.from_guest.1, p.refused);
+            let came = format!("{} / {} / {}", p.came.0, p.came.1, p.refused);
             out.write(&format!(
-                "{:<15} {port:<8} {:<5} {from:<37} {} / {} / {}\n",
+                "{:<15} {:<8} {:<17} {:<5} {came:<32} {} / {} / {}\n",
                 b.name,
-                if p.connected { "up" } else { "down" },
-                p.to_guest.0,
-                p.to_guest.1,
+                p.name,
+                p.mac.map_or_else(|| "-".into(), |m| m.to_string()),
+                if p.link { "up" } else { "down" },
+                p.went.0,
+                p.went.1,
                 p.dropped,
             ));
         }

@@ -195,11 +195,14 @@ fn a_session() {
     );
     assert_eq!(
         good(&t, "bridge-list"),
-        "Bridge          Port     Link  From guest: frames / bytes / refused  To guest: frames / bytes / dropped\n\
-         xenbr0          vif1.0   up    3 / 180 / 1                           2 / 120 / 0\n"
+        "Bridge          Port     Mac Addr.         Link  In: frames / bytes / refused     Out: frames / bytes / dropped\n\
+         xenbr0          eth0     52:54:00:12:34:56 down  7 / 700 / 0                      0 / 0 / 4\n\
+         xenbr0          vif1.0   00:16:3e:00:00:07 up    3 / 180 / 1                      2 / 120 / 0\n"
     );
     let bridges = json(&t, "bridge-list --json");
-    assert_eq!(bridges[0]["ports"][0]["macs"][0], "00:16:3e:00:00:07");
+    assert_eq!(bridges[0]["ports"][0]["mac"], "52:54:00:12:34:56");
+    assert_eq!(bridges[0]["ports"][1]["in"]["refused"], 1);
+    assert_eq!(bridges[0]["ports"][1]["macs"][0], "00:16:3e:00:00:07");
     assert_eq!(
         bad(&t, "network-attach tux devid=0"),
         "error: domain 1 has an interface 0 already; give another devid\n"

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The machine's network card: a port of the default bridge, by which guests reach the world.
+
+use crate::exec::{Notify, yield_now};
+use crate::host::Dom0;
+use alloc::collections::VecDeque;
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+use backends::bridge::{Mac, PortId};
+use backends::net::{Checksum, Frame};
+use core::cell::{Cell, RefCell};
+use el1::machine::VirtioMmio;
+use el1::virtio::net::{self, Fault};
+use toolstack::host::DEFAULT_BRIDGE;
+
+/// Frames that are taken from the card at a time.
+const BUDGET: usize = 64;
+/// Most frames that wait for the card, and most bytes of them.
+const MAX_FRAMES: usize = 256;
+const MAX_BYTES: usize = 512 << 10;
+
+/// The card.
+pub struct Card {
+    /// `None` once it misbehaved: it was reset then.
+    device: RefCell<Option<net::Card>>,
+    mac: Option<Mac>,
+    max_frame: usize,
+    /// What is to be sent.
+    waiting: RefCell<VecDeque<Rc<Frame>>>,
+    /// Bytes of it.
+    bytes: Cell<usize>,
+    /// Its interrupt came up, or it misbehaved.
+    changed: Notify,
+    fault: Cell<Option<Fault>>,
+}
+
+/// Takes the first card among the transports, if there is one, and puts it on the default bridge.
+pub fn start(dom0: Dom0) {
+    for at in &dom0.machine.virtio {
+        match net::Card::open(at) {
+            Ok(None) => {}
+            Ok(Some(device)) => return serve(dom0, at, device),
+            Err(e) => return say(dom0, e),
+        }
+    }
+}
+
+fn say(dom0: Dom0, fault: Fault) {
+    dom0.terminal
+        .write(&format!("dom0: the network card {fault}\n"));
+}
+
+fn serve(dom0: Dom0, at: &VirtioMmio, device: net::Card) {
+    let card = Rc::new(Card {
+        mac: device.mac(),
+        max_frame: device.max_frame(),
+        device: RefCell::new(Some(device)),
+        waiting: RefCell::default(),
+        bytes: Cell::default(),
+        changed: Notify::default(),
+        fault: Cell::default(),
+    });
+    let Some(port) = dom0.networks.add_card(card.clone()) else {
+        return;
+    };
+    let handle = card.clone();
+    dom0.rt.on_interrupt(at.intid, move || {
+        if let Some(device) = &mut *handle.device.borrow_mut() {
+            device.acknowledge();
+        }
+        handle.changed.notify();
+    });
+    dom0.rt.spawn(async move {
+        let fault = card.run(dom0, port).await;
+        // Resets it.
+        card.device.take();
+        card.waiting.take();
+        say(dom0, fault);
+    });
+}
+
+impl Card {
+    /// Its Ethernet address, if it has one.
+    pub fn mac(&self) -> Option<Mac> {
+        self.mac
+    }
+
+    /// It is connected with something.
+    pub fn link(&self) -> bool {
+        self.device.borrow().as_ref().is_some_and(net::Card::link)
+    }
+
+    /// Adds a frame, which [`Self::flush`] sends; its segments when it is to be split. False when it, or one of
+    /// them, is dropped: it is too long for the card, or too many wait.
+    pub fn queue(&self, frame: &Rc<Frame>) -> bool {
+        if frame.split().is_some() {
+            return frame.segments().all(|s| self.queue_one(&Rc::new(s)));
+        }
+        self.queue_one(frame)
+    }
+
+    fn queue_one(&self, frame: &Rc<Frame>) -> bool {
+        let len = frame.bytes().len();
+        let mut waiting = self.waiting.borrow_mut();
+        let room = waiting.len() < MAX_FRAMES && self.bytes.get() + len <= MAX_BYTES;
+        let works = self.device.borrow().is_some();
+        if len > self.max_frame || !room || !works || waiting.try_reserve(1).is_err() {
+            return false;
+        }
+        self.bytes.set(self.bytes.get() + len);
+        waiting.push_back(frame.clone());
+        true
+    }
+
+    /// Bytes that wait.
+    pub fn waiting_bytes(&self) -> usize {
+        self.bytes.get()
+    }
+
+    /// Sends what waits, as much as the card takes.
+    pub fn flush(&self) {
+        if let Some(device) = &mut *self.device.borrow_mut()
+            && let Err(e) = self.send(device)
+        {
+            self.fault.set(Some(e));
+            self.changed.notify();
+        }
+    }
+
+    fn send(&self, device: &mut net::Card) -> Result<(), Fault> {
+        let mut waiting = self.waiting.borrow_mut();
+        while !waiting.is_empty() && device.has_room()? {
+            let Some(frame) = waiting.pop_front() else {
+                break;
+            };
+            self.bytes.set(self.bytes.get() - frame.bytes().len());
+            // Not copied when nobody else is to get it.
+            device.send(Rc::unwrap_or_clone(frame).into_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// Takes up to [`BUDGET`] frames from the card; whether there may be more. What is shorter than an Ethernet
+    /// header is no frame.
+    fn take(&self, frames: &mut Vec<Frame>) -> Result<bool, Fault> {
+        let mut device = self.device.borrow_mut();
+        let Some(device) = &mut *device else {
+            return Ok(false);
+        };
+        for _ in 0..BUDGET {
+            let Some(bytes) = device.receive()? else {
+                return Ok(false);
+            };
+            frames.extend(Frame::new(bytes, Checksum::Present));
+        }
+        Ok(true)
+    }
+
+    /// Serves the card until it misbehaves.
+    async fn run(&self, dom0: Dom0, port: PortId) -> Fault {
+        let mut frames = Vec::new();
+        loop {
+            let mut seen = self.changed.seen();
+            if let Some(fault) = self.fault.take() {
+                return fault;
+            }
+            let more = match self.take(&mut frames) {
+                Ok(more) => more,
+                Err(fault) => return fault,
+            };
+            dom0.networks
+                .forward(DEFAULT_BRIDGE, port, frames.drain(..));
+            self.flush();
+            if more {
+                yield_now().await;
+            } else {
+                self.changed.changed(&mut seen).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The world that a machine's network leads to, for tests: servers on this host's loopback interface, on ports that
+//! the host chooses, and a client.
+
+use std::io::{BufReader, Read, Write};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// How long a peer may be silent.
+const SILENCE: Duration = Duration::from_secs(60);
+/// The most bytes of a request's head.
+const MAX_HEAD: u64 = 8 << 10;
+/// The most bytes of an answer.
+const MAX_ANSWER: u64 = 64 << 20;
+
+/// A file as its path and contents.
+pub type File = (String, Vec<u8>);
+
+/// Serves files by HTTP until this process ends; the port.
+pub fn serve_files(files: Vec<File>) -> Result<u16> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let port = listener.local_addr()?.port();
+    let files = Arc::new(files);
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let files = files.clone();
+            thread::spawn(move || answer(&stream, &files));
+        }
+    });
+    Ok(port)
+}
+
+fn answer(mut stream: &TcpStream, files: &[File]) -> Result<()> {
+    stream.set_read_timeout(Some(SILENCE))?;
+    stream.set_write_timeout(Some(SILENCE))?;
+    let mut head = Vec::new();
+    for byte in BufReader::new(stream.take(MAX_HEAD)).bytes() {
+        head.push(byte?);
+        if head.ends_with(b"\r\n\r\n") {
+            break;
+        }
+    }
+    let head = String::from_utf8(head)?;
+    let path = head.split(' ').nth(1).unwrap_or_default();
+    match files.iter().find(|(name, _)| name == path) {
+        Some((_, content)) => {
+            let size = content.len();
+            write!(stream, "HTTP/1.0 200 OK\r\nContent-Length: {size}\r\n\r\n")?;
+            stream.write_all(content)?;
+        }
+        None => write!(stream, "HTTP/1.0 404 Not Found\r\n\r\n")?,
+    }
+    Ok(())
+}
+
+/// What an HTTP server on this host's loopback interface gives for a path.
+pub fn fetch(port: u16, path: &str) -> Result<Vec<u8>> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    stream.set_read_timeout(Some(SILENCE))?;
+    stream.set_write_timeout(Some(SILENCE))?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
+    let mut all = Vec::new();
+    stream.take(MAX_ANSWER).read_to_end(&mut all)?;
+    let end = all.windows(4).position(|w| w == b"\r\n\r\n");
+    let content = all.split_off(end.with_context(|| format!("{path}: an answer without end"))? + 4);
+    let head = String::from_utf8_lossy(&all).into_owned();
+    ensure!(
+        head.split(' ').nth(1) == Some("200"),
+        "{path}: the server says {head:?}"
+    );
+    Ok(content)
+}
+
+/// Answers questions for the IPv4 address of a name until this process ends; the port.
+pub fn serve_name(name: &str, address: Ipv4Addr) -> Result<u16> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let port = socket.local_addr()?.port();
+    // As it stands in messages: each part with its length before it, and an empty one at the end.
+    let name: Vec<u8> = name
+        .split('.')
+        .chain([""])
+        .flat_map(|part| std::iter::once(part.len() as u8).chain(part.bytes()))
+        .collect();
+    thread::spawn(move || {
+        let mut message = [0; 512];
+        while let Ok((len, peer)) = socket.recv_from(&mut message) {
+            if let Some(answer) = answer_name(&message[..len], &name, address) {
+                let _ = socket.send_to(&answer, peer);
+            }
+        }
+    });
+    Ok(port)
+}
+
+/// The answer to a question (RFC 1035, section 4): the address, nothing for other types, an error for other names.
+fn answer_name(question: &[u8], name: &[u8], address: Ipv4Addr) -> Option<Vec<u8>> {
+    const HEADER: usize = 12;
+    let id = question.get(..2)?;
+    let rest = question.get(HEADER..)?;
+    // The root's empty part ends the name; type and class follow.
+    let end = rest.iter().position(|byte| *byte == 0)? + 1;
+    let asked = rest.get(..end + 4)?;
+    let known = asked[..end].eq_ignore_ascii_case(name);
+    let found = known && asked[end..] == [0, 1, 0, 1];
+    let mut answer = id.to_vec();
+    answer.extend([0x84, if known { 0 } else { 3 }]);
+    answer.extend([0, 1, 0, u8::from(found), 0, 0, 0, 0]);
+    answer.extend(asked);
+    if found {
+        answer.extend([0xc0, HEADER as u8, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+        answer.extend(address.octets());
+    }
+    Some(answer)
+}
+
+/// A TCP port of the loopback interface that is free just now.
+pub fn free_port() -> Result<SocketAddrV4> {
+    match TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()? {
+        std::net::SocketAddr::V4(place) => Ok(place),
+        std::net::SocketAddr::V6(_) => bail!("no IPv4"),
+    }
+}
+
+/// Bytes that look random and are the same each time (xorshift).
+pub fn bytes(mut seed: u64, len: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(len + 8);
+    while out.len() < len {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        out.extend(seed.to_le_bytes());
+    }
+    out.truncate(len);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_served_and_fetched() {
+        let file = bytes(1, 100_000);
+        let port = serve_files(vec![("/a".into(), file.clone())]).unwrap();
+        assert_eq!(fetch(port, "/a").unwrap(), file);
+        assert!(fetch(port, "/b").unwrap_err().to_string().contains("404"));
+    }
+
+    #[test]
+    fn names_are_answered() {
+        let port = serve_name("world.test", Ipv4Addr::new(10, 0, 2, 2)).unwrap();
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        socket.set_read_timeout(Some(SILENCE)).unwrap();
+        let ask = |name: &[u8], kind| {
+            let mut message = vec![7, 9, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+            message.extend(name);
+            message.extend([0, kind, 0, 1]);
+            socket
+                .send_to(&message, (Ipv4Addr::LOCALHOST, port))
+                .unwrap();
+            let mut answer = [0; 512];
+            let len = socket.recv(&mut answer).unwrap();
+            answer[..len].to_vec()
+        };
+        let found = ask(b"\x05World\x04test\0", 1);
+        assert_eq!((&found[..4], found[7]), (&[7, 9, 0x84, 0][..], 1));
+        assert!(found.ends_with(&[0, 4, 10, 0, 2, 2]));
+        assert_eq!(ask(b"\x05world\x04test\0", 28)[7], 0);
+        assert_eq!(ask(b"\x05world\0", 1)[3], 3);
+    }
+}
