@@ -18,7 +18,7 @@ use backends::net::{
     Writes,
 };
 use core::cell::{Cell, RefCell};
-use el1::mem::{self, FromGrant, ToGrant};
+use el1::mem;
 use el1::{hvc, time};
 use embassy_futures::select::select3;
 use guest_abi::grant_table::GrantStatus;
@@ -489,33 +489,14 @@ struct Grants(DomId);
 
 impl Copies for Grants {
     fn copy_in(&mut self, list: &mut [CopyIn<'_>]) {
-        let mut work: Vec<FromGrant<'_>> = list
-            .iter_mut()
-            .map(|c| FromGrant {
-                gref: c.gref,
-                offset: c.offset,
-                to: &mut *c.to,
-                ok: false,
-            })
-            .collect();
-        mem::copy_from_grants(self.0, &mut work);
-        let done: Vec<bool> = work.iter().map(|c| c.ok).collect();
+        let work = list.iter_mut().map(|c| (c.gref, c.offset, &mut *c.to));
+        let done = mem::copy_from_grants(self.0, work);
         for (copy, ok) in list.iter_mut().zip(done) {
             copy.ok = ok;
         }
     }
     fn copy_out(&mut self, list: &mut [CopyOut<'_>]) {
-        let mut work: Vec<ToGrant<'_>> = list
-            .iter()
-            .map(|c| ToGrant {
-                gref: c.gref,
-                offset: 0,
-                from: c.from,
-                ok: false,
-            })
-            .collect();
-        mem::copy_to_grants(self.0, &mut work);
-        let done: Vec<bool> = work.iter().map(|c| c.ok).collect();
+        let done = mem::copy_to_grants(self.0, list.iter().map(|c| (c.gref, 0, c.from)));
         for (copy, ok) in list.iter_mut().zip(done) {
             copy.ok = ok;
         }

@@ -5,6 +5,7 @@ use super::{Checksum, Copies, CopyOut, Frame, FrontConfig};
 use alloc::collections::VecDeque;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
+use core::mem::take;
 use guest_abi::io::netif::{
     GSO_TYPE_TCPV4, GSO_TYPE_TCPV6, NetifExtraInfo, NetifRxRequest, NetifRxResponse, Status, netrxf,
 };
@@ -28,6 +29,9 @@ pub struct Rx {
     waiting: VecDeque<Rc<Frame>>,
     bytes: usize,
     broken: bool,
+    /// What [`Rx::flush`] works with, kept so that it needs no memory: frames on their way, and what goes into which place.
+    frames: Vec<Outgoing>,
+    slots: Vec<Slot>,
 }
 
 /// A frame on its way into pages.
@@ -80,6 +84,8 @@ impl Rx {
             waiting: VecDeque::new(),
             bytes: 0,
             broken: false,
+            frames: Vec::new(),
+            slots: Vec::new(),
         })
     }
 
@@ -134,17 +140,31 @@ impl Rx {
         if self.broken || self.waiting.is_empty() {
             return Ok(false);
         }
-        let (mut frames, mut slots) = (Vec::new(), Vec::new());
+        let (mut frames, mut slots) = (take(&mut self.frames), take(&mut self.slots));
         if let Err(e) = self.gather(ring, &mut frames, &mut slots) {
             self.broken = true;
             self.waiting.clear();
             return Err(e);
         }
-        if frames.is_empty() {
-            return Ok(false);
+        if !frames.is_empty() {
+            self.deliver(ring, copies, &frames, &slots);
         }
+        frames.clear();
+        slots.clear();
+        (self.frames, self.slots) = (frames, slots);
+        Ok(self.ring.publish(ring))
+    }
+
+    /// Copies frames into pages, and answers.
+    fn deliver(
+        &mut self,
+        ring: &impl SharedMem,
+        copies: &mut impl Copies,
+        frames: &[Outgoing],
+        slots: &[Slot],
+    ) {
         let mut list = Vec::with_capacity(slots.len());
-        for slot in &slots {
+        for slot in slots {
             let Holds::Part { frame, start, .. } = slot.holds else {
                 continue;
             };
@@ -158,7 +178,7 @@ impl Rx {
         }
         copies.copy_out(&mut list);
         let mut done = list.iter();
-        for slot in &slots {
+        for slot in slots {
             let answer = match slot.holds {
                 Holds::Split(info) => info.to_rx(),
                 Holds::Part { flags, .. } => NetifRxResponse {
@@ -174,7 +194,6 @@ impl Rx {
             // There is space, and it is the request's own place: they are answered in order.
             let _ = self.ring.push(ring, &answer);
         }
-        Ok(self.ring.publish(ring))
     }
 
     /// Takes frames, and requests for all their parts.

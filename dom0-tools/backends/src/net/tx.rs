@@ -91,6 +91,16 @@ pub struct Tx {
     /// A packet's first request that waits for credit.
     held: Option<NetifTxRequest>,
     broken: bool,
+    work: Work,
+}
+
+/// What one call of [`Tx::take`] works with, kept for the next, so that it needs no memory.
+#[derive(Default)]
+struct Work {
+    entries: Vec<Entry>,
+    packets: Vec<Packet>,
+    /// Of each copy, which packet it is for.
+    copies: Vec<usize>,
 }
 
 /// A part of a packet.
@@ -130,6 +140,7 @@ impl Tx {
             max_frame: limits.max_frame(),
             held: None,
             broken: false,
+            work: Work::default(),
         })
     }
 
@@ -151,21 +162,15 @@ impl Tx {
         if self.broken {
             return Ok(taken);
         }
-        let (mut entries, mut packets) = (Vec::new(), Vec::new());
-        let gathered = self.gather(
-            ring,
-            credit,
-            now,
-            budget,
-            &mut taken,
-            &mut entries,
-            &mut packets,
-        );
+        let mut work = core::mem::take(&mut self.work);
+        work.entries.clear();
+        work.packets.clear();
+        let gathered = self.gather(ring, credit, now, budget, &mut taken, &mut work);
         self.broken = gathered.is_err();
         gathered?;
-        fetch(&entries, &mut packets, copies);
-        let mut entries = entries.iter();
-        for packet in packets {
+        work.fetch(copies);
+        let mut entries = work.entries.iter();
+        for packet in work.packets.drain(..) {
             let frame = match packet.good {
                 true => self.frame(packet.bytes, packet.checksum, packet.split),
                 false => None,
@@ -186,11 +191,11 @@ impl Tx {
             taken.dropped += u32::from(frame.is_none());
             frames.extend(frame);
         }
+        self.work = work;
         taken.notify = self.ring.publish(ring);
         Ok(taken)
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn gather(
         &mut self,
         ring: &impl SharedMem,
@@ -198,10 +203,9 @@ impl Tx {
         now: u64,
         budget: usize,
         taken: &mut Taken,
-        entries: &mut Vec<Entry>,
-        packets: &mut Vec<Packet>,
+        work: &mut Work,
     ) -> Result<(), Fault> {
-        while packets.len() < budget {
+        while work.packets.len() < budget {
             let first = match self.held.take() {
                 Some(first) => first,
                 None => match self.ring.pop(ring)? {
@@ -216,7 +220,8 @@ impl Tx {
                 return Ok(());
             }
             credit.spend(first.size.into());
-            packets.push(self.packet(ring, &first, entries)?);
+            let packet = self.packet(ring, &first, &mut work.entries)?;
+            work.packets.push(packet);
         }
         taken.more = self.ring.final_check(ring)?;
         Ok(())
@@ -336,45 +341,46 @@ fn within(gref: GrantRef, offset: u16, size: usize) -> Result<Part, Fault> {
     Ok(Part { gref, offset, size })
 }
 
-/// Copies the good packets' bytes, all with one call.
-fn fetch(entries: &[Entry], packets: &mut [Packet], copies: &mut impl Copies) {
-    let mut list = Vec::new();
-    // Of each copy, which packet it is for.
-    let mut of = Vec::new();
-    let mut entries = entries.iter();
-    for (n, packet) in packets.iter_mut().enumerate() {
-        let mut rest = packet.bytes.as_mut_slice();
-        for entry in entries.by_ref().take(packet.entries) {
-            let Some(part) = &entry.part else { continue };
-            let Some((to, after)) = rest.split_at_mut_checked(part.size) else {
-                // A packet that is not good has no bytes.
-                rest = &mut [];
-                continue;
-            };
-            rest = after;
-            if part.size > 0 {
-                of.push(n);
-                list.push(CopyIn {
-                    gref: part.gref,
-                    offset: part.offset,
-                    to,
-                    ok: false,
-                });
+impl Work {
+    /// Copies the good packets' bytes, all with one call.
+    fn fetch(&mut self, copies: &mut impl Copies) {
+        let mut list = Vec::with_capacity(self.entries.len());
+        self.copies.clear();
+        let mut entries = self.entries.iter();
+        for (n, packet) in self.packets.iter_mut().enumerate() {
+            let mut rest = packet.bytes.as_mut_slice();
+            for entry in entries.by_ref().take(packet.entries) {
+                let Some(part) = &entry.part else { continue };
+                let Some((to, after)) = rest.split_at_mut_checked(part.size) else {
+                    // A packet that is not good has no bytes.
+                    rest = &mut [];
+                    continue;
+                };
+                rest = after;
+                if part.size > 0 {
+                    self.copies.push(n);
+                    list.push(CopyIn {
+                        gref: part.gref,
+                        offset: part.offset,
+                        to,
+                        ok: false,
+                    });
+                }
             }
         }
-    }
-    if list.is_empty() {
-        return;
-    }
-    copies.copy_in(&mut list);
-    let failed: Vec<usize> = list
-        .iter()
-        .zip(&of)
-        .filter_map(|(copy, n)| (!copy.ok).then_some(*n))
-        .collect();
-    for n in failed {
-        if let Some(packet) = packets.get_mut(n) {
-            packet.good = false;
+        if list.is_empty() {
+            return;
+        }
+        copies.copy_in(&mut list);
+        let failed: Vec<usize> = list
+            .iter()
+            .zip(&self.copies)
+            .filter_map(|(copy, n)| (!copy.ok).then_some(*n))
+            .collect();
+        for n in failed {
+            if let Some(packet) = self.packets.get_mut(n) {
+                packet.good = false;
+            }
         }
     }
 }

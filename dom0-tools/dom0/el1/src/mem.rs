@@ -292,56 +292,35 @@ pub fn unmap_granted(pages: &[Granted]) {
     }
 }
 
-/// Bytes to copy from a granted page.
-#[derive(Debug)]
-pub struct FromGrant<'a> {
-    /// The grant.
-    pub gref: GrantRef,
-    /// First byte in the page.
-    pub offset: u16,
-    /// Where to.
-    pub to: &'a mut [u8],
-    /// Whether that went well.
-    pub ok: bool,
-}
+/// What [`copy_spans`] works with, kept so that a call needs no memory.
+static COPIES: Global<(Vec<GnttabCopy>, Vec<usize>)> = Global::new((Vec::new(), Vec::new()));
 
-/// Bytes to copy into a granted page.
-#[derive(Debug)]
-pub struct ToGrant<'a> {
-    /// The grant.
-    pub gref: GrantRef,
-    /// First byte in the page.
-    pub offset: u16,
-    /// The bytes.
-    pub from: &'a [u8],
-    /// Whether that went well.
-    pub ok: bool,
-}
-
-/// Copies from granted pages, all with one call.
-pub fn copy_from_grants(dom: DomId, list: &mut [FromGrant<'_>]) {
-    let spans = list
-        .iter_mut()
-        .map(|c| (c.gref, c.offset, c.to.as_mut_ptr() as u64, c.to.len()));
-    let ok = copy_spans(dom, gntcopy::SOURCE_GREF, spans);
-    for (copy, ok) in list.iter_mut().zip(ok) {
-        copy.ok = ok;
-        // The bytes came behind the compiler's back.
-        core::hint::black_box(&mut *copy.to);
-    }
-}
-
-/// Copies into granted pages, all with one call.
-pub fn copy_to_grants(dom: DomId, list: &mut [ToGrant<'_>]) {
-    // Whoever reads the bytes is not seen by the compiler.
-    let spans = list.iter().map(|c| {
-        let from = core::hint::black_box(c.from);
-        (c.gref, c.offset, from.as_ptr() as u64, from.len())
+/// Copies from granted pages, all with one call: for each copy the grant, the first byte in its page, and where to.
+/// Whether each went well.
+pub fn copy_from_grants<'a>(
+    dom: DomId,
+    list: impl Iterator<Item = (GrantRef, u16, &'a mut [u8])>,
+) -> Vec<bool> {
+    // Who writes the bytes is not seen by the compiler.
+    let spans = list.map(|(gref, offset, to)| {
+        let to = core::hint::black_box(to);
+        (gref, offset, to.as_mut_ptr() as u64, to.len())
     });
-    let ok = copy_spans(dom, gntcopy::DEST_GREF, spans);
-    for (copy, ok) in list.iter_mut().zip(ok) {
-        copy.ok = ok;
-    }
+    copy_spans(dom, gntcopy::SOURCE_GREF, spans)
+}
+
+/// Copies into granted pages, all with one call: for each copy the grant, the first byte in its page, and the bytes.
+/// Whether each went well.
+pub fn copy_to_grants<'a>(
+    dom: DomId,
+    list: impl Iterator<Item = (GrantRef, u16, &'a [u8])>,
+) -> Vec<bool> {
+    // Who reads the bytes is not seen either.
+    let spans = list.map(|(gref, offset, from)| {
+        let from = core::hint::black_box(from);
+        (gref, offset, from.as_ptr() as u64, from.len())
+    });
+    copy_spans(dom, gntcopy::DEST_GREF, spans)
 }
 
 /// Copies between granted pages and own memory, which is at its own guest physical address: for each
@@ -351,9 +330,12 @@ fn copy_spans(
     flags: u16,
     spans: impl Iterator<Item = (GrantRef, u16, u64, usize)>,
 ) -> Vec<bool> {
-    let (mut ok, mut ops) = (Vec::new(), Vec::new());
+    let mut copies = COPIES.lock();
     // Of each operation, which span it is of: a call copies within a page at both ends.
-    let mut of = Vec::new();
+    let (ops, of) = &mut *copies;
+    ops.clear();
+    of.clear();
+    let mut ok = Vec::with_capacity(spans.size_hint().0);
     for (gref, offset, addr, len) in spans {
         let fits = usize::from(offset) + len <= 4096;
         let mut done = 0;
@@ -380,8 +362,8 @@ fn copy_spans(
         ok.push(fits);
     }
     // A call that fails leaves the statuses that it was given.
-    let _ = calls::grant::copy(&hvc::xen(), &mut ops);
-    for (op, n) in ops.iter().zip(of) {
+    let _ = calls::grant::copy(&hvc::xen(), ops);
+    for (op, &n) in ops.iter().zip(&*of) {
         ok[n] &= op.status == 0;
     }
     ok
@@ -389,14 +371,7 @@ fn copy_spans(
 
 /// Copies from a granted page's start, within it. False if the grant does not allow it.
 pub fn copy_from_grant(dom: DomId, gref: GrantRef, to: &mut [u8]) -> bool {
-    let mut copy = FromGrant {
-        gref,
-        offset: 0,
-        to,
-        ok: false,
-    };
-    copy_from_grants(dom, core::slice::from_mut(&mut copy));
-    copy.ok
+    copy_from_grants(dom, core::iter::once((gref, 0, to))) == [true]
 }
 
 fn set_machine(gfn: u64, frame: u64) {
