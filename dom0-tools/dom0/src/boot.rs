@@ -161,6 +161,9 @@ fn banner(dom0: Dom0) {
         total >> 20,
         time::now_ns() / 1_000_000,
     ));
+    for trouble in &dom0.troubles {
+        dom0.terminal.write(&format!("{trouble}\n"));
+    }
     if dom0.volume.is_none() {
         dom0.terminal
             .write("There is no disk \"volume\" with a FAT32 partition, so there are no guests.\n");

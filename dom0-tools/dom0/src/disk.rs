@@ -4,6 +4,7 @@
 use crate::exec::Notify;
 use crate::fat::{Placement, SECTOR, Sectors};
 use crate::rt::Rt;
+use crate::sd::{self, Card, Do};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
@@ -14,13 +15,151 @@ use core::cell::{Cell, RefCell};
 use core::future::Future;
 use core::task::{Poll, Waker};
 use el1::cpu;
-use el1::machine::VirtioMmio;
+use el1::machine::{SdHost, VirtioMmio};
+use el1::sdhci::Registers;
 use el1::shared::Shared;
+use el1::time;
 use el1::virtio::{self, Buffer, Data, Done, MAX_SEGMENTS, Op};
 use guest_abi::Errno;
 
 /// Bytes that are read at a time.
 pub const TRANSFER: usize = 512 << 10;
+
+/// What dom0 does with a kind of disk.
+trait Device {
+    /// What tells which disk it is.
+    fn serial(&self) -> &str;
+    /// Its size in sectors of 512 bytes.
+    fn sectors(&self) -> u64;
+    /// It cannot be written.
+    fn read_only(&self) -> bool;
+    /// The most sectors of one discard; 0: it cannot.
+    fn max_discard(&self) -> u32;
+    /// Its requests end without an interrupt when their time is up: it is to be looked at.
+    fn is_watched(&self) -> bool;
+    /// Starts a request. `EAGAIN` with the data back: too many are in flight.
+    fn submit(&mut self, op: Op, sector: u64, data: Data, tag: u64) -> Result<(), (Errno, Data)>;
+    /// Its interrupt came up.
+    fn acknowledge(&mut self);
+    /// The next request that has ended.
+    fn complete(&mut self) -> Option<Done>;
+}
+
+impl Device for virtio::Disk {
+    fn serial(&self) -> &str {
+        self.serial()
+    }
+    fn sectors(&self) -> u64 {
+        self.sectors()
+    }
+    fn read_only(&self) -> bool {
+        self.read_only()
+    }
+    fn max_discard(&self) -> u32 {
+        self.max_discard()
+    }
+    fn is_watched(&self) -> bool {
+        false
+    }
+    fn submit(&mut self, op: Op, sector: u64, data: Data, tag: u64) -> Result<(), (Errno, Data)> {
+        self.submit(op, sector, data, tag)
+    }
+    fn acknowledge(&mut self) {
+        self.acknowledge();
+    }
+    fn complete(&mut self) -> Option<Done> {
+        self.complete()
+    }
+}
+
+impl sd::Port for Registers {
+    fn read(&self, register: u8) -> u32 {
+        self.read(register)
+    }
+    fn write(&self, register: u8, value: u32) {
+        self.write(register, value);
+    }
+    fn now(&self) -> u64 {
+        time::now_ns()
+    }
+}
+
+/// Calls `f` with each piece of block `block` of a list of pages: what it is in, where there, and
+/// where in the block.
+fn each_piece(list: &[Shared], block: usize, mut f: impl FnMut(&Shared, usize, usize, usize)) {
+    let (mut skip, mut done) = (block * SECTOR, 0);
+    for page in list {
+        if skip >= page.len() {
+            skip -= page.len();
+            continue;
+        }
+        let n = (page.len() - skip).min(SECTOR - done);
+        f(page, skip, done, n);
+        skip = 0;
+        done += n;
+        if done == SECTOR {
+            break;
+        }
+    }
+}
+
+impl sd::Blocks for Data {
+    fn bytes(&self) -> usize {
+        self.bytes()
+    }
+    fn get(&self, block: usize, to: &mut [u8; sd::BLOCK]) {
+        match self {
+            Self::None => {}
+            Self::Own(buffer) => to.copy_from_slice(&buffer[block * SECTOR..][..SECTOR]),
+            Self::Shared(list) => each_piece(list, block, |page, from, at, n| {
+                page.read(from, &mut to[at..at + n]);
+            }),
+        }
+    }
+    fn put(&mut self, block: usize, from: &[u8; sd::BLOCK]) {
+        match self {
+            Self::None => {}
+            Self::Own(buffer) => buffer[block * SECTOR..][..SECTOR].copy_from_slice(from),
+            Self::Shared(list) => each_piece(list, block, |page, to, at, n| {
+                page.write(to, &from[at..at + n]);
+            }),
+        }
+    }
+}
+
+impl Device for Card<Registers, Data> {
+    /// A card of the machine's own slot is where the guests are.
+    fn serial(&self) -> &str {
+        "volume"
+    }
+    fn sectors(&self) -> u64 {
+        self.blocks()
+    }
+    fn read_only(&self) -> bool {
+        self.read_only()
+    }
+    fn max_discard(&self) -> u32 {
+        0
+    }
+    fn is_watched(&self) -> bool {
+        self.busy()
+    }
+    fn submit(&mut self, op: Op, sector: u64, data: Data, tag: u64) -> Result<(), (Errno, Data)> {
+        let what = match op {
+            Op::Read => Do::Read,
+            Op::Write => Do::Write,
+            Op::Flush => Do::Flush,
+            Op::Discard(_) => return Err((Errno::EOPNOTSUPP, data)),
+        };
+        self.submit(what, sector, data, tag)
+    }
+    fn acknowledge(&mut self) {}
+    fn complete(&mut self) -> Option<Done> {
+        self.advance();
+        let (tag, data, result) = self.ended()?;
+        Some(Done { tag, data, result })
+    }
+}
 
 #[derive(Default)]
 struct Slot {
@@ -30,27 +169,58 @@ struct Slot {
 
 /// A disk that tasks share.
 pub struct Disk {
-    device: RefCell<virtio::Disk>,
+    device: RefCell<Box<dyn Device>>,
     requests: RefCell<BTreeMap<u64, Slot>>,
     next: Cell<u64>,
+    started: Notify,
     ended: Notify,
 }
 
+/// How often a request that is watched is looked at, in ms.
+const WATCH: u64 = 500;
+
 impl Disk {
     /// The disk behind a transport, if there is one.
-    pub fn open(rt: &Rt, at: &VirtioMmio) -> Option<Rc<Self>> {
+    pub fn virtio(rt: &Rt, at: &VirtioMmio) -> Option<Rc<Self>> {
+        Some(Self::open(rt, at.intid, Box::new(virtio::Disk::open(at)?)))
+    }
+
+    /// The card behind a controller.
+    ///
+    /// # Errors
+    /// What went wrong, in words.
+    pub fn card(rt: &'static Rt, at: &SdHost) -> Result<Rc<Self>, &'static str> {
+        let registers = Registers::open(at).ok_or("the controller is in use")?;
+        registers.enable_interrupt();
+        let disk = Self::open(rt, at.intid, Box::new(Card::start(registers)?));
+        let watched = disk.clone();
+        rt.spawn(async move {
+            let mut seen = 0;
+            loop {
+                watched.started.changed(&mut seen).await;
+                while watched.device.borrow().is_watched() {
+                    rt.sleep_ms(WATCH).await;
+                    watched.collect();
+                }
+            }
+        });
+        Ok(disk)
+    }
+
+    fn open(rt: &Rt, intid: u32, device: Box<dyn Device>) -> Rc<Self> {
         let disk = Rc::new(Self {
-            device: RefCell::new(virtio::Disk::open(at)?),
+            device: RefCell::new(device),
             requests: RefCell::default(),
             next: Cell::new(1),
+            started: Notify::default(),
             ended: Notify::default(),
         });
         let handle = disk.clone();
-        rt.on_interrupt(at.intid, move || {
+        rt.on_interrupt(intid, move || {
             handle.device.borrow_mut().acknowledge();
             handle.collect();
         });
-        Some(disk)
+        disk
     }
 
     /// What tells which disk it is.
@@ -72,6 +242,14 @@ impl Disk {
     #[must_use]
     pub fn max_discard(&self) -> u32 {
         self.device.borrow().max_discard()
+    }
+
+    /// Sleeps until an interrupt. The disk's own ends it, and stays for the loop under the tasks.
+    /// What is watched is looked at without a pause: it knows when its time is up.
+    fn pause(&self) {
+        if !self.device.borrow().is_watched() {
+            cpu::idle();
+        }
     }
 
     /// Takes what has ended.
@@ -114,6 +292,7 @@ impl Disk {
                 }
             }
         }
+        self.started.notify();
         let _forget = Forget { disk: self, tag };
         core::future::poll_fn(|cx| {
             let mut requests = self.requests.borrow_mut();
@@ -164,7 +343,7 @@ impl Sectors for Rc<Disk> {
                 Ok(()) => break,
                 Err((Errno::EAGAIN, back)) => {
                     data = back;
-                    cpu::idle();
+                    self.pause();
                     self.collect();
                 }
                 Err((e, _)) => return Err(e),
@@ -185,8 +364,7 @@ impl Sectors for Rc<Disk> {
                 out.copy_from_slice(&buffer);
                 return Ok(());
             }
-            // The disk's interrupt ends it, and stays for the loop under the tasks.
-            cpu::idle();
+            self.pause();
         }
     }
     fn count(&self) -> u64 {

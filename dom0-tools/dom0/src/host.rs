@@ -12,6 +12,7 @@ use crate::terminal::Terminal;
 use crate::xs::{Watch, Xenstore};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
+use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec;
@@ -56,6 +57,8 @@ pub struct Inner {
     pub volume: Option<Volume<Rc<Disk>>>,
     /// All disks, by their serials; the volume's too.
     pub disks: BTreeMap<String, Rc<Disk>>,
+    /// Why no card was found, where there could be one.
+    pub troubles: Vec<String>,
     rng: RefCell<ChaCha20Rng>,
 }
 
@@ -76,8 +79,19 @@ impl Dom0 {
     pub fn new(rt: &'static Rt, machine: Machine, terminal: Rc<Terminal>) -> Self {
         let mut disks = BTreeMap::new();
         for transport in &machine.virtio {
-            if let Some(disk) = Disk::open(rt, transport) {
+            if let Some(disk) = Disk::virtio(rt, transport) {
                 disks.insert(disk.serial(), disk);
+            }
+        }
+        let mut troubles = Vec::new();
+        for host in &machine.sd {
+            match Disk::card(rt, host) {
+                Ok(disk) => {
+                    disks.insert(disk.serial(), disk);
+                    troubles.clear();
+                    break;
+                }
+                Err(what) => troubles.push(format!("{} at {:#x}: {what}", host.kind, host.base)),
             }
         }
         let volume = disks
@@ -103,6 +117,7 @@ impl Dom0 {
             terminal,
             volume,
             disks,
+            troubles,
             rng: RefCell::new(ChaCha20Rng::from_seed(seed)),
         })))
     }

@@ -9,6 +9,7 @@ extern crate alloc;
 pub mod base64;
 pub mod exec;
 pub mod fat;
+pub mod sd;
 
 #[cfg(target_os = "none")]
 mod blk;

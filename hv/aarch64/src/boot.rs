@@ -207,7 +207,7 @@ fn start(dtb: u64, image: &Image) -> ! {
         start: r.base & !4095,
         end: (r.end() + 4095) & !4095,
     });
-    let hv = memory(&machine, image, &ram, taken, initrd, t0);
+    let (hv, beyond) = memory(&machine, image, &ram, taken, initrd, t0);
     HV.call_once(|| SpinMutex::new(hv));
     FIRMWARE.call_once(|| Firmware {
         psci: machine.psci.map(Psci::new),
@@ -225,7 +225,7 @@ fn start(dtb: u64, image: &Image) -> ! {
     GIC.call_once(|| gic);
     FIXED.call_once(|| constants(&machine, version));
     cpu_init(0);
-    dom0(&machine, nr_irqs, initrd);
+    dom0(&machine, nr_irqs, initrd, &beyond);
     if let Some(irq) = fixed_uart() {
         run::gic().set_edge(irq, false);
         run::gic().set_target(irq, 0);
@@ -259,7 +259,8 @@ fn fixed_uart() -> Option<u32> {
     run::fixed().uart
 }
 
-/// Lays out the hypervisor's own memory behind the image, and gives the rest to the allocator.
+/// Lays out the hypervisor's own memory behind the image, and gives the rest to the allocator. What
+/// the board's DMA does not reach is returned: the control domain's memory is taken before.
 #[cold]
 fn memory(
     machine: &Machine,
@@ -268,7 +269,7 @@ fn memory(
     dtb: Range,
     initrd: Option<Range>,
     t0: u64,
-) -> Hypervisor {
+) -> (Hypervisor, Vec<Range>) {
     let lo = ram.iter().map(|r| r.start).min().unwrap_or(0);
     let hi = ram.iter().map(|r| r.end).max().unwrap_or(0);
     let pages = (hi - lo) / 4096;
@@ -315,20 +316,23 @@ fn memory(
     for r in [own, dtb].into_iter().chain(initrd).chain(reserved) {
         busy.insert(busy.partition_point(|b| b.start < r.start), r);
     }
+    let limit = machine.board.dma_limit.unwrap_or(u64::MAX);
+    let mut beyond: Vec<Range> = Vec::new();
+    let mut free = |start: u64, end: u64| {
+        let middle = end.min(limit).max(start);
+        add_ram(&mut frames, start, middle);
+        beyond.push(Range { start: middle, end });
+    };
     for bank in ram {
         let mut at = bank.start;
         for b in busy
             .iter()
             .filter(|b| b.start < bank.end && bank.start < b.end)
         {
-            if b.start > at {
-                frames.add_ram(Mfn::of(at), (b.start - at) / 4096);
-            }
+            free(at, b.start);
             at = at.max(b.end);
         }
-        if at < bank.end {
-            frames.add_ram(Mfn::of(at), (bank.end - at) / 4096);
-        }
+        free(at, bank.end);
     }
     let (gic_version, gicv) = match &machine.gic {
         GicInfo::V2 { gicv, .. } => (2, gicv.base),
@@ -346,7 +350,14 @@ fn memory(
         gicv: Mfn::of(gicv),
         wall_sec,
     };
-    Hypervisor::new(frames, info)
+    (Hypervisor::new(frames, info), beyond)
+}
+
+/// Gives whole pages to the allocator, if there are any.
+fn add_ram(frames: &mut Frames, start: u64, end: u64) {
+    if start < end {
+        frames.add_ram(Mfn::of(start), (end - start) / 4096);
+    }
 }
 
 macro_rules! id_regs {
@@ -556,7 +567,7 @@ fn seed(machine: &Machine) -> [u8; 128] {
 
 /// Builds the control domain from the initrd.
 #[cold]
-fn dom0(machine: &Machine, nr_irqs: u32, initrd: Option<Range>) {
+fn dom0(machine: &Machine, nr_irqs: u32, initrd: Option<Range>, beyond: &[Range]) {
     let Some(initrd) = initrd else {
         panic!("no control domain: give its image as the initrd (QEMU: -initrd)");
     };
@@ -711,8 +722,9 @@ fn dom0(machine: &Machine, nr_irqs: u32, initrd: Option<Range>) {
         s.x[0] = dtb;
         h.start_vcpu(m, v, &s)?;
         // The image was copied out: its memory is free now.
-        h.frames
-            .add_ram(Mfn::of(initrd.start), (initrd.end - initrd.start) / 4096);
+        for r in beyond.iter().chain(&[initrd]) {
+            add_ram(&mut h.frames, r.start, r.end);
+        }
         h.pause_domain(m, slot, false)
     })();
     if let Err(e) = r {

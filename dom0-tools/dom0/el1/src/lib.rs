@@ -29,6 +29,8 @@ pub mod pages;
 pub mod print;
 #[cfg(feature = "probe")]
 pub mod probe;
+#[cfg(feature = "sdhci")]
+pub mod sdhci;
 pub mod shared;
 pub mod time;
 #[cfg(feature = "virtio")]

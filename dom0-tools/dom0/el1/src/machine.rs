@@ -49,6 +49,23 @@ pub struct VirtioMmio {
     pub intid: u32,
 }
 
+/// A standard SD host controller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SdHost {
+    /// What it is, as the device tree has it.
+    pub kind: &'static str,
+    /// Its registers' address.
+    pub base: u64,
+    /// Their bytes.
+    pub size: u64,
+    /// Its interrupt.
+    pub intid: u32,
+}
+
+/// Kinds of SD host controllers, by rising doubt that the card for users is there: on a Raspberry Pi 4
+/// it is at the first one, in QEMU's model at the second, which on the board has the Wi-Fi.
+const SD_HOSTS: &[&str] = &["brcm,bcm2711-emmc2", "brcm,bcm2835-sdhci"];
+
 /// The machine.
 #[derive(Clone, Debug)]
 pub struct Machine {
@@ -66,6 +83,8 @@ pub struct Machine {
     pub bootargs: String,
     /// virtio-mmio transports, in the order of the tree.
     pub virtio: Vec<VirtioMmio>,
+    /// SD host controllers, the likeliest to have a card first.
+    pub sd: Vec<SdHost>,
     /// A PL011 or SBSA UART: its address.
     pub uart: Option<u64>,
     /// `/chosen` `rng-seed`.
@@ -215,6 +234,7 @@ pub(crate) fn read(tree: &Fdt<'_>, entry_ticks: u64) -> Machine {
         hypervisor: None,
         bootargs: String::new(),
         virtio: Vec::new(),
+        sd: Vec::new(),
         uart: uart(tree),
         seed: Vec::new(),
     };
@@ -242,6 +262,18 @@ pub(crate) fn read(tree: &Fdt<'_>, entry_ticks: u64) -> Machine {
             reg(tree, &node, |base, size| {
                 m.virtio.push(VirtioMmio { base, size, intid })
             });
+        } else if let Some(&kind) = SD_HOSTS.iter().find(|k| compatible(&node, &[k])) {
+            let Some(intid) = intid(&node, 0) else {
+                continue;
+            };
+            reg(tree, &node, |base, size| {
+                m.sd.push(SdHost {
+                    kind,
+                    base,
+                    size,
+                    intid,
+                });
+            });
         }
     }
     let Some(gic) = gic else {
@@ -249,6 +281,7 @@ pub(crate) fn read(tree: &Fdt<'_>, entry_ticks: u64) -> Machine {
     };
     m.gic = gic;
     m.virtio.sort_by_key(|v| v.base);
+    m.sd.sort_by_key(|h| SD_HOSTS.iter().position(|k| *k == h.kind));
     if let Some(cpus) = tree.find_node("/cpus") {
         m.cpus = cpus
             .children()

@@ -124,7 +124,9 @@ pub enum Data {
 }
 
 impl Data {
-    fn bytes(&self) -> usize {
+    /// How many bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
         match self {
             Self::None => 0,
             Self::Own(b) => b.len(),
