@@ -32,7 +32,7 @@ struct Package {
     align: usize,
 }
 
-const PACKAGES: &[Package] = &[
+const BARE_METAL: &[Package] = &[
     Package {
         name: "hv",
         image: "build/paravane.bin",
@@ -82,7 +82,7 @@ const PACKAGES: &[Package] = &[
 
 /// The names of the packages that are built for bare metal.
 pub fn bare_metal_packages() -> impl Iterator<Item = &'static str> {
-    PACKAGES.iter().map(|package| package.name)
+    BARE_METAL.iter().map(|package| package.name)
 }
 
 /// What the hypervisor's image may have of code and data (not of `.bss`, nor of the names of functions), in bytes.
@@ -98,7 +98,12 @@ pub struct Built {
     pub hypervisor_elf: PathBuf,
     /// dom0, as the hypervisor's initrd.
     pub dom0: PathBuf,
+    /// The folder with what comes from Debian's packages.
+    pub packages: PathBuf,
 }
+
+/// The same folder in the cache.
+pub const PACKAGES: &str = "debian";
 
 pub fn main(project: &Project, args: &Args) -> Result<ExitCode> {
     if toolchain::find(project).is_none() {
@@ -125,7 +130,7 @@ pub fn build(project: &Project, args: &Args) -> Result<Built> {
     if args.quiet {
         cargo.arg("--quiet");
     }
-    for package in PACKAGES {
+    for package in BARE_METAL {
         cargo.args(["-p", package.name]);
     }
     inherit(&mut cargo)?;
@@ -136,7 +141,7 @@ pub fn build(project: &Project, args: &Args) -> Result<Built> {
     project.dir("build")?;
     project.dir("guests")?;
     let mut names = Room::default();
-    for Package { name, image, align } in PACKAGES {
+    for Package { name, image, align } in BARE_METAL {
         let room = flatten_file(&folder.join(name), &project.path(image), *align)?;
         if room.size != 0 {
             names = room;
@@ -147,6 +152,7 @@ pub fn build(project: &Project, args: &Args) -> Result<Built> {
         hypervisor: project.path("build/paravane.bin"),
         hypervisor_elf: folder.join("hv"),
         dom0: project.path("build/dom0.bin"),
+        packages: project.path(PACKAGES),
     };
     let image = fs::read(&built.hypervisor)?;
     ensure!(

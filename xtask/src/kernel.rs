@@ -49,6 +49,24 @@ pub fn import(tree: &Path, out: &Path, wanted: &[&str]) -> Result<()> {
     write_atomic(&out.join("Image"), &image)
 }
 
+/// The device tree called `name` in an unpacked kernel package.
+pub fn device_tree(tree: &Path, name: &str) -> Result<Option<Vec<u8>>> {
+    for folder in [tree.join("usr/lib"), tree.join("lib")] {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let file = entry.path().join("broadcom").join(name);
+            if entry
+                .file_name()
+                .to_string_lossy()
+                .starts_with("linux-image-")
+                && file.is_file()
+            {
+                return Ok(Some(fs::read(file)?));
+            }
+        }
+    }
+    Ok(None)
+}
+
 /// A plain arm64 `Image` from what a distribution ships: itself, compressed, or an EFI zboot image with a
 /// compressed one inside (Linux `Documentation/arch/arm64/booting.rst` and `drivers/firmware/efi/libstub/zboot-header.S`).
 pub fn plain_image(bytes: &[u8]) -> Result<Vec<u8>> {

@@ -7,9 +7,10 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::build::Built;
+use crate::build::{Built, PACKAGES};
 use crate::net::Net;
 use crate::process::which;
+use crate::project::Project;
 
 /// A board that QEMU knows.
 pub struct Board {
@@ -17,28 +18,61 @@ pub struct Board {
     pub name: &'static str,
     /// QEMU's machine with what never changes.
     pub machine: &'static str,
-    /// QEMU's CPU.
-    pub cpu: &'static str,
+    /// QEMU's CPU, where it, the GIC and the exception level to start at are to be chosen; else the machine is as
+    /// it is.
+    pub cpu: Option<&'static str>,
     /// The GIC versions that can be chosen, the default one first.
     pub gics: &'static [u32],
-    /// The most CPUs it can have.
-    pub max_cpus: u32,
-    /// The least and the most memory, in MiB.
-    pub memory: (u64, u64),
+    /// The least and the most CPUs it can have, and how many it has by default.
+    pub cpus: (u32, u32, u32),
+    /// The least and the most memory, and how much by default, in MiB.
+    pub memory: (u64, u64, u64),
+    /// Which of its serial ports is the console.
+    pub console: usize,
+    /// Its device tree, a file of the kernel package; `None`: QEMU makes it.
+    pub dtb: Option<&'static str>,
+    /// dom0's volume is an SD card, and the only disk; else disks are virtio devices.
+    pub card: bool,
     /// The least version of QEMU.
     pub qemu: (u32, u32),
 }
 
 /// Every board; the first one is the default.
-pub const BOARDS: &[Board] = &[Board {
-    name: "virt",
-    machine: "virt",
-    cpu: "cortex-a72",
-    gics: &[3, 2],
-    max_cpus: 8,
-    memory: (1 << 10, 16 << 10),
-    qemu: (7, 2),
-}];
+pub const BOARDS: &[Board] = &[
+    Board {
+        name: "virt",
+        machine: "virt",
+        cpu: Some("cortex-a72"),
+        gics: &[3, 2],
+        cpus: (1, 8, 2),
+        memory: (1 << 10, 16 << 10, 4 << 10),
+        console: 0,
+        dtb: None,
+        card: false,
+        qemu: (7, 2),
+    },
+    Board {
+        name: "rpi4",
+        machine: "raspi4b",
+        cpu: None,
+        gics: &[2],
+        cpus: (4, 4, 4),
+        // What the model has; its device tree tells of 960 MiB.
+        memory: (2 << 10, 2 << 10, 2 << 10),
+        // The mini-UART, which is on the header's pins.
+        console: 1,
+        dtb: Some("bcm2711-rpi-4-b.dtb"),
+        card: true,
+        qemu: (9, 0),
+    },
+];
+
+impl Board {
+    /// Where its device tree is kept, once set up; `None` where QEMU makes it.
+    pub fn device_tree(&self, project: &Project) -> Option<PathBuf> {
+        Some(project.path(PACKAGES).join(self.dtb?))
+    }
+}
 
 /// A raw disk for dom0 beside its volume.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -85,12 +119,18 @@ pub struct Machine {
 
 impl Default for Machine {
     fn default() -> Self {
-        let board = &BOARDS[0];
+        Self::of(&BOARDS[0])
+    }
+}
+
+impl Machine {
+    /// A board's usual machine.
+    pub fn of(board: &'static Board) -> Self {
         Self {
             board,
             gic: board.gics[0],
-            cpus: 2,
-            memory: 4 << 10,
+            cpus: board.cpus.2,
+            memory: board.memory.2,
             disks: Vec::new(),
             volume_faults: Vec::new(),
             net: None,
@@ -103,6 +143,19 @@ impl Default for Machine {
     }
 }
 
+/// A range for people.
+fn range(
+    least: impl std::fmt::Display + PartialEq,
+    most: impl std::fmt::Display + PartialEq,
+) -> String {
+    let (least, most) = (least.to_string(), most.to_string());
+    if least == most {
+        least
+    } else {
+        format!("{least} to {most}")
+    }
+}
+
 /// The longest command line that is passed on, in bytes.
 const MAX_COMMAND_LINE: usize = 16 << 10;
 
@@ -112,8 +165,8 @@ impl Machine {
         let Board {
             name,
             gics,
-            max_cpus,
-            memory: (least, most),
+            cpus: (few, many, _),
+            memory: (least, most, _),
             ..
         } = self.board;
         ensure!(
@@ -122,16 +175,28 @@ impl Machine {
             self.gic
         );
         ensure!(
-            (1..=*max_cpus).contains(&self.cpus),
-            "{name} has 1 to {max_cpus} CPUs, not {}",
+            (*few..=*many).contains(&self.cpus),
+            "{name} has {} CPUs, not {}",
+            range(few, many),
             self.cpus
         );
         ensure!(
             (*least..=*most).contains(&self.memory),
-            "{name} has {} to {} GiB of memory, not {} MiB",
-            least >> 10,
-            most >> 10,
+            "{name} has {} GiB of memory, not {} MiB",
+            range(least >> 10, most >> 10),
             self.memory
+        );
+        ensure!(
+            !self.board.card || self.disks.is_empty(),
+            "{name} has no place for --disk: its only disk is the card with dom0's volume"
+        );
+        ensure!(
+            !self.board.card || self.net.is_none(),
+            "{name} has no network card that QEMU knows: --net none"
+        );
+        ensure!(
+            self.board.cpu.is_some() || self.el2,
+            "{name} starts at EL2 only"
         );
         for disk in &self.disks {
             let meta = fs::metadata(&disk.file)
@@ -163,14 +228,18 @@ impl Machine {
             net.check(&program).context("--net")?;
         }
         let mut qemu = Command::new(program);
-        let el2 = if self.el2 { "on" } else { "off" };
-        qemu.arg("-machine").arg(format!(
-            "{},virtualization={el2},gic-version={}",
-            self.board.machine, self.gic
-        ));
+        match self.board.cpu {
+            Some(cpu) => {
+                let el2 = if self.el2 { "on" } else { "off" };
+                qemu.arg("-machine").arg(format!(
+                    "{},virtualization={el2},gic-version={}",
+                    self.board.machine, self.gic
+                ));
+                qemu.args(["-cpu", cpu]);
+            }
+            None => drop(qemu.args(["-machine", self.board.machine])),
+        }
         qemu.args([
-            "-cpu",
-            self.board.cpu,
             "-smp",
             &self.cpus.to_string(),
             "-m",
@@ -185,12 +254,14 @@ impl Machine {
             "none",
             "-no-reboot",
         ]);
-        qemu.args([
-            "-chardev",
-            "stdio,id=console,signal=off,mux=off",
-            "-serial",
-            "chardev:console",
-        ]);
+        qemu.args(["-chardev", "stdio,id=console,signal=off,mux=off"]);
+        for _ in 0..self.board.console {
+            qemu.args(["-serial", "null"]);
+        }
+        qemu.args(["-serial", "chardev:console"]);
+        if let Some(tree) = self.board.dtb {
+            qemu.arg("-dtb").arg(built.packages.join(tree));
+        }
         qemu.arg("-kernel").arg(&built.hypervisor);
         if self.dom0 {
             qemu.arg("-initrd").arg(&built.dom0);
@@ -198,13 +269,19 @@ impl Machine {
         if !append.is_empty() {
             qemu.arg("-append").arg(append);
         }
-        qemu.args(["-global", "virtio-mmio.force-legacy=false"]);
         let volume = Disk {
             file: volume.to_owned(),
             faults: self.volume_faults.clone(),
             ..Disk::default()
         };
-        drive(&mut qemu, "volume", &volume)?;
+        if self.board.card {
+            let file = option_value(&volume.file)?;
+            qemu.arg("-drive")
+                .arg(format!("if=sd,format=raw,cache=writeback,file={file}"));
+        } else {
+            qemu.args(["-global", "virtio-mmio.force-legacy=false"]);
+            drive(&mut qemu, "volume", &volume)?;
+        }
         for (disk, number) in self.disks.iter().zip(1..) {
             drive(&mut qemu, &format!("disk{number}"), disk)?;
         }
@@ -221,13 +298,16 @@ impl Machine {
     }
 }
 
-fn drive(qemu: &mut Command, serial: &str, disk: &Disk) -> Result<()> {
-    // In QEMU's option syntax a comma in a value is written twice.
-    let file = disk
-        .file
+/// A file in QEMU's option syntax, in which a comma in a value is written twice.
+fn option_value(file: &Path) -> Result<String> {
+    Ok(file
         .to_str()
-        .with_context(|| format!("{} is no UTF-8", disk.file.display()))?
-        .replace(',', ",,");
+        .with_context(|| format!("{} is no UTF-8", file.display()))?
+        .replace(',', ",,"))
+}
+
+fn drive(qemu: &mut Command, serial: &str, disk: &Disk) -> Result<()> {
+    let file = option_value(&disk.file)?;
     let mut options = format!("if=none,id={serial},format=raw,cache=writeback,discard=unmap");
     if disk.read_only {
         options += ",readonly=on";

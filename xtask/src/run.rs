@@ -29,12 +29,12 @@ pub struct Args {
     /// The version of its interrupt controller: 2 or 3
     #[arg(long)]
     gic: Option<u32>,
-    /// How many CPUs the machine has
-    #[arg(long, default_value_t = 2)]
-    cpus: u32,
-    /// How much memory the machine has, as 4G or 2048M
-    #[arg(long, value_parser = parse_memory, default_value = "4G", value_name = "SIZE")]
-    memory: u64,
+    /// How many CPUs the machine has [default: 2; rpi4 has 4]
+    #[arg(long)]
+    cpus: Option<u32>,
+    /// How much memory the machine has, as 4G or 2048M [default: 4G; rpi4 has 2G]
+    #[arg(long, value_parser = parse_memory, value_name = "SIZE")]
+    memory: Option<u64>,
     /// A folder copied to dom0's volume as /guests, beside the demo guests; changed files are written back at the end
     #[arg(long, value_name = "DIR")]
     guests: Option<PathBuf>,
@@ -44,9 +44,9 @@ pub struct Args {
     /// What the machine's network card is connected with: `user` (QEMU's own network, out to the world),
     /// `user,hostfwd=tcp|udp:[HOST]:PORT-[ADDRESS]:PORT` (a port of this host that leads into it; on the loopback
     /// interface if no HOST is given), `tap=NAME`, `socket,listen=[HOST]:PORT`, `socket,connect=HOST:PORT`,
-    /// `socket,mcast=GROUP:PORT[,localaddr=ADDRESS]`, each with `,mac=ADDRESS` if wanted; or `none`: no card
-    #[arg(long, value_parser = parse_net, default_value = "user", value_name = "NETWORK")]
-    net: Choice,
+    /// `socket,mcast=GROUP:PORT[,localaddr=ADDRESS]`, each with `,mac=ADDRESS` if wanted; or `none`: no card [default: user; rpi4 has none]
+    #[arg(long, value_parser = parse_net, value_name = "NETWORK")]
+    net: Option<Choice>,
     /// Run a command of the prompt without a person, print its output and power off; repeatable
     #[arg(long, value_name = "COMMAND")]
     exec: Vec<String>,
@@ -71,17 +71,21 @@ pub struct Args {
 const TIMED_OUT: u8 = 124;
 
 pub fn main(project: &Project, args: &Args) -> Result<ExitCode> {
+    let usual = Machine::of(args.board);
     let mut machine = Machine {
-        board: args.board,
-        gic: args.gic.unwrap_or(args.board.gics[0]),
-        cpus: args.cpus,
-        memory: args.memory,
+        gic: args.gic.unwrap_or(usual.gic),
+        cpus: args.cpus.unwrap_or(usual.cpus),
+        memory: args.memory.unwrap_or(usual.memory),
         disks: args.disk.clone(),
-        net: args.net.clone(),
+        net: match &args.net {
+            Some(net) => net.clone(),
+            None if args.board.card => None,
+            None => parse_net("user").map_err(anyhow::Error::msg)?,
+        },
         append: args.append.clone(),
         gdb: args.gdb,
         icount: args.icount.clone(),
-        ..Machine::default()
+        ..usual
     };
     if !args.exec.is_empty() {
         machine.append.push(exec_word(&args.exec)?);

@@ -11,12 +11,12 @@ use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::build::Built;
 use crate::conformance::Part;
 use crate::guests::{self, KERNELS, Kernel};
-use crate::machine::{Disk, Fault, Machine};
+use crate::machine::{Disk, Fault, Machine, parse_board};
 use crate::net::{Forward, Link, Net};
 use crate::project::Project;
 use crate::session::{PROMPT, Session};
@@ -103,6 +103,7 @@ pub fn all() -> Vec<Scenario> {
             all.push(scenario(name, 15, move |stage| linux(stage, kernel, gic)));
         }
     }
+    all.push(scenario("rpi4", 15, rpi4));
     all.push(scenario("life-cycle", 15, life_cycle));
     all.push(scenario("verbs", 10, verbs));
     all.push(scenario("disks", 10, disks));
@@ -739,33 +740,71 @@ fn linux_ready(session: &mut Session, kernel: &Kernel, vcpus: u32) -> Result<()>
 
 /// Debian's kernel to a shell with 1, 2 and 4 vcpus; what it writes to its disk is there for the next domain.
 fn linux(stage: &Stage, kernel: &Kernel, gic: u32) -> Result<()> {
+    stage.play(&machine(gic, 4), |session| linux_domains(session, kernel))
+}
+
+fn linux_domains(session: &mut Session, kernel: &Kernel) -> Result<()> {
     let Kernel { guest, .. } = kernel;
-    stage.play(&machine(gic, 4), |session| {
-        for vcpus in [1, 2, 4] {
-            session.vane(&format!("create /guests/{guest}.cfg vcpus={vcpus}"))?;
-            session.vane_shows("list", &format!(r"^{guest} +\d+ +256 "))?;
-            session.attach(guest)?;
-            linux_ready(session, kernel, vcpus)?;
-            session.shell("grep -q hvc0 /sys/class/tty/console/active")?;
-            if vcpus == 1 {
-                session.shell("dd if=/dev/urandom of=/mnt/data bs=64k count=160 && md5sum /mnt/data >/mnt/sum")?;
-            } else {
-                session.shell("md5sum -c /mnt/sum")?;
-            }
-            session.shell(&format!("echo {vcpus} >>/mnt/runs; umount /mnt && mount -t ext4 /dev/xvda /mnt"))?;
-            let runs = session.shell("cat /mnt/runs")?;
-            ensure!(runs.lines().last() == Some(&vcpus.to_string()), "written was {vcpus}, read is:\n{runs}");
-            if vcpus == 2 {
-                session.shell("umount /mnt")?;
-                session.detach()?;
-                session.vane(&format!("destroy {guest}"))?;
-            } else {
-                session.line("poweroff")?;
-                session.prompt(LINUX)?;
-            }
-            ended(session, guest)?;
+    for vcpus in [1, 2, 4] {
+        session.vane(&format!("create /guests/{guest}.cfg vcpus={vcpus}"))?;
+        session.vane_shows("list", &format!(r"^{guest} +\d+ +256 "))?;
+        session.attach(guest)?;
+        linux_ready(session, kernel, vcpus)?;
+        session.shell("grep -q hvc0 /sys/class/tty/console/active")?;
+        if vcpus == 1 {
+            session.shell(
+                "dd if=/dev/urandom of=/mnt/data bs=64k count=160 && md5sum /mnt/data >/mnt/sum",
+            )?;
+        } else {
+            session.shell("md5sum -c /mnt/sum")?;
         }
-        Ok(())
+        session.shell(&format!(
+            "echo {vcpus} >>/mnt/runs; umount /mnt && mount -t ext4 /dev/xvda /mnt"
+        ))?;
+        let runs = session.shell("cat /mnt/runs")?;
+        ensure!(
+            runs.lines().last() == Some(&vcpus.to_string()),
+            "written was {vcpus}, read is:\n{runs}"
+        );
+        if vcpus == 2 {
+            session.shell("umount /mnt")?;
+            session.detach()?;
+            session.vane(&format!("destroy {guest}"))?;
+        } else {
+            session.line("poweroff")?;
+            session.prompt(LINUX)?;
+        }
+        ended(session, guest)?;
+    }
+    Ok(())
+}
+
+/// Raspberry Pi 4: the prompt on the mini-UART, a Rust guest, and Linux with its disk on the card; what was written is
+/// there after the machine was off.
+fn rpi4(stage: &Stage) -> Result<()> {
+    let machine = Machine::of(parse_board("rpi4").map_err(anyhow::Error::msg)?);
+    let [.., kernel] = KERNELS else {
+        bail!("there is no kernel");
+    };
+    stage.play(&machine, |session| {
+        session.vane_shows("info", r"^nr_cpus +: 4$")?;
+        session.vane_shows("dmesg", "on Raspberry Pi 4")?;
+        session.vane("create hello")?;
+        session.attach("hello")?;
+        session.expect(HELLO_LINE, HELLO)?;
+        session.detach()?;
+        session.vane("destroy hello")?;
+        linux_domains(session, kernel)
+    })?;
+    stage.play_on(&machine, |session| {
+        session.vane(&format!("create /guests/{}.cfg", kernel.guest))?;
+        session.attach(kernel.guest)?;
+        linux_ready(session, kernel, 1)?;
+        session.shell("md5sum -c /mnt/sum")?;
+        let runs = session.shell("cat /mnt/runs")?;
+        ensure!(runs.lines().count() == 3, "3 domains wrote:\n{runs}");
+        session.line("poweroff")?;
+        session.prompt(LINUX)
     })
 }
 

@@ -12,13 +12,16 @@ use anyhow::{Context, Result, bail};
 use crate::apt::{self, Apt, BACKPORTS};
 use crate::guests::{self, KERNELS, Kernel, MODULES};
 use crate::kernel;
-use crate::machine::{BOARDS, Board};
+use crate::machine::{BOARDS, Board, parse_board};
 use crate::process::{output, which};
 use crate::project::{Project, TARGET, write_atomic};
 use crate::toolchain;
 
 #[derive(clap::Args)]
 pub struct Args {
+    /// The board to set up for
+    #[arg(long, value_parser = parse_board, default_value = BOARDS[0].name)]
+    board: &'static Board,
     /// Only report what is there and what is missing; exit status 1 when something is
     #[arg(long)]
     check: bool,
@@ -26,14 +29,15 @@ pub struct Args {
 
 pub fn main(project: &Project, args: &Args) -> Result<ExitCode> {
     if args.check {
-        let missing = missing(project, &BOARDS[0]);
-        for item in Item::ALL {
+        let missing = missing(project, args.board);
+        let tree = args.board.dtb.map(|_| Item::DeviceTree);
+        for item in Item::ALL.into_iter().chain(tree) {
             let there = !missing.contains(&item);
             println!("{:8} {}", if there { "ok" } else { "missing" }, item.name());
         }
         if !missing.is_empty() {
             println!("`cargo xtask setup` would do this:");
-            for line in plan(&missing, Apt::find().as_ref()) {
+            for line in plan(&missing, args.board, Apt::find().as_ref()) {
                 println!("  {line}");
             }
         }
@@ -43,13 +47,16 @@ pub fn main(project: &Project, args: &Args) -> Result<ExitCode> {
             ExitCode::FAILURE
         });
     }
-    if ensure(project, &BOARDS[0])? {
+    if ensure(project, args.board)? {
         eprintln!("Set up.");
     } else {
         eprintln!("Everything is set up.");
     }
     Ok(ExitCode::SUCCESS)
 }
+
+/// Which kernel's package the boards' device trees are from: the newest.
+const TREES: usize = KERNELS.len() - 1;
 
 /// Something that set-up provides.
 #[derive(Clone, Copy, PartialEq)]
@@ -60,6 +67,7 @@ enum Item {
     Kernel(usize),
     Busybox,
     Guests,
+    DeviceTree,
 }
 
 impl Item {
@@ -86,15 +94,16 @@ impl Item {
             },
             Self::Busybox => "busybox-static for arm64, for guests".to_owned(),
             Self::Guests => "demo guests".to_owned(),
+            Self::DeviceTree => "the board's device tree, from the kernel package".to_owned(),
         }
     }
 
     /// What to do by hand where set-up cannot install.
-    fn by_hand(self) -> String {
+    fn by_hand(self, board: &Board) -> String {
         match self {
             Self::Target => format!("rustup target add {TARGET}"),
             Self::Qemu => {
-                let (major, minor) = BOARDS[0].qemu;
+                let (major, minor) = board.qemu;
                 format!(
                     "install qemu-system-aarch64 {major}.{minor} or newer (Debian, Ubuntu: qemu-system-arm; \
                      Fedora: qemu-system-aarch64-core; Arch: qemu-system-aarch64)"
@@ -113,6 +122,7 @@ impl Item {
                 "fetch Debian's package busybox-static for arm64 and put the .deb file into cache/debs".to_owned()
             }
             Self::Guests => "then run this again: it makes the demo guests".to_owned(),
+            Self::DeviceTree => Self::Kernel(TREES).by_hand(board),
         }
     }
 }
@@ -126,10 +136,10 @@ pub fn ensure(project: &Project, board: &Board) -> Result<bool> {
     // Packages that were put into the cache by hand serve anywhere.
     if missing
         .iter()
-        .any(|item| matches!(item, Item::Kernel(_) | Item::Busybox))
+        .any(|item| matches!(item, Item::Kernel(_) | Item::Busybox | Item::DeviceTree))
         && which("dpkg-deb").is_some()
     {
-        take_given_packages(project)?;
+        take_given_packages(project, &missing)?;
         missing = self::missing(project, board);
     }
     let apt = Apt::find();
@@ -137,7 +147,7 @@ pub fn ensure(project: &Project, board: &Board) -> Result<bool> {
         apt.require_root(needs_root(&missing, apt))?;
     }
     eprintln!("Paravane's set-up will do this:");
-    for line in plan(&missing, apt.as_ref()) {
+    for line in plan(&missing, board, apt.as_ref()) {
         eprintln!("  - {line}");
     }
     std::io::stderr().flush()?;
@@ -151,7 +161,7 @@ pub fn ensure(project: &Project, board: &Board) -> Result<bool> {
             let by_hand: Vec<_> = missing
                 .iter()
                 .filter(|item| **item != Item::Guests)
-                .map(|item| format!("\n  - {}", item.by_hand()))
+                .map(|item| format!("\n  - {}", item.by_hand(board)))
                 .collect();
             if !by_hand.is_empty() {
                 bail!(
@@ -194,21 +204,26 @@ fn missing(project: &Project, board: &Board) -> Vec<Item> {
     if !guests::busybox(project).with_extension("package").is_file() {
         missing.push(Item::Busybox);
     }
-    if !missing
+    if missing
         .iter()
         .any(|item| matches!(item, Item::Kernel(_) | Item::Busybox))
-        && guests::complete(project)
+        || !guests::complete(project)
     {
-        return missing;
+        missing.push(Item::Guests);
     }
-    missing.push(Item::Guests);
+    if board
+        .device_tree(project)
+        .is_some_and(|tree| !tree.is_file())
+    {
+        missing.push(Item::DeviceTree);
+    }
     missing
 }
 
 /// What installing will do, a line each.
-fn plan(missing: &[Item], apt: Option<&Apt>) -> Vec<String> {
+fn plan(missing: &[Item], board: &Board, apt: Option<&Apt>) -> Vec<String> {
     let Some(apt) = apt else {
-        return missing.iter().map(|item| item.by_hand()).collect();
+        return missing.iter().map(|item| item.by_hand(board)).collect();
     };
     let mut lines = Vec::new();
     if needs_backports(missing) && !apt.has_backports() {
@@ -224,7 +239,7 @@ fn plan(missing: &[Item], apt: Option<&Apt>) -> Vec<String> {
             }
             Item::Qemu => format!("install the package qemu-system-arm from {BACKPORTS} (QEMU 10)"),
             Item::FileSystemTools => "install the package e2fsprogs".to_owned(),
-            Item::Kernel(_) | Item::Busybox => format!("download {} (unpacked into cache/, not installed)", item.name()),
+            Item::Kernel(_) | Item::Busybox | Item::DeviceTree => format!("download {} (unpacked into cache/, not installed)", item.name()),
             Item::Guests => "make the demo guests in cache/guests".to_owned(),
         });
     }
@@ -235,6 +250,7 @@ fn needs_backports(missing: &[Item]) -> bool {
     missing.iter().any(|item| match item {
         Item::Qemu => true,
         Item::Kernel(index) => KERNELS.get(*index).is_some_and(|kernel| kernel.backports),
+        Item::DeviceTree => KERNELS.get(TREES).is_some_and(|kernel| kernel.backports),
         _ => false,
     })
 }
@@ -242,7 +258,7 @@ fn needs_backports(missing: &[Item]) -> bool {
 fn needs_arm64(missing: &[Item]) -> bool {
     missing
         .iter()
-        .any(|item| matches!(item, Item::Kernel(_) | Item::Busybox))
+        .any(|item| matches!(item, Item::Kernel(_) | Item::Busybox | Item::DeviceTree))
 }
 
 /// Whether installing changes the machine, and not the cache alone.
@@ -285,6 +301,13 @@ fn install(project: &Project, missing: &[Item], apt: &Apt) -> Result<()> {
                 apt.know(&["busybox-static:arm64"])?;
                 apt.unpack(project, &["busybox-static:arm64"], &tree)?;
                 take_busybox(project, &tree, "busybox-static:arm64")?;
+            }
+            // It may have come with a kernel.
+            Item::DeviceTree if missing.contains(&Item::Kernel(TREES)) => {}
+            Item::DeviceTree => {
+                if let Some(kernel) = KERNELS.get(TREES) {
+                    download_kernel(project, apt, kernel)?;
+                }
             }
             Item::Guests => {}
         }
@@ -340,6 +363,13 @@ fn take_kernel(project: &Project, kernel: &Kernel, tree: &Path, package: &str) -
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder)?;
     kernel::import(tree, &folder, MODULES)?;
+    for board in BOARDS {
+        if let Some(file) = board.device_tree(project)
+            && let Some(bytes) = kernel::device_tree(tree, board.dtb.unwrap_or_default())?
+        {
+            write_atomic(&file, &bytes)?;
+        }
+    }
     kernel.set_package(project, package)?;
     fs::remove_dir_all(tree)?;
     Ok(())
@@ -360,7 +390,7 @@ fn take_busybox(project: &Project, tree: &Path, package: &str) -> Result<()> {
 }
 
 /// Takes packages that somebody put into `cache/debs`.
-fn take_given_packages(project: &Project) -> Result<()> {
+fn take_given_packages(project: &Project, missing: &[Item]) -> Result<()> {
     for deb in apt::debs(&project.path("debs"))? {
         let name = deb
             .file_name()
@@ -370,7 +400,10 @@ fn take_given_packages(project: &Project) -> Result<()> {
         let kernel = KERNELS
             .iter()
             .find(|kernel| name.starts_with(&format!("linux-image-{}.", kernel.series)));
-        if let Some(kernel) = kernel.filter(|kernel| kernel.package(project).is_none()) {
+        let tree_is_missing = missing.contains(&Item::DeviceTree);
+        if let Some(kernel) =
+            kernel.filter(|kernel| tree_is_missing || kernel.package(project).is_none())
+        {
             let tree = fresh_tree(project)?;
             apt::unpack(&deb, &tree)?;
             take_kernel(project, kernel, &tree, &name)?;

@@ -58,7 +58,9 @@ pub fn main(project: &Project, args: &Args) -> Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    setup::ensure(project, &BOARDS[0])?;
+    for board in BOARDS {
+        setup::ensure(project, board)?;
+    }
     let mut counts = Counts::default();
     if args.filter.is_empty() && !args.qemu_only {
         host(project, &mut counts)?;

@@ -24,7 +24,7 @@ const MIB: u64 = 1 << 20;
 /// Free room that a new volume has beside its content.
 const SLACK: u64 = 256 * MIB;
 /// A volume's least size (FAT32 needs 65525 clusters); the image file is sparse.
-const LEAST: u64 = if cfg!(test) { 576 } else { 1024 } * MIB;
+const LEAST: u64 = 1024 * MIB;
 const COPY_BLOCK: usize = 1 << 20;
 
 /// The volume in one folder of the cache: `volume.img` and what is known of it.
@@ -79,7 +79,9 @@ impl Volume {
             scan(folder, "guests", &mut wanted)?;
         }
         let old = self.read_manifest();
-        if old.as_ref() == Some(&wanted) && self.image.is_file() {
+        let old = old
+            .filter(|_| fs::metadata(&self.image).is_ok_and(|image| image.len().is_power_of_two()));
+        if old.as_ref() == Some(&wanted) {
             return Ok(());
         }
         let total: u64 = wanted.values().map(|entry| entry.fingerprint.size).sum();
@@ -167,8 +169,9 @@ impl Volume {
     /// A new image with all files.
     fn create(&self, wanted: &Manifest) -> Result<()> {
         let content: u64 = wanted.values().map(|entry| entry.fingerprint.size).sum();
+        // QEMU's SD cards are of such sizes.
         let size = (content + content / 8 + SLACK)
-            .next_multiple_of(64 * MIB)
+            .next_power_of_two()
             .max(LEAST);
         let cluster = if size <= 2048 * MIB {
             8 << 10

@@ -198,6 +198,8 @@ impl Disk {
             let mut seen = 0;
             loop {
                 watched.started.changed(&mut seen).await;
+                // A flush may have ended at once.
+                watched.collect();
                 while watched.device.borrow().is_watched() {
                     rt.sleep_ms(WATCH).await;
                     watched.collect();
