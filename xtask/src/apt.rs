@@ -240,6 +240,66 @@ impl Apt {
     }
 }
 
+impl Apt {
+    /// Downloads a package of Debian 12's from a component that this machine's sources need not have, and unpacks it
+    /// into `tree`. apt's lists are kept apart, in the cache: nothing of the machine changes.
+    pub fn unpack_apart(
+        &self,
+        project: &Project,
+        package: &str,
+        component: &str,
+        tree: &Path,
+    ) -> Result<()> {
+        let source = backports_source()?;
+        let dir = project.path("apt");
+        let _ = fs::remove_dir_all(&dir);
+        for part in ["lists/partial", "cache/archives/partial"] {
+            fs::create_dir_all(dir.join(part))?;
+        }
+        let key = source
+            .signed_by
+            .map_or(String::new(), |key| format!("[signed-by={key}] "));
+        let lines = source
+            .uris
+            .iter()
+            .map(|uri| format!("deb {key}{uri} bookworm {component}\n"));
+        fs::write(dir.join("sources.list"), lines.collect::<String>())?;
+        let apt_get = |words: &[&str]| {
+            let mut command = Command::new("apt-get");
+            command.current_dir(&dir);
+            for (option, value) in [
+                ("Dir::Etc::SourceList", dir.join("sources.list")),
+                ("Dir::Etc::SourceParts", PathBuf::from("-")),
+                ("Dir::State::Lists", dir.join("lists")),
+                ("Dir::Cache", dir.join("cache")),
+            ] {
+                command
+                    .arg("-o")
+                    .arg(format!("{option}={}", value.display()));
+            }
+            if rustix::process::geteuid().is_root() {
+                command.args(["-o", "APT::Sandbox::User=root"]);
+            }
+            command.arg("-q").args(words);
+            command
+        };
+        with_spinner(
+            &format!("looking for {package} in Debian's {component}"),
+            &mut apt_get(&["update"]),
+        )?;
+        with_spinner(
+            &format!("downloading {package}"),
+            &mut apt_get(&["download", package]),
+        )?;
+        let debs = debs(&dir)?;
+        ensure!(!debs.is_empty(), "no package was downloaded");
+        for deb in debs {
+            unpack(&deb, tree)?;
+        }
+        Ok(fs::remove_dir_all(&dir)?)
+    }
+}
+
 /// Unpacks one package file into `tree`.
 pub fn unpack(deb: &Path, tree: &Path) -> Result<()> {
     fs::create_dir_all(tree)?;

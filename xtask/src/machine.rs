@@ -422,6 +422,28 @@ mod tests {
     }
 
     #[test]
+    fn a_board_without_choices_has_none() {
+        let rpi4 = || Machine::of(parse_board("rpi4").unwrap());
+        assert!(rpi4().check().is_ok());
+        let refused = |machine: Machine| machine.check().unwrap_err().to_string();
+        let said = refused(Machine { gic: 3, ..rpi4() });
+        assert!(said.contains("no GICv3"), "{said}");
+        let said = refused(Machine { cpus: 2, ..rpi4() });
+        assert!(said.contains("has 4 CPUs, not 2"), "{said}");
+        let memory = 4 << 10;
+        let said = refused(Machine { memory, ..rpi4() });
+        assert!(said.contains("has 2 GiB of memory"), "{said}");
+        let disks = vec![Disk::default()];
+        let said = refused(Machine { disks, ..rpi4() });
+        assert!(said.contains("--disk"), "{said}");
+        let said = refused(Machine {
+            el2: false,
+            ..rpi4()
+        });
+        assert!(said.contains("EL2"), "{said}");
+    }
+
+    #[test]
     fn a_machine_that_cannot_be_is_refused() {
         assert!(Machine::default().check().is_ok());
         assert!(

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Paravane's commands, for people and for CI alike: `cargo xtask setup|run|build|test|bench|conformance|lint`.
+//! Paravane's commands, for people and for CI alike: `cargo xtask setup|run|build|image|test|bench|conformance|lint`.
 //!
-//! One file per command ([`setup`], [`run`], [`build`], [`mod@test`],
+//! One file per command ([`setup`], [`run`], [`build`], [`image`], [`mod@test`],
 //! [`mod@bench`], [`conformance`], [`lint`]); the rest is what they share:
 //!
 //! * [`project`]: where things are; [`process`]: running programs with progress; [`apt`]: Debian's packages;
@@ -19,6 +19,7 @@ mod conformance;
 mod cpio;
 mod flat;
 mod guests;
+mod image;
 mod kernel;
 mod lint;
 mod machine;
@@ -62,6 +63,8 @@ enum Command {
     Run(run::Args),
     /// Build the hypervisor, dom0 and the Rust guests
     Build(build::Args),
+    /// Make a card that a board boots from
+    Image(image::Args),
     /// Set up, build, and run every test: host tests and QEMU scenarios
     Test(test::Args),
     /// Count what operations cost, on Paravane and on the real Xen
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
         Command::Setup(args) => setup::main(&project, args),
         Command::Run(args) => run::main(&project, args),
         Command::Build(args) => build::main(&project, args),
+        Command::Image(args) => image::main(&project, args),
         Command::Test(args) => test::main(&project, args),
         Command::Bench(args) => bench::main(&project, args),
         Command::Conformance(args) => conformance::main(&project, args),

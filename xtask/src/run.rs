@@ -3,7 +3,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::BorrowedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -15,6 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 
 use crate::build;
+use crate::image;
 use crate::machine::{BOARDS, Board, Disk, Machine, parse_board, parse_disk, parse_memory};
 use crate::net::{Choice, parse_net};
 use crate::project::Project;
@@ -38,6 +39,10 @@ pub struct Args {
     /// A folder copied to dom0's volume as /guests, beside the demo guests; changed files are written back at the end
     #[arg(long, value_name = "DIR")]
     guests: Option<PathBuf>,
+    /// Run a card made by `cargo xtask image`, with the hypervisor, dom0 and guests that are on it; what they write stays
+    /// there
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["guests", "dev"])]
+    image: Option<PathBuf>,
     /// A further raw disk for dom0
     #[arg(long, value_parser = parse_disk, value_name = "FILE[,ro]")]
     disk: Vec<Disk>,
@@ -92,6 +97,9 @@ pub fn main(project: &Project, args: &Args) -> Result<ExitCode> {
     }
     machine.check()?;
     setup::ensure(project, args.board)?;
+    if let Some(image) = &args.image {
+        return run_card(project, args, machine, image);
+    }
     let built = build::build(
         project,
         &build::Args {
@@ -126,6 +134,21 @@ pub fn main(project: &Project, args: &Args) -> Result<ExitCode> {
         }
     }
     Ok(code)
+}
+
+/// Runs a card: QEMU has no firmware for it, so what that would load is taken from the card here.
+fn run_card(project: &Project, args: &Args, mut machine: Machine, file: &Path) -> Result<ExitCode> {
+    let card = image::unpack(project, file, args.board)?;
+    if !card.append.is_empty() {
+        machine.append.insert(0, card.append);
+    }
+    let mut qemu = machine.qemu(&card.built, file)?;
+    let timeout = args.timeout.map(Duration::from_secs);
+    if args.exec.is_empty() {
+        interactive(&mut qemu, timeout)
+    } else {
+        scripted(&mut qemu, timeout)
+    }
 }
 
 /// The word of the command line that carries the commands: `exec=` and base64url (RFC 4648, section 5, not padded)

@@ -20,7 +20,7 @@ use crate::machine::{Disk, Fault, Machine, parse_board};
 use crate::net::{Forward, Link, Net};
 use crate::project::Project;
 use crate::session::{PROMPT, Session};
-use crate::volume::Volume;
+use crate::volume::{self, Volume};
 use crate::world;
 
 /// From power-on to the prompt.
@@ -104,6 +104,7 @@ pub fn all() -> Vec<Scenario> {
         }
     }
     all.push(scenario("rpi4", 15, rpi4));
+    all.push(scenario("rpi4-card", 5, rpi4_card));
     all.push(scenario("life-cycle", 15, life_cycle));
     all.push(scenario("verbs", 10, verbs));
     all.push(scenario("disks", 10, disks));
@@ -175,8 +176,12 @@ impl Stage<'_> {
 
     /// `cargo xtask run` itself, with these arguments and this standard input.
     fn xtask_run(&self, arguments: &[&str], input: &str) -> Result<Output> {
+        self.xtask(&[&["run"], arguments].concat(), input)
+    }
+
+    /// A command of xtask's.
+    fn xtask(&self, arguments: &[&str], input: &str) -> Result<Output> {
         let mut child = Command::new(std::env::current_exe()?)
-            .arg("run")
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -806,6 +811,50 @@ fn rpi4(stage: &Stage) -> Result<()> {
         session.line("poweroff")?;
         session.prompt(LINUX)
     })
+}
+
+/// A card made by `cargo xtask image` boots, with what is on it; what was there before is kept. The firmware, which QEMU
+/// has no use for, is a stand-in.
+fn rpi4_card(stage: &Stage) -> Result<()> {
+    let dir = stage.dir()?;
+    let (firmware, card) = (dir.join("firmware"), dir.join("card.img"));
+    fs::create_dir_all(&firmware)?;
+    let _ = fs::remove_file(&card);
+    for name in ["start4.elf", "fixup4.dat"] {
+        fs::write(firmware.join(name), name)?;
+    }
+    let text = |path: &PathBuf| path.to_str().map(str::to_owned).context("no UTF-8");
+    let (folder, file) = (text(&firmware)?, text(&card)?);
+    let make = [
+        "image",
+        "--board",
+        "rpi4",
+        "--firmware",
+        &folder,
+        "-o",
+        &file,
+    ];
+    let made = stage.xtask(&[&make[..], &["--append", "dom0_mem=64M"]].concat(), "")?;
+    ensure!(made.status.success(), "no card was made");
+    let again = stage.xtask(&make, "")?;
+    ensure!(
+        !again.status.success() && String::from_utf8_lossy(&again.stderr).contains("--force"),
+        "a card was written over"
+    );
+    ensure!(volume::read(&card, "start4.elf")? == b"start4.elf");
+    let config = volume::read(&card, "config.txt")?;
+    ensure!(String::from_utf8_lossy(&config).contains("\nkernel=kernel8.img\n"));
+    let run = ["--board", "rpi4", "--image", &file, "--timeout", "120"];
+    let run = [&run[..], &["--exec", "list", "--exec", "create hello"]].concat();
+    let output = stage.xtask_run(&run, "")?;
+    let shown = String::from_utf8_lossy(&output.stdout);
+    ensure!(
+        output.status.success()
+            && shown.contains("Domain-0                                     0    64 ")
+            && shown.contains("(hello) created"),
+        "the card does not do what it should:\n{shown}"
+    );
+    Ok(fs::remove_file(card)?)
 }
 
 /// Power-off, reboot and crash, from inside and from dom0, end as the config says.

@@ -84,19 +84,14 @@ impl Volume {
         if old.as_ref() == Some(&wanted) {
             return Ok(());
         }
-        let total: u64 = wanted.values().map(|entry| entry.fingerprint.size).sum();
-        let message = format!(
-            "dom0's volume ({} files, {} MiB)",
-            wanted.len(),
-            total / MIB
-        );
+        let message = summary("dom0's volume", &wanted);
         let bar = spinner(&message);
         let _ = fs::remove_file(&self.manifest);
         let updated = match &old {
             Some(old) => self.update(old, &wanted).is_ok(),
             None => false,
         };
-        if !updated && let Err(error) = self.create(&wanted) {
+        if !updated && let Err(error) = create(&self.image, &wanted) {
             // Of no use, and in the way of whatever needs the room.
             let _ = fs::remove_file(&self.image);
             return Err(error.context(format!("cannot make {}", self.image.display())));
@@ -166,43 +161,6 @@ impl Volume {
         Ok(written)
     }
 
-    /// A new image with all files.
-    fn create(&self, wanted: &Manifest) -> Result<()> {
-        let content: u64 = wanted.values().map(|entry| entry.fingerprint.size).sum();
-        // QEMU's SD cards are of such sizes.
-        let size = (content + content / 8 + SLACK)
-            .next_power_of_two()
-            .max(LEAST);
-        let cluster = if size <= 2048 * MIB {
-            8 << 10
-        } else {
-            32 << 10
-        };
-        let sectors = u32::try_from((size - PARTITION) / SECTOR)
-            .context("the guests are too large for a FAT32 volume (2 TiB)")?;
-        let _ = fs::remove_file(&self.image);
-        let mut image = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&self.image)
-            .with_context(|| format!("cannot write {}", self.image.display()))?;
-        image.set_len(size)?;
-        image.write_all(&partition_table(sectors))?;
-        let options = FormatVolumeOptions::new()
-            .fat_type(FatType::Fat32)
-            .bytes_per_cluster(cluster)
-            .total_sectors(sectors)
-            .volume_label(*b"PARAVANE   ");
-        fatfs::format_volume(Partition::new(image, size)?, options)
-            .context("cannot make the volume's file system")?;
-        let fs = self.open(true)?;
-        for (name, entry) in wanted {
-            copy_in(&fs, name, entry)?;
-        }
-        fs.unmount().context("cannot end writing the volume")
-    }
-
     /// Changes what differs, in place.
     fn update(&self, old: &Manifest, wanted: &Manifest) -> Result<()> {
         let fs = self.open(true)?;
@@ -221,14 +179,7 @@ impl Volume {
     }
 
     fn open(&self, write: bool) -> Result<FileSystem<Partition>> {
-        let image = OpenOptions::new()
-            .read(true)
-            .write(write)
-            .open(&self.image)
-            .with_context(|| format!("cannot open {}", self.image.display()))?;
-        let size = image.metadata()?.len();
-        FileSystem::new(Partition::new(image, size)?, FsOptions::new())
-            .with_context(|| format!("cannot read the file system in {}", self.image.display()))
+        open(&self.image, write)
     }
 
     /// `size mtime path-on-volume source`, separated by tabs, a file per line.
@@ -273,6 +224,84 @@ impl Volume {
     }
 }
 
+/// A new image with all files.
+fn create(path: &Path, wanted: &Manifest) -> Result<()> {
+    let content: u64 = wanted.values().map(|entry| entry.fingerprint.size).sum();
+    // QEMU's SD cards are of such sizes.
+    let size = (content + content / 8 + SLACK)
+        .next_power_of_two()
+        .max(LEAST);
+    let cluster = if size <= 2048 * MIB {
+        8 << 10
+    } else {
+        32 << 10
+    };
+    let sectors = u32::try_from((size - PARTITION) / SECTOR)
+        .context("the guests are too large for a FAT32 volume (2 TiB)")?;
+    let _ = fs::remove_file(path);
+    let mut image = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(path)
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    image.set_len(size)?;
+    image.write_all(&partition_table(sectors))?;
+    let options = FormatVolumeOptions::new()
+        .fat_type(FatType::Fat32)
+        .bytes_per_cluster(cluster)
+        .total_sectors(sectors)
+        .volume_label(*b"PARAVANE   ");
+    fatfs::format_volume(Partition::new(image, size)?, options)
+        .context("cannot make the volume's file system")?;
+    let fs = open(path, true)?;
+    for (name, entry) in wanted {
+        copy_in(&fs, name, entry)?;
+    }
+    fs.unmount().context("cannot end writing the volume")
+}
+
+fn open(path: &Path, write: bool) -> Result<FileSystem<Partition>> {
+    let image = OpenOptions::new()
+        .read(true)
+        .write(write)
+        .open(path)
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    let size = image.metadata()?.len();
+    FileSystem::new(Partition::new(image, size)?, FsOptions::new())
+        .with_context(|| format!("cannot read the file system in {}", path.display()))
+}
+
+/// Makes an image with what is in folders, each below a folder of the volume (`""`: at its root), with progress.
+pub fn make(image: &Path, folders: &[(&Path, &str)]) -> Result<()> {
+    let mut wanted = Manifest::new();
+    for (folder, prefix) in folders {
+        scan(folder, prefix, &mut wanted)?;
+    }
+    let message = summary("the card", &wanted);
+    let bar = spinner(&message);
+    let made = create(image, &wanted);
+    finish(&bar, &message, made.is_ok());
+    made
+}
+
+/// A file of an image's volume.
+pub fn read(image: &Path, name: &str) -> Result<Vec<u8>> {
+    let fs = open(image, false)?;
+    let mut bytes = Vec::new();
+    fs.root_dir()
+        .open_file(name)
+        .and_then(|mut file| file.read_to_end(&mut bytes))
+        .with_context(|| format!("cannot read {name} of {}", image.display()))?;
+    Ok(bytes)
+}
+
+/// What goes on a volume, in words.
+fn summary(what: &str, wanted: &Manifest) -> String {
+    let total: u64 = wanted.values().map(|entry| entry.fingerprint.size).sum();
+    format!("{what} ({} files, {} MiB)", wanted.len(), total / MIB)
+}
+
 /// Adds all files below `folder` to `wanted` as `prefix/...`.
 fn scan(folder: &Path, prefix: &str, wanted: &mut Manifest) -> Result<()> {
     for entry in fs::read_dir(folder)
@@ -285,7 +314,10 @@ fn scan(folder: &Path, prefix: &str, wanted: &mut Manifest) -> Result<()> {
         if name.starts_with('.') || name.ends_with(".from-run") {
             continue;
         }
-        let path = format!("{prefix}/{name}");
+        let path = match prefix {
+            "" => name.to_owned(),
+            _ => format!("{prefix}/{name}"),
+        };
         ensure!(
             !path.contains(['\t', '\n']),
             "{} has a name that a volume cannot have",
