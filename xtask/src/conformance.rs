@@ -15,7 +15,7 @@ use anyhow::{Context, Result, ensure};
 use crate::build::{self, Built};
 use crate::machine::BOARDS;
 use crate::project::{Project, write_atomic};
-use crate::rig::{Domain, Hypervisor, Rig, Served, Started};
+use crate::rig::{Domain, Hypervisor, PvDisk, Rig, Served, Started};
 use crate::setup;
 use crate::xen;
 
@@ -180,6 +180,13 @@ fn domains(on: Hypervisor, image: &Path) -> [Domain<'_>; 2] {
 
 /// Starts the domains that try what a control domain serves.
 fn served(rig: &Rig<'_>, on: Hypervisor, image: &Path) -> Result<Started> {
+    let file = rig.project.dir("conformance")?.join("disk.img");
+    write_atomic(&file, &disk())?;
+    let disk = |vdev, read_only| PvDisk {
+        vdev,
+        file: &file,
+        read_only,
+    };
     rig.start_served(
         on,
         &[Served {
@@ -190,10 +197,17 @@ fn served(rig: &Rig<'_>, on: Hypervisor, image: &Path) -> Result<Started> {
                 vcpus: 1,
                 memory: 32,
             },
-            disks: &[],
+            disks: &[disk("xvda", false), disk("xvdb", true)],
             mac: None,
         }],
     )
+}
+
+/// A disk of 4,096 sectors, each full of its own number.
+fn disk() -> Vec<u8> {
+    (0..4096_u32)
+        .flat_map(|sector| sector.to_le_bytes().repeat(128))
+        .collect()
 }
 
 /// The cases in what the guest printed.

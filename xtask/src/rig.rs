@@ -243,7 +243,7 @@ impl Rig<'_> {
         qemu.args([
             "-device",
             &format!(
-                "guest-loader,addr={KERNEL:#x},kernel={},bootargs=console=hvc0 quiet rdinit=/init",
+                "guest-loader,addr={KERNEL:#x},kernel={},bootargs=console=hvc0 loglevel=0 rdinit=/init",
                 option(&dom0.image())?
             ),
             "-device",

@@ -94,7 +94,6 @@ impl Log {
 pub struct Console {
     log: Log,
     input: VecDeque<u8>,
-    broken: bool,
 }
 
 impl Console {
@@ -108,7 +107,6 @@ impl Console {
         Ok(Self {
             log: Log::new(log_size)?,
             input,
-            broken: false,
         })
     }
 
@@ -123,40 +121,16 @@ impl Console {
         self.log.push(bytes);
     }
 
-    /// Whether the ring was found impossible; it is left alone until [`Console::reset`].
-    #[must_use]
-    pub const fn is_broken(&self) -> bool {
-        self.broken
-    }
-
-    /// The domain has a new ring page: forgets that the old was broken and what was typed for it.
-    /// The log stays.
-    pub fn reset(&mut self) {
-        self.broken = false;
-        self.input.clear();
-    }
-
     /// Takes what the guest printed, at most the ring's size in one call, into the log. Returns
     /// whether the guest is to be sent an event.
     ///
     /// # Errors
-    /// The guest's indexes are impossible. This is told once, to be logged; after it nothing moves
-    /// until [`Console::reset`].
+    /// The guest's indexes are impossible: nothing moves until they are possible again.
     pub fn drain_output(&mut self, page: &impl SharedMem) -> Result<bool, RingError> {
-        if self.broken {
-            return Ok(false);
-        }
         let mut buffer = [0; OUT_SIZE as usize];
-        match OUT.read(page, &mut buffer) {
-            Ok(n) => {
-                self.log.push(buffer.get(..n).unwrap_or_default());
-                Ok(n > 0)
-            }
-            Err(e) => {
-                self.broken = true;
-                Err(e)
-            }
-        }
+        let n = OUT.read(page, &mut buffer)?;
+        self.log.push(buffer.get(..n).unwrap_or_default());
+        Ok(n > 0)
     }
 
     /// Queues what was typed. Returns how many bytes were taken; no more than [`INPUT_SIZE`] wait.
@@ -180,19 +154,14 @@ impl Console {
     /// As [`Console::drain_output`].
     pub fn flush_input(&mut self, page: &impl SharedMem) -> Result<bool, RingError> {
         let mut moved = false;
-        while !self.broken && !self.input.is_empty() {
+        while !self.input.is_empty() {
             let (first, _) = self.input.as_slices();
-            match IN.write(page, first) {
-                Ok(0) => break,
-                Ok(n) => {
-                    self.input.drain(..n.min(self.input.len()));
-                    moved = true;
-                }
-                Err(e) => {
-                    self.broken = true;
-                    return Err(e);
-                }
+            let n = IN.write(page, first)?;
+            if n == 0 {
+                break;
             }
+            self.input.drain(..n.min(self.input.len()));
+            moved = true;
         }
         Ok(moved)
     }

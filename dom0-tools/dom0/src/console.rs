@@ -60,7 +60,7 @@ impl Console {
     fn pump(&self, page: &Mapping, port: &Listener) -> bool {
         let own = port.port().0;
         let mut engine = self.engine.borrow_mut();
-        // A ring with impossible indices is left alone until the domain ends.
+        // A ring with impossible indices is left alone until they are possible again.
         let printed = engine.drain_output(&**page).unwrap_or(false);
         if printed || self.current.get() == 0 {
             self.current.set(own);

@@ -145,7 +145,7 @@ fn indirect(
     if limits.indirect_segments() == 0 {
         return Err(Status::Eopnotsupp);
     }
-    let kind = transfer_kind(r.indirect_op, disk)?;
+    let kind = transfer_kind(r.indirect_op, disk).map_err(|_| Status::Error)?;
     if r.nr_segments > limits.indirect_segments() {
         return Err(Status::Error);
     }

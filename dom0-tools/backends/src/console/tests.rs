@@ -41,17 +41,15 @@ fn input_waits_for_space() {
 }
 
 #[test]
-fn broken_ring_is_told_once_until_reset() {
+fn impossible_indexes_move_nothing_until_they_are_possible() {
     let page = Mem::new(4096);
     let mut c = Console::new(16).unwrap();
     page.store32(OUT.prod, OUT_SIZE + 1);
     assert!(c.pump(&page).is_err());
-    assert!(c.is_broken());
+    assert!(c.pump(&page).is_err());
+    assert!(all(c.log()).is_empty());
     page.store32(OUT.prod, 3);
     c.push_input(b"abc");
-    assert_eq!(c.pump(&page), Ok(false));
-    assert!(all(c.log()).is_empty());
-    c.reset();
     assert_eq!(c.pump(&page), Ok(true));
     assert_eq!(all(c.log()).len(), 3);
     assert_eq!(c.input_waiting(), 0);
@@ -65,7 +63,9 @@ fn broken_input_ring_is_told() {
     assert_eq!(c.flush_input(&page), Ok(false));
     c.push_input(b"abc");
     assert!(c.flush_input(&page).is_err());
-    assert_eq!(c.flush_input(&page), Ok(false));
+    assert_eq!(c.input_waiting(), 3);
+    page.store32(IN.cons, 0);
+    assert_eq!(c.flush_input(&page), Ok(true));
 }
 
 #[test]
@@ -110,9 +110,7 @@ proptest! {
             let at = [IN.prod, IN.cons, OUT.prod, OUT.cons][which];
             page.store32(at, if small { value % 3000 } else { value });
             c.push_input(b"some");
-            let was = c.is_broken();
-            let r = c.pump(&page);
-            prop_assert_eq!(r.is_err(), c.is_broken() && !was);
+            let _ = c.pump(&page);
             prop_assert!(c.log().end() - c.log().start() <= 100);
         }
     }

@@ -76,7 +76,7 @@ fn run(machine: Machine) -> Result<(), Errno> {
     guest_abi::calls::memory::add_to_physmap(&hvc::xen(), DomId::SELF, space, 0, grants)?;
     let table = Shared::at(grants.0, 1).ok_or(Errno::EINVAL)?;
     if word(&machine, "role") == Some("served") {
-        return served::run(&machine, info);
+        return served::run(&machine, info, table);
     }
     let mut suite = Suite {
         own: domid(&machine, "own").unwrap_or(DomId::SELF),

@@ -155,7 +155,7 @@ fn indirect_segments_come_from_pages() {
     r.refused(i, 3, 1, Status::Error);
     i.nr_segments = 1;
     i.indirect_op = Nr::Indirect.number();
-    r.refused(i, 3, 6, Status::Eopnotsupp);
+    r.refused(i, 3, 6, Status::Error);
 }
 
 /// Counts how often each byte behind the head is read.

@@ -3,11 +3,15 @@
 //!
 //! Nothing here uses the front ends' own code: a case writes what a front end would not.
 
+mod block;
+mod console;
+mod front;
 mod store;
 mod wire;
 
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 use core::fmt::Display;
 use el1::shared::Shared;
 use el1::{Machine, gic, hvc, time};
@@ -28,6 +32,10 @@ const PATIENCE: u64 = 5_000 * MS;
 /// What cases work with.
 pub struct Served {
     info: Shared,
+    grants: Shared,
+    /// The next entry of the grant table that is free.
+    gref: u32,
+    given: front::Given,
     event_intid: u32,
     console: Shared,
     console_port: Port,
@@ -45,7 +53,7 @@ fn attach(page: Param, port: Param) -> Result<(Shared, Port), Errno> {
 }
 
 /// Runs the cases; comes back only when it cannot.
-pub fn run(machine: &Machine, info: Shared) -> Result<(), Errno> {
+pub fn run(machine: &Machine, info: Shared, grants: Shared) -> Result<(), Errno> {
     let hypervisor = machine.hypervisor.as_ref().ok_or(Errno::ENXIO)?;
     gic::enable(hypervisor.event_intid, gic::Trigger::Level);
     gic::enable(time::INTID, gic::Trigger::Level);
@@ -53,6 +61,10 @@ pub fn run(machine: &Machine, info: Shared) -> Result<(), Errno> {
     let (page, port) = attach(Param::StorePfn, Param::StoreEvtchn)?;
     let mut served = Served {
         info,
+        grants,
+        // The first eight are the toolstack's.
+        gref: 8,
+        given: Vec::new(),
         event_intid: hypervisor.event_intid,
         console,
         console_port,
@@ -62,6 +74,8 @@ pub fn run(machine: &Machine, info: Shared) -> Result<(), Errno> {
     let own = served.text("domid");
     served.own = own.parse().map_err(|_| Errno::EINVAL)?;
     served.store();
+    served.consoles();
+    served.blocks();
     served.last_of_store();
     served.print("conformance: done\r\n");
     loop {
@@ -148,5 +162,25 @@ impl Served {
         } else {
             String::new()
         }
+    }
+
+    /// Sets a node.
+    fn put(&mut self, path: &str, value: impl Display) {
+        let value = value.to_string();
+        self.call(11, 0, &[path.as_bytes(), b"\0", value.as_bytes()].concat());
+    }
+
+    /// What is below a node.
+    fn list(&mut self, path: &str) -> Vec<String> {
+        let reply = self.call(1, 0, &[path.as_bytes(), b"\0"].concat());
+        if reply.kind != 1 {
+            return Vec::new();
+        }
+        reply
+            .payload
+            .split(|b| *b == 0)
+            .filter(|n| !n.is_empty())
+            .map(|n| String::from_utf8_lossy(n).to_string())
+            .collect()
     }
 }
