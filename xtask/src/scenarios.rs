@@ -938,7 +938,7 @@ fn restarted(session: &mut Session, guest: &str, id: u32) -> Result<()> {
 fn wait_until(
     session: &mut Session,
     timeout: Duration,
-    done: impl Fn(&mut Session) -> Result<bool>,
+    mut done: impl FnMut(&mut Session) -> Result<bool>,
 ) -> Result<()> {
     let begin = Instant::now();
     while !done(session)? {
@@ -1404,10 +1404,23 @@ fn network(stage: &Stage) -> Result<()> {
     })
 }
 
+/// The control domain's page, on this port of the host's, has lines that begin so.
+fn status_page(port: u16, lines: &[&str]) -> Result<()> {
+    let page = String::from_utf8(world::fetch(port, "/")?)?;
+    for begin in lines {
+        ensure!(
+            page.lines().any(|line| line.starts_with(begin)),
+            "no line {begin:?}... in:\n{page}"
+        );
+    }
+    Ok(())
+}
+
 /// Two Linux guests in a machine with a card, which QEMU's own network connects with this host: each gets its address
 /// by DHCP, resolves a name, fetches a file from a server of this host, and serves it to a client of this host, who must
 /// get what the server had. The name is asked of a server of this test: what QEMU's own (10.0.2.3) answers depends on
-/// this host.
+/// this host. The control domain has an address of its own, too, answers guests' pings, and shows its page to them and
+/// to this host.
 fn network_world(stage: &Stage) -> Result<()> {
     const SIZE: usize = 4 << 20;
     let host = Ipv4Addr::new(10, 0, 2, 2);
@@ -1420,7 +1433,7 @@ fn network_world(stage: &Stage) -> Result<()> {
     let dns = world::serve_name("world.test", host)?;
     // Whichever address a guest is given, one of these leads to it.
     let mut forwards = Vec::new();
-    for last in 15..18 {
+    for last in [15, 16, 17, 99] {
         forwards.push(Forward {
             udp: false,
             host: world::free_port()?,
@@ -1428,15 +1441,41 @@ fn network_world(stage: &Stage) -> Result<()> {
             to_port: 80,
         });
     }
-    let machine = Machine {
+    let port_to = |address: Ipv4Addr| {
+        let forward = forwards.iter().find(|f| f.to == Some(address));
+        forward
+            .map(|f| f.host.port())
+            .with_context(|| format!("unforeseen {address}"))
+    };
+    let machine = |append: &[&str]| Machine {
         net: Some(Net {
             link: Link::User(forwards.clone()),
             mac: Some("52:54:00:00:00:07".into()),
         }),
+        append: append.iter().map(ToString::to_string).collect(),
         ..machine(3, 2)
     };
-    stage.play(&machine, |session| {
+    // What the control domain is told of its address.
+    stage.play(&machine(&["dom0_ip=off"]), |session| {
+        session.vane_shows("info", "^control_address +: -$")?;
+        let ports = session.vane("bridge-list")?;
+        ensure!(!ports.contains("dom0"), "it is on the bridge:\n{ports}");
+        Ok(())
+    })?;
+    stage.play_on(&machine(&["dom0_ip=10.0.2.99/24,10.0.2.2"]), |session| {
+        session.vane_shows("info", "^control_address +: 10.0.2.99/24$")?;
+        status_page(port_to(Ipv4Addr::new(10, 0, 2, 99))?, &["Domain-0"])
+    })?;
+    stage.play_on(&machine(&[]), |session| {
         session.vane_shows("bridge-list", "^xenbr0 +eth0 +52:54:00:00:00:07 up ")?;
+        let mut own = String::new();
+        wait_until(session, LINUX, |session| {
+            let info = session.json("info --json")?;
+            let address = info["control_address"].as_str().unwrap_or_default();
+            own = address.trim_end_matches("/24").to_owned();
+            Ok(!own.is_empty())
+        })?;
+        session.vane_shows("bridge-list", "^xenbr0 +dom0 +02:16:00:00:00:07 up ")?;
         for kernel in KERNELS {
             session.vane(&format!("create /guests/{}.cfg", kernel.guest))?;
         }
@@ -1452,13 +1491,11 @@ fn network_world(stage: &Stage) -> Result<()> {
                 .split_whitespace()
                 .find_map(|word| word.strip_suffix("/24")?.parse::<Ipv4Addr>().ok());
             let address = address.with_context(|| format!("no address in:\n{shown}"))?;
-            let forward = forwards.iter().find(|f| f.to == Some(address));
-            ports.push(
-                forward
-                    .with_context(|| format!("unforeseen {address}"))?
-                    .host
-                    .port(),
-            );
+            ports.push(port_to(address)?);
+            session.shell(&format!("ping -c 2 -W 5 {own}"))?;
+            session.shell(&format!(
+                "wget -q -O - http://{own}/ | grep -q '^Domain-0 '"
+            ))?;
             session.shell("ip route | grep '^default via 10.0.2.2 '")?;
             let shown = session.shell(&format!("nslookup world.test {host}:{dns}"))?;
             ensure!(
@@ -1494,6 +1531,11 @@ fn network_world(stage: &Stage) -> Result<()> {
                 "{name}: {} bytes came back of {SIZE}, or others",
                 got.len()
             );
+        }
+        // More than it has places for at a time, one after another.
+        for _ in 0..10 {
+            let names = ["Domain-0 ", "linux ", "linux612 ", "xenbr0 "];
+            status_page(port_to(own.parse()?)?, &names)?;
         }
         let bridges = session.json("bridge-list --json")?;
         let card = &bridges[0]["ports"][0];

@@ -2,9 +2,11 @@
 //! From the machine to the prompt.
 
 use crate::base64;
-use crate::card;
+use crate::card::{self, Card};
 use crate::exec::Notify;
 use crate::host::Dom0;
+use crate::ip;
+use crate::own;
 use crate::prompt::Prompt;
 use crate::rt::Rt;
 use crate::terminal::Terminal;
@@ -42,7 +44,7 @@ pub fn main(machine: Machine) -> ! {
         None => Terminal::uart(rt),
     };
     let dom0 = Dom0::new(rt, machine, terminal);
-    card::start(dom0);
+    let card = card::start(dom0);
     let vane: &'static Vane = Box::leak(Box::new(Vane {
         dom0,
         tools: Toolstack::new(dom0),
@@ -55,12 +57,31 @@ pub fn main(machine: Machine) -> ! {
     if let Err(e) = vane.tools.start() {
         vane.prompt.say(&format!("dom0: {e}"));
     }
+    if let Some(card) = card {
+        join_network(vane, &card);
+    }
     if vane.dom0.machine.hypervisor.is_some() {
         rt.spawn(watch_domains(vane));
         rt.spawn(reap(vane));
     }
     rt.spawn(person(vane));
     rt.run()
+}
+
+/// Gives the control domain its own place on the card's bridge, unless the command line has `dom0_ip=off`.
+fn join_network(vane: &'static Vane, card: &Card) {
+    let word = word(&vane.dom0.machine.bootargs, "dom0_ip").unwrap_or("dhcp");
+    match ip::parse(word) {
+        Some(ip::Source::Off) => {}
+        Some(source) => {
+            if own::start(vane.dom0, &vane.tools, card.mac(), source).is_none() {
+                vane.prompt.say("dom0: the bridge has no port left for it");
+            }
+        }
+        None => vane.prompt.say(&format!(
+            "dom0: dom0_ip={word} makes no sense: it is off, dhcp or ADDRESS/BITS[,GATEWAY]"
+        )),
+    }
 }
 
 /// Tells xenstore's clients of domains that stopped or went (`VIRQ_DOM_EXC`).

@@ -3,7 +3,7 @@
 
 use crate::exec::{Notify, yield_now};
 use crate::host::Dom0;
-use alloc::collections::VecDeque;
+use crate::waiting::Waiting;
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
@@ -16,9 +16,6 @@ use toolstack::host::DEFAULT_BRIDGE;
 
 /// Frames that are taken from the card at a time.
 const BUDGET: usize = 64;
-/// Most frames that wait for the card, and most bytes of them.
-const MAX_FRAMES: usize = 256;
-const MAX_BYTES: usize = 512 << 10;
 
 /// The card.
 pub struct Card {
@@ -27,23 +24,25 @@ pub struct Card {
     mac: Option<Mac>,
     max_frame: usize,
     /// What is to be sent.
-    waiting: RefCell<VecDeque<Rc<Frame>>>,
-    /// Bytes of it.
-    bytes: Cell<usize>,
+    waiting: Waiting,
     /// Its interrupt came up, or it misbehaved.
     changed: Notify,
     fault: Cell<Option<Fault>>,
 }
 
 /// Takes the first card among the transports, if there is one, and puts it on the default bridge.
-pub fn start(dom0: Dom0) {
+pub fn start(dom0: Dom0) -> Option<Rc<Card>> {
     for at in &dom0.machine.virtio {
         match net::Card::open(at) {
             Ok(None) => {}
             Ok(Some(device)) => return serve(dom0, at, device),
-            Err(e) => return say(dom0, e),
+            Err(e) => {
+                say(dom0, e);
+                return None;
+            }
         }
     }
+    None
 }
 
 fn say(dom0: Dom0, fault: Fault) {
@@ -51,19 +50,16 @@ fn say(dom0: Dom0, fault: Fault) {
         .write(&format!("dom0: the network card {fault}\n"));
 }
 
-fn serve(dom0: Dom0, at: &VirtioMmio, device: net::Card) {
+fn serve(dom0: Dom0, at: &VirtioMmio, device: net::Card) -> Option<Rc<Card>> {
     let card = Rc::new(Card {
         mac: device.mac(),
         max_frame: device.max_frame(),
         device: RefCell::new(Some(device)),
-        waiting: RefCell::default(),
-        bytes: Cell::default(),
+        waiting: Waiting::default(),
         changed: Notify::default(),
         fault: Cell::default(),
     });
-    let Some(port) = dom0.networks.add_card(card.clone()) else {
-        return;
-    };
+    let port = dom0.networks.add_card(card.clone())?;
     let handle = card.clone();
     dom0.rt.on_interrupt(at.intid, move || {
         if let Some(device) = &mut *handle.device.borrow_mut() {
@@ -71,13 +67,15 @@ fn serve(dom0: Dom0, at: &VirtioMmio, device: net::Card) {
         }
         handle.changed.notify();
     });
+    let this = card.clone();
     dom0.rt.spawn(async move {
-        let fault = card.run(dom0, port).await;
+        let fault = this.run(dom0, port).await;
         // Resets it.
-        card.device.take();
-        card.waiting.take();
+        this.device.take();
+        this.waiting.clear();
         say(dom0, fault);
     });
+    Some(card)
 }
 
 impl Card {
@@ -91,31 +89,15 @@ impl Card {
         self.device.borrow().as_ref().is_some_and(net::Card::link)
     }
 
-    /// Adds a frame, which [`Self::flush`] sends; its segments when it is to be split. False when it, or one of
-    /// them, is dropped: it is too long for the card, or too many wait.
+    /// Adds a frame, which [`Self::flush`] sends. False when it, or a part of it, is dropped: it is too long for the
+    /// card, or too much waits.
     pub fn queue(&self, frame: &Rc<Frame>) -> bool {
-        if frame.split().is_some() {
-            return frame.segments().all(|s| self.queue_one(&Rc::new(s)));
-        }
-        self.queue_one(frame)
-    }
-
-    fn queue_one(&self, frame: &Rc<Frame>) -> bool {
-        let len = frame.bytes().len();
-        let mut waiting = self.waiting.borrow_mut();
-        let room = waiting.len() < MAX_FRAMES && self.bytes.get() + len <= MAX_BYTES;
-        let works = self.device.borrow().is_some();
-        if len > self.max_frame || !room || !works || waiting.try_reserve(1).is_err() {
-            return false;
-        }
-        self.bytes.set(self.bytes.get() + len);
-        waiting.push_back(frame.clone());
-        true
+        self.device.borrow().is_some() && self.waiting.add(frame, self.max_frame)
     }
 
     /// Bytes that wait.
     pub fn waiting_bytes(&self) -> usize {
-        self.bytes.get()
+        self.waiting.bytes()
     }
 
     /// Sends what waits, as much as the card takes.
@@ -129,12 +111,10 @@ impl Card {
     }
 
     fn send(&self, device: &mut net::Card) -> Result<(), Fault> {
-        let mut waiting = self.waiting.borrow_mut();
-        while !waiting.is_empty() && device.has_room()? {
-            let Some(frame) = waiting.pop_front() else {
+        while !self.waiting.is_empty() && device.has_room()? {
+            let Some(frame) = self.waiting.next() else {
                 break;
             };
-            self.bytes.set(self.bytes.get() - frame.bytes().len());
             // Not copied when nobody else is to get it.
             device.send(Rc::unwrap_or_clone(frame).into_bytes())?;
         }

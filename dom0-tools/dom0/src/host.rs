@@ -390,6 +390,7 @@ impl Host for Dom0 {
             ports: open as u32,
             mapped_pages: mem::window_used(),
             heap: (heap::used() as u64, heap::total() as u64),
+            address: self.networks.own_address().map(|a| (a.ip.into(), a.bits)),
         }
     }
     fn version_info(&self) -> Result<VersionInfo, Errno> {

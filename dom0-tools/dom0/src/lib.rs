@@ -9,7 +9,10 @@ extern crate alloc;
 pub mod base64;
 pub mod exec;
 pub mod fat;
+pub mod ip;
 pub mod sd;
+pub mod status;
+pub mod waiting;
 
 #[cfg(target_os = "none")]
 mod blk;
@@ -25,6 +28,8 @@ mod disk;
 mod host;
 #[cfg(target_os = "none")]
 mod net;
+#[cfg(target_os = "none")]
+mod own;
 #[cfg(target_os = "none")]
 mod prompt;
 #[cfg(target_os = "none")]

@@ -5,6 +5,8 @@
 use crate::card::Card;
 use crate::exec::{Notify, yield_now};
 use crate::host::Dom0;
+use crate::ip::Address;
+use crate::own::Own;
 use crate::rt::Listener;
 use crate::xs::Watch;
 use alloc::collections::BTreeMap;
@@ -79,6 +81,7 @@ struct Input {
 enum Station {
     Vif(Rc<Served>),
     Card(Rc<Card>),
+    Own(Rc<Own>),
 }
 
 impl Station {
@@ -93,6 +96,7 @@ impl Station {
                 taken.then(|| Outlet::Vif(vif.clone(), input.clone()))
             }
             Self::Card(card) => card.queue(frame).then(|| Outlet::Card(card.clone())),
+            Self::Own(own) => own.queue(frame).then(|| Outlet::Own(own.clone())),
         }
     }
 }
@@ -101,6 +105,7 @@ impl Station {
 enum Outlet {
     Vif(Rc<Served>, Rc<Input>),
     Card(Rc<Card>),
+    Own(Rc<Own>),
 }
 
 impl Outlet {
@@ -108,6 +113,7 @@ impl Outlet {
         match (self, other) {
             (Self::Vif(_, a), Self::Vif(_, b)) => Rc::ptr_eq(a, b),
             (Self::Card(a), Self::Card(b)) => Rc::ptr_eq(a, b),
+            (Self::Own(a), Self::Own(b)) => Rc::ptr_eq(a, b),
             _ => false,
         }
     }
@@ -116,6 +122,7 @@ impl Outlet {
         match self {
             Self::Vif(_, input) => input.rx.borrow().waiting_bytes(),
             Self::Card(card) => card.waiting_bytes(),
+            Self::Own(own) => own.waiting_bytes(),
         }
     }
 
@@ -123,6 +130,7 @@ impl Outlet {
         match self {
             Self::Vif(vif, input) => flush(vif, input),
             Self::Card(card) => card.flush(),
+            Self::Own(own) => own.flush(),
         }
     }
 }
@@ -138,6 +146,7 @@ struct Switch {
 struct Shared {
     vifs: RefCell<BTreeMap<(DomId, u32), Rc<Served>>>,
     bridges: RefCell<BTreeMap<String, Switch>>,
+    own: RefCell<Option<Rc<Own>>>,
 }
 
 /// All bridges and interfaces.
@@ -228,13 +237,29 @@ impl Networks {
         self.0.bridges.borrow_mut().entry(name.into()).or_default();
     }
 
-    /// Puts the machine's card on the default bridge. `None` when that has no port left.
-    pub fn add_card(&self, card: Rc<Card>) -> Option<PortId> {
+    /// Puts something that is no guest's on the default bridge. `None` when that has no port left.
+    fn add(&self, station: Station) -> Option<PortId> {
         let mut bridges = self.0.bridges.borrow_mut();
         let switch = bridges.entry(DEFAULT_BRIDGE.into()).or_default();
         let port = switch.bridge.add(Filter::default())?;
-        switch.stations.insert(port, Station::Card(card));
+        switch.stations.insert(port, station);
         Some(port)
+    }
+
+    /// Puts the machine's card on the default bridge. `None` when that has no port left.
+    pub fn add_card(&self, card: Rc<Card>) -> Option<PortId> {
+        self.add(Station::Card(card))
+    }
+
+    /// The same for the control domain's own place there.
+    pub fn add_own(&self, own: Rc<Own>) -> Option<PortId> {
+        *self.0.own.borrow_mut() = Some(own.clone());
+        self.add(Station::Own(own))
+    }
+
+    /// The control domain's own address, if it has one.
+    pub fn own_address(&self) -> Option<Address> {
+        self.0.own.borrow().as_ref()?.address()
     }
 
     /// The bridges and what is at their ports.
@@ -251,6 +276,10 @@ impl Networks {
                         v.queues.get() > 0,
                     ),
                     Station::Card(card) => ("eth0".into(), None, card.mac(), card.link()),
+                    Station::Own(own) => {
+                        let up = own.address().is_some();
+                        ("dom0".into(), None, Some(own.mac()), up)
+                    }
                 };
                 let c = switch.bridge.counters(id);
                 let addresses = switch.bridge.addresses(now);

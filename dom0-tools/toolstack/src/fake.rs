@@ -469,6 +469,7 @@ impl Host for Fake {
             ports: 4 + state.doms.values().map(|d| d.ports).sum::<u32>(),
             mapped_pages: state.consoles.len() as u64,
             heap: (1 << 20, 64 << 20),
+            address: None,
         }
     }
     fn version_info(&self) -> Result<VersionInfo, Errno> {

@@ -168,6 +168,8 @@ pub struct OwnUse {
     pub mapped_pages: u64,
     /// Bytes of its heap that are taken, and all.
     pub heap: (u64, u64),
+    /// Its own IP address, if it has one, and how many bits of it are its network's.
+    pub address: Option<(IpAddr, u8)>,
 }
 
 /// What the hypervisor says of itself (`xen_version`, `public/version.h`).
@@ -334,13 +336,13 @@ pub struct BridgeInfo {
 /// A bridge's port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BridgePort {
-    /// Its name: `vif1.0` for a guest's interface, `eth0` for the machine's card.
+    /// Its name: `vif1.0` for a guest's interface, `eth0` for the machine's card, `dom0` for the control domain itself.
     pub name: String,
     /// The guest, and its interface's number.
     pub guest: Option<(DomId, u32)>,
-    /// The Ethernet address of the guest's interface, or the card's own.
+    /// The Ethernet address of what is there.
     pub mac: Option<Mac>,
-    /// The guest is connected; the card's link is up.
+    /// The guest is connected; the card's link is up; the control domain has an IP address.
     pub link: bool,
     /// Frames and bytes that came in there.
     pub came: (u64, u64),

@@ -178,6 +178,10 @@ pub(super) fn info<H: Host>(t: &Toolstack<H>, c: &Command, out: &mut impl Output
         ("total_memory", json!(p.total_pages / 256)),
         ("free_memory", json!(p.free_pages / 256)),
         ("free_pages", json!(p.free_pages)),
+        (
+            "control_address",
+            json!(own.address.map(|(ip, bits)| format!("{ip}/{bits}")))
+        ),
         ("control_event_channels", json!(own.ports)),
         ("control_mapped_pages", json!(own.mapped_pages)),
         ("control_heap_kib", json!(own.heap.1 >> 10)),
@@ -211,9 +215,11 @@ pub(super) fn info<H: Host>(t: &Toolstack<H>, c: &Command, out: &mut impl Output
         return Ok(());
     }
     for (name, value) in rows {
-        let text = value
-            .as_str()
-            .map_or_else(|| value.to_string(), ToOwned::to_owned);
+        let text = match value {
+            Value::Null => "-".to_owned(),
+            Value::String(text) => text,
+            value => value.to_string(),
+        };
         out.write(format!("{name:<23}: {text}").trim_end());
         out.write("\n");
     }
