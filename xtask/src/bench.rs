@@ -21,7 +21,10 @@ use crate::xen;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Run on the real Xen too (downloaded once, 1 MB), not only on Paravane
+    /// Count larger operations, by Linux guests, in place of the single ones
+    #[arg(long, conflicts_with = "check")]
+    spans: bool,
+    /// Run on the real Xen too (downloaded once, 1 MB; with --spans 66 MB more), not only on Paravane
     #[arg(long, value_enum)]
     on: Option<Hypervisor>,
     /// Write the rows as JSON to this file
@@ -30,7 +33,7 @@ pub struct Args {
     /// Fail when a row is more than 5 % above docs/bench.json
     #[arg(long, conflicts_with = "update")]
     check: bool,
-    /// Write docs/bench.json and the table of docs/BENCH.md
+    /// Write docs/bench.json (with --spans docs/spans.json) and the table of docs/BENCH.md
     #[arg(long)]
     update: bool,
 }
@@ -148,6 +151,10 @@ fn committed(project: &Project) -> PathBuf {
 pub fn main(project: &Project, args: &Args) -> Result<ExitCode> {
     setup::ensure(project, &BOARDS[0])?;
     let built = build::build(project, &build::Args::default())?;
+    if args.spans {
+        crate::spans::main(project, &built, args.on, args.json.as_deref(), args.update)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let paravane = measure(project, &built, Hypervisor::Paravane)?;
     let old = read(project);
     let xen = if args.on == Some(Hypervisor::Xen) {
@@ -171,7 +178,7 @@ pub fn main(project: &Project, args: &Args) -> Result<ExitCode> {
         let mut text = serde_json::to_string_pretty(&rows)?;
         text.push('\n');
         write_atomic(&committed(project), text.as_bytes())?;
-        update_page(project, &table(&paravane, xen.as_ref(), true))?;
+        update_page(project, "bench", &table(&paravane, xen.as_ref(), true))?;
     }
     if args.check {
         check(&old?, &paravane)?;
@@ -199,8 +206,8 @@ fn check(old: &Committed, new: &Column) -> Result<()> {
             format!(
                 "{}: {} -> {}",
                 op.label,
-                show(*old, op.kind),
-                show(*new, op.kind)
+                show_as(*old, op.kind),
+                show_as(*new, op.kind)
             )
         })
         .collect();
@@ -301,22 +308,27 @@ fn rows(text: &str, image: u64) -> Result<Column> {
         .collect()
 }
 
-fn show(figure: f64, kind: Kind) -> String {
+fn show_as(figure: f64, kind: Kind) -> String {
     match kind {
         Kind::Overhead => format!("{figure:.4}"),
-        _ if figure < 10.0 => format!("{figure:.1}"),
-        _ => {
-            let digits = format!("{figure:.0}");
-            let mut text = String::new();
-            for (i, digit) in digits.chars().enumerate() {
-                if i > 0 && (digits.len() - i) % 3 == 0 {
-                    text.push(',');
-                }
-                text.push(digit);
-            }
-            text
-        }
+        _ => show(figure),
     }
+}
+
+/// A figure with its thousands apart.
+pub fn show(figure: f64) -> String {
+    if figure < 10.0 {
+        return format!("{figure:.1}");
+    }
+    let digits = format!("{figure:.0}");
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 /// The table, for people or for the page.
@@ -337,7 +349,7 @@ fn table(paravane: &Column, xen: Option<&Column>, markdown: bool) -> String {
             Some(theirs) if theirs > 0.0 => format!("{:.2}", own / theirs),
             _ => "-".to_owned(),
         };
-        let theirs = theirs.map_or_else(|| "-".to_owned(), |v| show(v, op.kind));
+        let theirs = theirs.map_or_else(|| "-".to_owned(), |v| show_as(v, op.kind));
         let over = if own > 2.0 * op.budget {
             "**"
         } else if own > op.budget * 1.05 {
@@ -348,20 +360,20 @@ fn table(paravane: &Column, xen: Option<&Column>, markdown: bool) -> String {
         let budget = if op.kind == Kind::Overhead {
             format!("{:.3}", op.budget)
         } else {
-            show(op.budget, Kind::Bytes)
+            show_as(op.budget, Kind::Bytes)
         };
         text += &if markdown {
             let over = over.replace('*', "\\*");
             format!(
                 "| {} | {}{over} | {theirs} | {ratio} | {budget} |\n",
                 op.label,
-                show(own, op.kind)
+                show_as(own, op.kind)
             )
         } else {
             format!(
                 "{:<56} {:>10} {theirs:>10} {ratio:>6} {budget:>10} {over}\n",
                 op.label,
-                show(own, op.kind)
+                show_as(own, op.kind)
             )
         };
     }
@@ -438,20 +450,20 @@ impl Committed {
     }
 }
 
-/// Puts the table between the marks of docs/BENCH.md.
-fn update_page(project: &Project, table: &str) -> Result<()> {
-    const BEGIN: &str = "<!-- table: cargo xtask bench --update -->\n";
+/// Puts the table that a command makes between its marks of docs/BENCH.md.
+pub fn update_page(project: &Project, command: &str, table: &str) -> Result<()> {
+    let begin = format!("<!-- table: cargo xtask {command} --update -->\n");
     const END: &str = "<!-- end of table -->";
     let file = project.root.join("docs/BENCH.md");
     let text = fs::read_to_string(&file)
         .with_context(|| format!("cannot read {}", project.show(&file)))?;
     let (head, rest) = text
-        .split_once(BEGIN)
+        .split_once(&begin)
         .context("docs/BENCH.md has no mark for its table")?;
     let (_, tail) = rest
         .split_once(END)
         .context("docs/BENCH.md has no mark for its table's end")?;
-    write_atomic(&file, format!("{head}{BEGIN}{table}{END}{tail}").as_bytes())
+    write_atomic(&file, format!("{head}{begin}{table}{END}{tail}").as_bytes())
 }
 
 #[cfg(test)]
@@ -497,8 +509,8 @@ mod tests {
 
     #[test]
     fn figures_are_shown() {
-        assert_eq!(show(1_234_567.4, Kind::Bytes), "1,234,567");
-        assert_eq!(show(194.04, Kind::Each), "194");
-        assert_eq!(show(0.02551, Kind::Overhead), "0.0255");
+        assert_eq!(show_as(1_234_567.4, Kind::Bytes), "1,234,567");
+        assert_eq!(show_as(194.04, Kind::Each), "194");
+        assert_eq!(show_as(0.02551, Kind::Overhead), "0.0255");
     }
 }

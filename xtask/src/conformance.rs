@@ -197,6 +197,7 @@ fn served(rig: &Rig<'_>, on: Hypervisor, image: &Path) -> Result<Started> {
                 vcpus: 1,
                 memory: 32,
             },
+            ramdisk: None,
             disks: &[disk("xvda", false), disk("xvdb", true)],
             mac: None,
         }],

@@ -87,6 +87,18 @@ pub fn busybox(project: &Project) -> PathBuf {
     project.path("debian").join("busybox")
 }
 
+/// A kernel, once the guests are made.
+pub fn image(project: &Project, kernel: &Kernel) -> PathBuf {
+    let name = format!("vmlinuz-{}", kernel.series);
+    project.path("guests").join(name)
+}
+
+/// Its ramdisk, once the guests are made.
+pub fn ramdisk(project: &Project, kernel: &Kernel) -> PathBuf {
+    let name = format!("initrd-{}.cpio.gz", kernel.series);
+    project.path("guests").join(name)
+}
+
 /// What the guests of a kernel are made from: when it changes they are made again.
 fn recipe(project: &Project, kernel: &Kernel) -> String {
     let mut hasher = DefaultHasher::new();
@@ -330,7 +342,8 @@ fn initramfs(modules: &Path, busybox: &Path) -> Result<Vec<u8>> {
     Ok(archive.finish())
 }
 
-fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
+/// Compressed.
+pub fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
     encoder.write_all(bytes)?;
     Ok(encoder.finish()?)

@@ -31,6 +31,7 @@ mod run;
 mod scenarios;
 mod session;
 mod setup;
+mod spans;
 mod symbols;
 mod test;
 mod toolchain;

@@ -41,6 +41,7 @@ pub struct Domain<'a> {
 /// A test domain with devices.
 pub struct Served<'a> {
     pub domain: Domain<'a>,
+    pub ramdisk: Option<&'a Path>,
     pub disks: &'a [PvDisk<'a>],
     /// The Ethernet address of its interface, which is on the bridge that all are on.
     pub mac: Option<&'a str>,
@@ -156,6 +157,9 @@ impl Rig<'_> {
         for guest in guests {
             let name = guest.domain.name;
             copy(guest.domain.image, &folder.join(format!("{name}.bin")))?;
+            if let Some(ramdisk) = guest.ramdisk {
+                copy(ramdisk, &folder.join(format!("{name}.cpio")))?;
+            }
             for disk in guest.disks {
                 copy(disk.file, &folder.join(disk.image(name)))?;
             }
@@ -204,6 +208,9 @@ impl Rig<'_> {
         for guest in guests {
             let name = guest.domain.name;
             job.push((format!("{name}.bin"), read(guest.domain.image)?));
+            if let Some(ramdisk) = guest.ramdisk {
+                job.push((format!("{name}.cpio"), read(ramdisk)?));
+            }
             let mut devices = Vec::new();
             for disk in guest.disks {
                 let number = loops.next().unwrap_or(0);
@@ -339,11 +346,14 @@ impl Served<'_> {
                 )
             })
             .collect();
+        let ramdisk = self.ramdisk.map_or(String::new(), |_| {
+            format!("ramdisk = \"{folder}/{name}.cpio\"\n")
+        });
         let vif = self
             .mac
             .map_or(String::new(), |mac| format!("\"mac={mac},bridge=xenbr0\""));
         format!(
-            "name = \"{name}\"\nkernel = \"{folder}/{name}.bin\"\ncmdline = \"{command_line}\"\n\
+            "name = \"{name}\"\nkernel = \"{folder}/{name}.bin\"\n{ramdisk}cmdline = \"{command_line}\"\n\
              memory = {memory}\nvcpus = {vcpus}\ndisk = [ {} ]\nvif = [ {vif} ]\n\
              on_crash = \"preserve\"\non_poweroff = \"preserve\"\n",
             disks.join(", ")

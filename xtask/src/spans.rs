@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask bench --spans`: what larger operations of Debian's Linux guests take, on Paravane and on the real Xen
+//! with its Linux dom0. The figures are in docs/spans.json; docs/BENCH.md shows them.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use regex::Regex;
+use serde_json::{Value, json};
+
+use crate::bench::{show, update_page};
+use crate::build::Built;
+use crate::cpio::Archive;
+use crate::guests::{self, KERNELS};
+use crate::project::{Project, write_atomic};
+use crate::rig::{Domain, Hypervisor, Rig, Served, Started};
+
+/// The guests' first program.
+const SPANS: &str = include_str!("../guest/spans");
+
+/// What the guests print, and what it is.
+const ROWS: &[(&str, &str)] = &[
+    (
+        "boot",
+        "Linux 6.1 guest, from its kernel's clock to its first program",
+    ),
+    (
+        "ping",
+        "ping of 56 bytes between two guests, there and back",
+    ),
+    (
+        "ping_large",
+        "ping of 1,400 bytes between two guests, there and back",
+    ),
+    ("fetch", "TCP between two guests, a MiB by HTTP"),
+    (
+        "small_writes",
+        "TCP between two guests, a KiB in a write of its own",
+    ),
+];
+
+/// Figures in the order of [`ROWS`], in instructions.
+type Column = Vec<f64>;
+
+/// Counts, shows, and with `update` writes down.
+pub fn main(
+    project: &Project,
+    built: &Built,
+    on: Option<Hypervisor>,
+    json: Option<&Path>,
+    update: bool,
+) -> Result<()> {
+    let paravane = measure(project, built, Hypervisor::Paravane)?;
+    let xen = match on {
+        Some(Hypervisor::Xen) => Some(measure(project, built, Hypervisor::Xen)?),
+        _ => read(project, "xen"),
+    };
+    println!("{}", table(&paravane, xen.as_ref()));
+    let rows = document(&paravane, xen.as_ref());
+    let mut text = serde_json::to_string_pretty(&rows)?;
+    text.push('\n');
+    if let Some(file) = json {
+        write_atomic(file, text.as_bytes())?;
+    }
+    if update {
+        write_atomic(&committed(project), text.as_bytes())?;
+        update_page(project, "bench --spans", &table(&paravane, xen.as_ref()))?;
+    }
+    Ok(())
+}
+
+fn measure(project: &Project, built: &Built, on: Hypervisor) -> Result<Column> {
+    let name = match on {
+        Hypervisor::Paravane => "paravane",
+        Hypervisor::Xen => "xen",
+    };
+    let kernel = &KERNELS[0];
+    let image = guests::image(project, kernel);
+    let ramdisk = project.dir("bench")?.join("spans.cpio.gz");
+    let mut files = Archive::default();
+    files.file("spans", 0o755, SPANS.as_bytes());
+    // The kernel unpacks one archive after the other.
+    let mut both = fs::read(guests::ramdisk(project, kernel))?;
+    both.extend(guests::gzip(&files.finish())?);
+    write_atomic(&ramdisk, &both)?;
+    let guest = |role, mac| Served {
+        domain: Domain {
+            name: role,
+            image: &image,
+            command_line: match role {
+                "boot" => "console=hvc0 quiet rdinit=/spans role=boot",
+                "server" => "console=hvc0 quiet rdinit=/spans role=server",
+                _ => "console=hvc0 quiet rdinit=/spans role=client",
+            },
+            vcpus: 1,
+            memory: 256,
+        },
+        ramdisk: Some(&ramdisk),
+        disks: &[],
+        mac,
+    };
+    let mut text = String::new();
+    for guests in [
+        vec![guest("boot", None)],
+        vec![
+            guest("client", Some("00:16:3e:00:00:01")),
+            guest("server", Some("00:16:3e:00:00:02")),
+        ],
+    ] {
+        let role = guests[0].domain.name;
+        println!("counting on {name}: {role} ...");
+        std::io::stdout().flush()?;
+        let rig = Rig {
+            project,
+            built,
+            gic: 2,
+            icount: true,
+            log: project.dir("bench")?.join(format!("{name}-{role}.log")),
+            bound: Duration::from_secs(600),
+        };
+        let Started { mut session, .. } = rig.start_served(on, &guests)?;
+        let part = session
+            .expect(
+                r"(?s)\A.*?(spans: (done|failed[^\n]*)|dom0: failed[^\n]*)$",
+                rig.bound,
+            )
+            .with_context(|| format!("all that was shown: {}", project.show(&rig.log)))?;
+        ensure!(
+            part.ends_with("spans: done"),
+            "the guest says: {}",
+            part.lines().last().unwrap_or_default()
+        );
+        text += &part;
+    }
+    rows(&text)
+}
+
+/// The figures from what the guests printed.
+fn rows(text: &str) -> Result<Column> {
+    let pattern = Regex::new(r"span (\w+) (\d+) (\d+)")?;
+    let found: Vec<_> = pattern
+        .captures_iter(text)
+        .map(|c| c.extract::<3>().1)
+        .collect();
+    ROWS.iter()
+        .map(|(key, _)| {
+            let [_, took, times] = found
+                .iter()
+                .find(|row| row[0] == *key)
+                .with_context(|| format!("the guests have no row {key}"))?;
+            // A nanosecond is an instruction.
+            Ok(took.parse::<f64>()? / times.parse::<f64>()?)
+        })
+        .collect()
+}
+
+fn table(paravane: &Column, xen: Option<&Column>) -> String {
+    let mut text =
+        "| span | Paravane | Xen 4.17 | Paravane / Xen |\n|---|---:|---:|---:|\n".to_owned();
+    for (i, (_, label)) in ROWS.iter().enumerate() {
+        let own = paravane.get(i).copied().unwrap_or(f64::NAN);
+        let theirs = xen.and_then(|xen| xen.get(i).copied());
+        let (theirs, ratio) = match theirs {
+            Some(v) if v > 0.0 => (show(v), format!("{:.2}", own / v)),
+            _ => ("-".to_owned(), "-".to_owned()),
+        };
+        text += &format!("| {label} | {} | {theirs} | {ratio} |\n", show(own));
+    }
+    text
+}
+
+fn document(paravane: &Column, xen: Option<&Column>) -> Value {
+    let rows: Vec<_> = ROWS
+        .iter()
+        .enumerate()
+        .map(|(i, (_, label))| {
+            json!({
+                "op": label,
+                "paravane": paravane.get(i).map(|v| v.round()),
+                "xen": xen.and_then(|xen| xen.get(i)).map(|v| v.round()),
+            })
+        })
+        .collect();
+    json!({ "rows": rows })
+}
+
+fn committed(project: &Project) -> PathBuf {
+    project.root.join("docs/spans.json")
+}
+
+/// A column of what is written down, if it has every row.
+fn read(project: &Project, column: &str) -> Option<Column> {
+    let value: Value = serde_json::from_slice(&fs::read(committed(project)).ok()?).ok()?;
+    let rows = value["rows"].as_array()?;
+    ROWS.iter()
+        .map(|(_, label)| rows.iter().find(|row| row["op"] == *label)?[column].as_f64())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_read() {
+        let mut text = String::new();
+        for (key, _) in ROWS {
+            text += &format!("[    1.0] span\r\nspan {key} 5000 10\r\n");
+        }
+        assert_eq!(rows(&text).unwrap(), vec![500.0; ROWS.len()]);
+        assert!(rows("span boot 1 1").is_err());
+        let table = table(&vec![5000.0; ROWS.len()], Some(&vec![10_000.0; ROWS.len()]));
+        assert_eq!(
+            table.matches("| 5,000 | 10,000 | 0.50 |").count(),
+            ROWS.len()
+        );
+    }
+}
