@@ -290,6 +290,33 @@ fn sleeping_earns_no_more_than_a_slice() {
 }
 
 #[test]
+fn who_just_came_runs_a_while_before_a_woken_one() {
+    let mut m = Sim::new(1);
+    let (hog, sleeper) = (m.hog(1, 0, 256), m.hog(2, 0, 256));
+    m.run(30 * MS);
+    m.block(sleeper);
+    m.run(30 * MS);
+    // It has run for long.
+    m.wake(sleeper);
+    assert_eq!(m.s.current(CpuId(0)), Some(sleeper));
+    m.run(MS);
+    m.block(sleeper);
+    assert_eq!(m.s.current(CpuId(0)), Some(hog));
+    m.run(MIN_RUN_NS / 4);
+    m.wake(sleeper);
+    assert_eq!(m.s.current(CpuId(0)), Some(hog));
+    m.run(MIN_RUN_NS / 2);
+    assert_eq!(m.s.current(CpuId(0)), Some(hog));
+    m.run(MIN_RUN_NS / 4);
+    assert_eq!(m.s.current(CpuId(0)), Some(sleeper));
+    // Who sleeps keeps nobody from the CPU.
+    m.block(sleeper);
+    m.wake(sleeper);
+    m.block(hog);
+    assert_eq!(m.s.current(CpuId(0)), Some(sleeper));
+}
+
+#[test]
 fn vcpus_that_never_met_start_even() {
     // One ran alone for an hour, then others come on both CPUs.
     let mut m = Sim::new(2);
