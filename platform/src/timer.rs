@@ -59,6 +59,14 @@ pub fn arm(deadline: u64) {
     isb();
 }
 
+/// Arms this CPU's hypervisor timer, unless it is armed for an earlier time.
+#[inline]
+pub fn arm_by(deadline: u64) {
+    if mrs!("cnthp_ctl_el2") & CTL_ENABLE == 0 || mrs!("cnthp_cval_el2") > deadline {
+        arm(deadline);
+    }
+}
+
 /// Turns this CPU's hypervisor timer off; its PPI goes low.
 #[inline]
 pub fn disarm() {

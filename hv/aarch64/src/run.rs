@@ -282,13 +282,21 @@ pub fn settle(h: SpinMutexGuard<'_, Hypervisor>, v: VcpuRef, cpu: CpuId) -> bool
 
 fn carry_out(mut h: SpinMutexGuard<'_, Hypervisor>, v: VcpuRef, cpu: CpuId) -> bool {
     let own = 1 << cpu.0;
-    if h.effects.look & own != 0 {
+    let fx = &h.effects;
+    if fx.resched || fx.power.is_some() {
+        return false;
+    }
+    if fx.kick & own != 0 {
+        let now = mach().ns(counter());
+        let Some(until) = h.sched.stays(cpu, now) else {
+            return false;
+        };
+        platform::timer::arm_by(mach().ticks(until));
+    }
+    if (h.effects.kick | h.effects.look) & own != 0 {
         flush(&mut h, v);
     }
     let fx = &mut h.effects;
-    if fx.kick & own != 0 || fx.resched || fx.power.is_some() {
-        return false;
-    }
     let others = (fx.kick | fx.look) & !own;
     fx.kick = 0;
     fx.look = 0;

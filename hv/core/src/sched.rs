@@ -568,6 +568,20 @@ impl Scheduler {
         self.reschedule(cpu, now)
     }
 
+    /// Whether the CPU's vcpu goes on although one that was woken would go first: it came onto its CPU just now. Then
+    /// the CPU is to call [`Self::schedule`] at the time that is given.
+    #[inline]
+    pub fn stays(&mut self, cpu: CpuId, now: u64) -> Option<u64> {
+        let c = self.cpus.get(cpu.idx())?;
+        let settled = c.since.saturating_add(MIN_RUN_NS);
+        let others = self.untimed & !bit(cpu);
+        if c.yielded || now >= settled || self.vcpu(c.current?)?.stop != 0 || others != 0 {
+            return None;
+        }
+        self.untimed &= !bit(cpu);
+        Some(settled)
+    }
+
     fn reschedule(&mut self, cpu: CpuId, now: u64) -> Decision {
         self.charge(cpu, now);
         let Some(c) = self.cpus.get_mut(cpu.idx()) else {

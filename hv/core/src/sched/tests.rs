@@ -309,8 +309,13 @@ fn who_just_came_runs_a_while_before_a_woken_one() {
     assert_eq!(m.s.current(CpuId(0)), Some(hog));
     m.run(MIN_RUN_NS / 4);
     assert_eq!(m.s.current(CpuId(0)), Some(sleeper));
+    // The short way says the same.
+    assert_eq!(m.s.stays(CpuId(0), m.now), Some(m.now + MIN_RUN_NS));
+    assert_eq!(m.s.stays(CpuId(0), m.now + MIN_RUN_NS), None);
     // Who sleeps keeps nobody from the CPU.
-    m.block(sleeper);
+    m.s.block(sleeper, m.now);
+    assert_eq!(m.s.stays(CpuId(0), m.now), None);
+    m.kick(Some(CpuId(0)));
     m.wake(sleeper);
     m.block(hog);
     assert_eq!(m.s.current(CpuId(0)), Some(sleeper));
