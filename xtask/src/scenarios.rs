@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The QEMU scenarios: what a person would do at the prompt, and what must be seen then. One machine at a time.
 
+mod card;
 mod network;
 
 use std::fs;
@@ -17,11 +18,9 @@ use crate::build::Built;
 use crate::conformance::Part;
 use crate::guests::{self, KERNELS, Kernel};
 use crate::machine::{Disk, Fault, Machine, parse_board};
-use crate::net::{Forward, Link, Net};
 use crate::project::Project;
 use crate::session::{PROMPT, Session};
 use crate::volume::{self, Volume};
-use crate::world;
 
 /// From power-on to the prompt.
 const BOOT: Duration = Duration::from_secs(30);
@@ -113,7 +112,8 @@ pub fn all() -> Vec<Scenario> {
     all.push(scenario("network", 10, network));
     all.push(scenario("httpd", 10, network::httpd));
     all.push(scenario("network-chain", 20, network::chain));
-    all.push(scenario("network-world", 10, network_world));
+    all.push(scenario("network-world", 10, card::world));
+    all.push(scenario("network-wire", 5, card::wire));
     all.push(scenario("four-guests", 10, four_guests));
     all.push(scenario("create-destroy-linux", 25, create_destroy_linux));
     all
@@ -1401,157 +1401,6 @@ fn network(stage: &Stage) -> Result<()> {
         let after = held(session)?;
         ensure!(after == before, "{before} before, {after} after");
         session.vane_shows("bridge-list", "^xenbr0 +-$").map(drop)
-    })
-}
-
-/// The control domain's page, on this port of the host's, has lines that begin so.
-fn status_page(port: u16, lines: &[&str]) -> Result<()> {
-    let page = String::from_utf8(world::fetch(port, "/")?)?;
-    for begin in lines {
-        ensure!(
-            page.lines().any(|line| line.starts_with(begin)),
-            "no line {begin:?}... in:\n{page}"
-        );
-    }
-    Ok(())
-}
-
-/// Two Linux guests in a machine with a card, which QEMU's own network connects with this host: each gets its address
-/// by DHCP, resolves a name, fetches a file from a server of this host, and serves it to a client of this host, who must
-/// get what the server had. The name is asked of a server of this test: what QEMU's own (10.0.2.3) answers depends on
-/// this host. The control domain has an address of its own, too, answers guests' pings, and shows its page to them and
-/// to this host.
-fn network_world(stage: &Stage) -> Result<()> {
-    const SIZE: usize = 4 << 20;
-    let host = Ipv4Addr::new(10, 0, 2, 2);
-    let files: Vec<world::File> = KERNELS
-        .iter()
-        .zip(1..)
-        .map(|(kernel, seed)| (format!("/{}", kernel.guest), world::bytes(seed, SIZE)))
-        .collect();
-    let http = world::serve_files(files.clone())?;
-    let dns = world::serve_name("world.test", host)?;
-    // Whichever address a guest is given, one of these leads to it.
-    let mut forwards = Vec::new();
-    for last in [15, 16, 17, 99] {
-        forwards.push(Forward {
-            udp: false,
-            host: world::free_port()?,
-            to: Some(Ipv4Addr::new(10, 0, 2, last)),
-            to_port: 80,
-        });
-    }
-    let port_to = |address: Ipv4Addr| {
-        let forward = forwards.iter().find(|f| f.to == Some(address));
-        forward
-            .map(|f| f.host.port())
-            .with_context(|| format!("unforeseen {address}"))
-    };
-    let machine = |append: &[&str]| Machine {
-        net: Some(Net {
-            link: Link::User(forwards.clone()),
-            mac: Some("52:54:00:00:00:07".into()),
-        }),
-        append: append.iter().map(ToString::to_string).collect(),
-        ..machine(3, 2)
-    };
-    // What the control domain is told of its address.
-    stage.play(&machine(&["dom0_ip=off"]), |session| {
-        session.vane_shows("info", "^control_address +: -$")?;
-        let ports = session.vane("bridge-list")?;
-        ensure!(!ports.contains("dom0"), "it is on the bridge:\n{ports}");
-        Ok(())
-    })?;
-    stage.play_on(&machine(&["dom0_ip=10.0.2.99/24,10.0.2.2"]), |session| {
-        session.vane_shows("info", "^control_address +: 10.0.2.99/24$")?;
-        status_page(port_to(Ipv4Addr::new(10, 0, 2, 99))?, &["Domain-0"])
-    })?;
-    stage.play_on(&machine(&[]), |session| {
-        session.vane_shows("bridge-list", "^xenbr0 +eth0 +52:54:00:00:00:07 up ")?;
-        let mut own = String::new();
-        wait_until(session, LINUX, |session| {
-            let info = session.json("info --json")?;
-            let address = info["control_address"].as_str().unwrap_or_default();
-            own = address.trim_end_matches("/24").to_owned();
-            Ok(!own.is_empty())
-        })?;
-        session.vane_shows("bridge-list", "^xenbr0 +dom0 +02:16:00:00:00:07 up ")?;
-        for kernel in KERNELS {
-            session.vane(&format!("create /guests/{}.cfg", kernel.guest))?;
-        }
-        let mut ports = Vec::new();
-        for kernel in KERNELS {
-            session.attach(kernel.guest)?;
-            linux_ready(session, kernel, 1)?;
-            session.shell(
-                "until grep -q '^nameserver 10.0.2.3$' /etc/resolv.conf; do sleep 1; done",
-            )?;
-            let shown = session.shell("ip -4 address show dev eth0")?;
-            let address = shown
-                .split_whitespace()
-                .find_map(|word| word.strip_suffix("/24")?.parse::<Ipv4Addr>().ok());
-            let address = address.with_context(|| format!("no address in:\n{shown}"))?;
-            ports.push(port_to(address)?);
-            session.shell(&format!("ping -c 2 -W 5 {own}"))?;
-            session.shell(&format!(
-                "wget -q -O - http://{own}/ | grep -q '^Domain-0 '"
-            ))?;
-            session.shell("ip route | grep '^default via 10.0.2.2 '")?;
-            let shown = session.shell(&format!("nslookup world.test {host}:{dns}"))?;
-            ensure!(
-                shown
-                    .lines()
-                    .any(|line| line.starts_with("Address") && line.ends_with(&format!(" {host}"))),
-                "no {host} in:\n{shown}"
-            );
-            session.shell(&format!("! nslookup nowhere.test {host}:{dns}"))?;
-            // Goes on while the other one does the same.
-            session.shell(&format!(
-                "wget -q -O /tmp/file http://{host}:{http}/{} & true",
-                kernel.guest
-            ))?;
-            session.detach()?;
-        }
-        for kernel in KERNELS {
-            attach_again(session, kernel.guest, 0)?;
-            session.shell("wait; httpd -p 80 -h /tmp")?;
-            session.detach()?;
-        }
-        let clients: Vec<_> = ports
-            .iter()
-            .map(|port| {
-                let port = *port;
-                thread::spawn(move || world::fetch(port, "/file"))
-            })
-            .collect();
-        for (client, (name, file)) in clients.into_iter().zip(&files) {
-            let got = client.join().ok().context("a client panicked")??;
-            ensure!(
-                got == *file,
-                "{name}: {} bytes came back of {SIZE}, or others",
-                got.len()
-            );
-        }
-        // More than it has places for at a time, one after another.
-        for _ in 0..10 {
-            let names = ["Domain-0 ", "linux ", "linux612 ", "xenbr0 "];
-            status_page(port_to(own.parse()?)?, &names)?;
-        }
-        let bridges = session.json("bridge-list --json")?;
-        let card = &bridges[0]["ports"][0];
-        ensure!(
-            ["in", "out"]
-                .iter()
-                .all(|way| card[way]["bytes"].as_u64() > Some(2 * SIZE as u64)),
-            "`bridge-list`: {bridges}"
-        );
-        for kernel in KERNELS {
-            session.vane(&format!("destroy {}", kernel.guest))?;
-            gone(session, kernel.guest)?;
-        }
-        let ports = session.vane("bridge-list")?;
-        ensure!(!ports.contains("vif"), "what is left:\n{ports}");
-        Ok(())
     })
 }
 

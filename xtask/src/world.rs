@@ -5,8 +5,9 @@
 use std::io::{BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -14,6 +15,8 @@ use anyhow::{Context, Result, bail, ensure};
 const SILENCE: Duration = Duration::from_secs(60);
 /// The most bytes of a request's head.
 const MAX_HEAD: u64 = 8 << 10;
+/// The most bytes of a frame.
+const MAX_FRAME: u32 = 70_000;
 /// The most bytes of an answer.
 const MAX_ANSWER: u64 = 64 << 20;
 
@@ -115,6 +118,59 @@ fn answer_name(question: &[u8], name: &[u8], address: Ipv4Addr) -> Option<Vec<u8
         answer.extend(address.octets());
     }
     Some(answer)
+}
+
+/// The other end of a machine's wire (QEMU's `socket,connect`): frames go over a TCP connection, each with its length
+/// before it in four bytes, the highest first.
+pub struct Wire {
+    stream: TcpStream,
+    received: Receiver<Vec<u8>>,
+}
+
+impl Wire {
+    /// Waits for a machine on a port, which is given; the wire when there is one.
+    pub fn wait() -> Result<(u16, thread::JoinHandle<Result<Self>>)> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let port = listener.local_addr()?.port();
+        let wire = thread::spawn(move || {
+            let (stream, _) = listener.accept()?;
+            stream.set_nodelay(true)?;
+            stream.set_write_timeout(Some(SILENCE))?;
+            let mut from = BufReader::new(stream.try_clone()?);
+            let (sender, received) = mpsc::channel();
+            thread::spawn(move || -> Result<()> {
+                loop {
+                    let mut len = [0; 4];
+                    from.read_exact(&mut len)?;
+                    let len = u32::from_be_bytes(len);
+                    ensure!(len <= MAX_FRAME, "a frame of {len} bytes");
+                    let mut frame = vec![0; len as usize];
+                    from.read_exact(&mut frame)?;
+                    sender.send(frame)?;
+                }
+            });
+            Ok(Self { stream, received })
+        });
+        Ok((port, wire))
+    }
+
+    /// Sends a frame.
+    pub fn send(&mut self, frame: &[u8]) -> Result<()> {
+        let len = u32::try_from(frame.len())?.to_be_bytes();
+        Ok(self.stream.write_all(&[&len[..], frame].concat())?)
+    }
+
+    /// Waits for the next frame of which `what` tells something; others are dropped.
+    pub fn expect<T>(&mut self, timeout: Duration, what: impl Fn(&[u8]) -> Option<T>) -> Result<T> {
+        let until = Instant::now() + timeout;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let frame = self.received.recv_timeout(left);
+            if let Some(told) = what(&frame.context("no such frame came")?) {
+                return Ok(told);
+            }
+        }
+    }
 }
 
 /// A TCP port of the loopback interface that is free just now.
