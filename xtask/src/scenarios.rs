@@ -229,6 +229,8 @@ fn prompt(stage: &Stage) -> Result<()> {
             session.vane_shows(&format!("{verb} -h"), &format!("^usage: {verb}"))?;
         }
         session.vane_shows("info", r"^free_memory +: +\d+")?;
+        session.vane_shows("doctor", r"^  cpus +2 of 2 run$")?;
+        session.vane_shows("doctor", r"^  seed +32 bytes from the firmware$")?;
         session.vane_shows("dmesg", "(?i)paravane")?;
         session.vane_shows("frobnicate", "frobnicate")?;
         session.vane_shows("lsit", "did you mean \"list\"")?;
@@ -278,6 +280,7 @@ const VERBS: &[&str] = &[
     "create",
     "list",
     "info",
+    "doctor",
     "console",
     "shutdown",
     "reboot",
@@ -751,7 +754,7 @@ fn linux(stage: &Stage, kernel: &Kernel, gic: u32) -> Result<()> {
 fn linux_domains(session: &mut Session, kernel: &Kernel) -> Result<()> {
     let Kernel { guest, .. } = kernel;
     for vcpus in [1, 2, 4] {
-        session.vane(&format!("create /guests/{guest}.cfg vcpus={vcpus}"))?;
+        session.vane_within(&format!("create /guests/{guest}.cfg vcpus={vcpus}"), LINUX)?;
         session.vane_shows("list", &format!(r"^{guest} +\d+ +256 "))?;
         session.attach(guest)?;
         linux_ready(session, kernel, vcpus)?;
@@ -799,10 +802,27 @@ fn rpi4(stage: &Stage) -> Result<()> {
         session.expect(HELLO_LINE, HELLO)?;
         session.detach()?;
         session.vane("destroy hello")?;
+        let said = session.vane("doctor")?;
+        for line in [
+            "  board       Raspberry Pi 4\n",
+            "  console     mini-UART at 0xfe215040, interrupt 125\n",
+            "  interrupts  GICv2, 4 list registers, 224 interrupts\n",
+            "  cpus        4 of 4 run\n",
+            "; DMA reaches the first 1024 MiB\n",
+            "  disk        volume: SD card, ",
+            "  guests      on the disk volume\n",
+            "? seed        none from the firmware\n",
+        ] {
+            ensure!(
+                said.contains(line),
+                "`doctor` does not say {line:?}:\n{said}"
+            );
+        }
+        ensure!(!said.contains("wrong"), "{said}");
         linux_domains(session, kernel)
     })?;
     stage.play_on(&machine, |session| {
-        session.vane(&format!("create /guests/{}.cfg", kernel.guest))?;
+        session.vane_within(&format!("create /guests/{}.cfg", kernel.guest), LINUX)?;
         session.attach(kernel.guest)?;
         linux_ready(session, kernel, 1)?;
         session.shell("md5sum -c /mnt/sum")?;

@@ -19,6 +19,7 @@
 
 extern crate alloc;
 
+pub mod facts;
 pub mod image;
 pub mod layout;
 pub mod tree;

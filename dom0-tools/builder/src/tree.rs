@@ -2,6 +2,7 @@
 //! The device trees of guests and of the control domain. Both have the same shape: what differs is
 //! whose addresses they tell.
 
+use crate::facts::{self, Facts};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -156,6 +157,10 @@ pub struct Dom0Tree<'a> {
     pub rng_seed: Option<&'a [u8; 128]>,
     /// The timer's frequency in Hz, or 0 if its own register is right.
     pub clock_frequency: u32,
+    /// The board's name, and what the hypervisor knows of the machine.
+    pub board: &'a str,
+    /// See [`Facts`].
+    pub facts: Facts,
     /// Devices that are passed through.
     pub devices: &'a [Device<'a>],
 }
@@ -280,6 +285,10 @@ pub fn dom0_tree(t: &Dom0Tree<'_>) -> Result<Vec<u8>> {
         },
     };
     tree.write(|w| {
+        let node = w.begin_node(facts::NODE)?;
+        w.property_string(facts::BOARD, t.board)?;
+        w.property_array_u64(facts::FACTS, &t.facts.words())?;
+        w.end_node(node)?;
         for device in t.devices {
             let node = w.begin_node(&format!("device@{:x}", device.reg.base))?;
             w.property_string("compatible", device.compatible)?;
@@ -757,6 +766,13 @@ mod tests {
             initrd: None,
             rng_seed: Some(&[1; 128]),
             clock_frequency: 0,
+            board: "a board",
+            facts: Facts {
+                uart: 1,
+                uart_base: 0x900_0000,
+                seed: 32,
+                ..Facts::default()
+            },
             devices: &[
                 Device {
                     compatible: "virtio,mmio",
@@ -800,6 +816,9 @@ mod tests {
         );
         assert_eq!(tree["/device@a003c00:interrupts"], cells(&[0, 46, 1]));
         assert_eq!(tree["/psci:method"], b"hvc\0");
+        assert_eq!(tree["/paravane:board"], b"a board\0");
+        assert_eq!(Facts::read(&tree["/paravane:facts"]), Some(dom0.facts));
+        assert_eq!(Facts::read(&tree["/paravane:facts"][1..]), None);
         for event_intid in [0, 15, 32, u32::MAX] {
             assert_eq!(
                 dom0_tree(&Dom0Tree {

@@ -27,6 +27,8 @@ pub const TRANSFER: usize = 512 << 10;
 
 /// What dom0 does with a kind of disk.
 trait Device {
+    /// What it is, for people.
+    fn kind(&self) -> &'static str;
     /// What tells which disk it is.
     fn serial(&self) -> &str;
     /// Its size in sectors of 512 bytes.
@@ -46,6 +48,9 @@ trait Device {
 }
 
 impl Device for virtio::Disk {
+    fn kind(&self) -> &'static str {
+        "virtio-blk"
+    }
     fn serial(&self) -> &str {
         self.serial()
     }
@@ -128,6 +133,9 @@ impl sd::Blocks for Data {
 }
 
 impl Device for Card<Registers, Data> {
+    fn kind(&self) -> &'static str {
+        "SD card"
+    }
     /// A card of the machine's own slot is where the guests are.
     fn serial(&self) -> &str {
         "volume"
@@ -225,6 +233,11 @@ impl Disk {
         disk
     }
 
+    /// What it is, for people.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        self.device.borrow().kind()
+    }
     /// What tells which disk it is.
     #[must_use]
     pub fn serial(&self) -> String {

@@ -19,6 +19,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::ops::Deref;
+use el1::machine::Gic;
 use el1::{Machine, events, heap, hvc, mem, time};
 use embassy_futures::select::{Either, select};
 use guest_abi::arch::{ArchDomainconfig, VcpuGuestContext};
@@ -29,6 +30,7 @@ use guest_abi::grant_table::gtf;
 use guest_abi::hvm::Param;
 use guest_abi::memory::{RESOURCE_GRANT_TABLE_SHARED, Resource};
 use guest_abi::sched::ShutdownReason;
+use guest_abi::sysctl::SysctlCputopo;
 use guest_abi::version::{CapabilitiesInfo, Commandline};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -376,6 +378,36 @@ impl Host for Dom0 {
             total_pages: i.total_pages,
             free_pages: i.free_pages,
             scrub_pages: i.scrub_pages,
+        })
+    }
+    fn machine(&self) -> Result<MachineFacts, Errno> {
+        let m = &self.machine;
+        let mut cpus = [SysctlCputopo::default(); 64];
+        let n = calls::sysctl::cputopoinfo(&hvc::xen(), &mut cpus)?;
+        // XEN_INVALID_CORE_ID: it does not run.
+        let started = cpus.iter().take(n).filter(|c| c.core != !0).count();
+        let said = m.facts.as_ref();
+        let disks = self.disks.values();
+        Ok(MachineFacts {
+            board: said.map_or_else(|| "unknown".into(), |(board, _)| board.clone()),
+            facts: said.and_then(|(_, facts)| Facts::read(facts)),
+            gic: match m.gic {
+                Gic::V2 { .. } => 2,
+                Gic::V3 { .. } => 3,
+            },
+            started: started as u32,
+            counter_hz: time::frequency(),
+            memory: m.memory.clone(),
+            disks: disks
+                .map(|disk| DiskFacts {
+                    name: disk.serial(),
+                    kind: disk.kind(),
+                    bytes: disk.sectors() * 512,
+                    read_only: disk.read_only(),
+                })
+                .collect(),
+            volume: self.volume.is_some(),
+            troubles: self.troubles.clone(),
         })
     }
     fn own_use(&self) -> OwnUse {

@@ -77,6 +77,7 @@ pub struct Fake {
     pub cut: Cell<Option<u64>>,
     /// When domains stop by themselves after a shutdown request.
     pub obeys: Cell<bool>,
+    pub machine: RefCell<MachineFacts>,
 }
 
 pub struct FakeFile {
@@ -462,6 +463,10 @@ impl Host for Fake {
             free_pages: self.total_pages.get() - self.used(),
             scrub_pages: 0,
         })
+    }
+    fn machine(&self) -> Result<MachineFacts, Errno> {
+        self.call()?;
+        Ok(self.machine.borrow().clone())
     }
     fn own_use(&self) -> OwnUse {
         let state = self.state.borrow();

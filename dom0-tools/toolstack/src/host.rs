@@ -11,6 +11,7 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
+pub use builder::facts::Facts;
 use core::net::IpAddr;
 
 pub use crate::config::{Mac, Rate};
@@ -170,6 +171,42 @@ pub struct OwnUse {
     pub heap: (u64, u64),
     /// Its own IP address, if it has one, and how many bits of it are its network's.
     pub address: Option<(IpAddr, u8)>,
+}
+
+/// What is known of the machine under the hypervisor, for [`Host::machine`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MachineFacts {
+    /// The board's name.
+    pub board: String,
+    /// What the hypervisor says, if it does.
+    pub facts: Option<Facts>,
+    /// The interrupt controller's version.
+    pub gic: u8,
+    /// CPUs that run.
+    pub started: u32,
+    /// Ticks of the counter in a second.
+    pub counter_hz: u64,
+    /// The control domain's own memory: first address and bytes.
+    pub memory: Vec<(u64, u64)>,
+    /// Disks.
+    pub disks: Vec<DiskFacts>,
+    /// One of them has the volume with the guests.
+    pub volume: bool,
+    /// What did not work, in words.
+    pub troubles: Vec<String>,
+}
+
+/// A disk of the machine's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DiskFacts {
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub kind: &'static str,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// It cannot be written.
+    pub read_only: bool,
 }
 
 /// What the hypervisor says of itself (`xen_version`, `public/version.h`).
@@ -432,6 +469,8 @@ pub trait Host {
     fn phys_info(&self) -> Result<PhysInfo, Errno>;
     /// What the control domain holds.
     fn own_use(&self) -> OwnUse;
+    /// What is known of the machine.
+    fn machine(&self) -> Result<MachineFacts, Errno>;
     /// The hypervisor's own words.
     fn version_info(&self) -> Result<VersionInfo, Errno>;
     /// The hypervisor's log, cleared afterwards if asked (`XEN_SYSCTL_readconsole`).

@@ -7,6 +7,7 @@ use crate::run::{self, FIRMWARE, FIXED, Firmware, Fixed, GIC, HV, MACH, ONLINE};
 use crate::{console, heap, panic};
 use alloc::vec::Vec;
 use builder::GicVersion;
+use builder::facts::Facts;
 use builder::image::ImageHeader;
 use builder::layout::Region;
 use builder::tree::{Device, Dom0Tree, GicNode};
@@ -20,7 +21,7 @@ use hv_core::p2m::Kind;
 use hv_core::rate::Rate;
 use hv_core::sysreg::IdRegs;
 use hv_core::types::{CpuId, Errno, Gfn, Mfn, Pa, Slot, VcpuId, VcpuRef};
-use platform::dt::{CpuStart, GicInfo, MAX_CPUS, Machine};
+use platform::dt::{CpuStart, GicInfo, MAX_CPUS, Machine, UartKind};
 use platform::gic::Gic;
 use platform::mmio::Mmio;
 use platform::psci::Psci;
@@ -345,6 +346,7 @@ fn memory(
     });
     let info = MachineInfo {
         cpus: machine.cpus.len() as u32,
+        started: 1,
         khz: (platform::timer::frequency() / 1000) as u32,
         gic_version,
         gicv: Mfn::of(gicv),
@@ -453,6 +455,7 @@ fn cpu_init(cpu: usize) {
 #[unsafe(no_mangle)]
 extern "C" fn hv_secondary(cpu: u64) -> ! {
     cpu_init(cpu as usize);
+    run::hv().lock().info.started |= 1 << cpu;
     // Whoever panicked before this CPU was online did not know of it.
     fence(Ordering::SeqCst);
     if panic::happened() {
@@ -516,16 +519,22 @@ fn clean(at: u64) {
     unsafe { asm!("dc civac, {}", "dsb sy", in(reg) at, options(nostack)) };
 }
 
+/// A size on the command line: `name=` a number, and `M` or `G` if it is not of bytes. Byte by byte: cutting
+/// text would bring along what `core` needs to say that it was cut within a character, which is large.
 fn option(args: &str, name: &str) -> Option<u64> {
     let v = args
         .split_whitespace()
         .find_map(|a| a.strip_prefix(name)?.strip_prefix('='))?;
-    let (digits, unit) = match v.as_bytes().last()? {
-        b'M' | b'm' => (&v[..v.len() - 1], MIB),
-        b'G' | b'g' => (&v[..v.len() - 1], MIB << 10),
-        _ => (v, 1),
-    };
-    digits.parse::<u64>().ok()?.checked_mul(unit)
+    let (mut n, mut unit) = (0u64, 1);
+    for b in v.bytes() {
+        match b {
+            b'0'..=b'9' if unit == 1 => n = n.checked_mul(10)?.checked_add(u64::from(b - b'0'))?,
+            b'M' | b'm' if unit == 1 => unit = MIB,
+            b'G' | b'g' if unit == 1 => unit = MIB << 10,
+            _ => return None,
+        }
+    }
+    n.checked_mul(unit).filter(|n| *n != 0)
 }
 
 /// Random bytes for the control domain, from which it makes those of guests: the firmware's seed, the
@@ -667,6 +676,21 @@ fn dom0(machine: &Machine, nr_irqs: u32, initrd: Option<Range>, beyond: &[Range]
         initrd: None,
         rng_seed: Some(&seed(machine)),
         clock_frequency: 0,
+        board: machine.board.name,
+        facts: Facts {
+            uart: machine.uart.map_or(0, |u| match u.kind {
+                UartKind::Pl011 => 1,
+                UartKind::MiniUart => 2,
+            }),
+            uart_base: machine.uart.map_or(0, |u| u.regs.base),
+            uart_intid: run::fixed().uart.unwrap_or(0).into(),
+            list_registers: run::gic().nr_lrs() as u64,
+            interrupts: nr_irqs.into(),
+            cpus: machine.cpus.len() as u64,
+            cpus_left_out: machine.cpus_left_out as u64,
+            dma_limit: machine.board.dma_limit.unwrap_or(0),
+            seed: machine.seed.len() as u64,
+        },
         devices: &devices,
     });
     let tree = match tree {

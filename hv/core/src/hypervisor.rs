@@ -58,8 +58,10 @@ pub enum Power {
 /// What the machine is, as told to toolstacks.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MachineInfo {
-    /// CPUs that run.
+    /// CPUs that are to run.
     pub cpus: u32,
+    /// Bit n: CPU n has been started.
+    pub started: u64,
     /// Counter frequency in kHz.
     pub khz: u32,
     /// Interrupt controller: 2 or 3.

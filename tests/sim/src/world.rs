@@ -72,6 +72,7 @@ impl World {
         frames.add_ram(Mfn::of(RAM), RAM_PAGES);
         let info = MachineInfo {
             cpus: 2,
+            started: u64::MAX,
             khz: 62_500,
             gic_version,
             gicv: Mfn(0x8040),

@@ -89,6 +89,8 @@ pub struct Machine {
     pub uart: Option<u64>,
     /// `/chosen` `rng-seed`.
     pub seed: Vec<u8>,
+    /// What the hypervisor says of the machine: the board's name, and its facts.
+    pub facts: Option<(String, Vec<u8>)>,
 }
 
 impl Machine {
@@ -237,6 +239,7 @@ pub(crate) fn read(tree: &Fdt<'_>, entry_ticks: u64) -> Machine {
         sd: Vec::new(),
         uart: uart(tree),
         seed: Vec::new(),
+        facts: None,
     };
     let mut gic = None;
     memory(tree, |start, len| m.memory.push((start, len)));
@@ -296,6 +299,13 @@ pub(crate) fn read(tree: &Fdt<'_>, entry_ticks: u64) -> Machine {
         if let Some(p) = chosen.property("rng-seed") {
             m.seed = p.value().to_vec();
         }
+    }
+    if let Some(node) = tree.find_node("/paravane")
+        && let (Some(board), Some(facts)) = (node.property("board"), node.property("facts"))
+    {
+        let name = board.value().split(|&b| b == 0).next().unwrap_or_default();
+        let name = String::from_utf8_lossy(name).into_owned();
+        m.facts = Some((name, facts.value().to_vec()));
     }
     if let Some(node) = tree.find_node("/hypervisor") {
         let mut regs = Vec::new();

@@ -83,6 +83,7 @@ async fn execute<H: Host>(t: &Toolstack<H>, c: &Command, out: &mut impl Output) 
         Id::Create => create(t, c, out).await,
         Id::List => show::list(t, c, out),
         Id::Info => show::info(t, c, out),
+        Id::Doctor => show::doctor(t, c, out),
         Id::Console => console(t, t.find_guest(c.word(0))?.dom, out).await,
         Id::Shutdown => shutdown(t, c, out).await,
         Id::Reboot => reboot(t, c, out).await,

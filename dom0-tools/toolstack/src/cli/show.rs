@@ -10,8 +10,10 @@ use serde_json::{Value, json};
 
 use super::verbs::Command;
 use crate::config::{DomainConfig, Uuid};
-use crate::error::{Context, Result};
-use crate::host::{BridgeInfo, BridgePort, DomInfo, GicVersion, Host, Output, ShutdownCode};
+use crate::error::{Context, Result, fail};
+use crate::host::{
+    BridgeInfo, BridgePort, DomInfo, GicVersion, Host, MachineFacts, Output, PhysInfo, ShutdownCode,
+};
 use crate::life::Toolstack;
 
 /// A JSON value for people to read as well.
@@ -315,6 +317,142 @@ pub(super) fn vcpu_list<H: Host>(
         put_json(out, &Value::Array(all));
     }
     Ok(())
+}
+
+/// How a thing of the machine is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Health {
+    Good,
+    Doubtful,
+    Wrong,
+}
+
+/// What `doctor` finds, a line each.
+fn findings(m: &MachineFacts, p: &PhysInfo) -> Vec<(&'static str, Health, String)> {
+    use Health::{Doubtful, Good, Wrong};
+    let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
+    let mut all = Vec::new();
+    let mut add = |what, health, text| all.push((what, health, text));
+    let f = m.facts.unwrap_or_default();
+    add("board", Good, m.board.clone());
+    if m.facts.is_none() {
+        let text = "it says nothing of the machine".to_owned();
+        add("hypervisor", Doubtful, text);
+    } else {
+        let kind = match f.uart {
+            1 => "PL011",
+            2 => "mini-UART",
+            _ => "UART",
+        };
+        match (f.uart, f.uart_intid) {
+            (0, _) => add("console", Wrong, "no UART".to_owned()),
+            (_, 0) => {
+                let text = format!("{kind} at {:#x}, without an interrupt", f.uart_base);
+                add("console", Wrong, text);
+            }
+            (_, intid) => {
+                let text = format!("{kind} at {:#x}, interrupt {intid}", f.uart_base);
+                add("console", Good, text);
+            }
+        }
+        let text = format!(
+            "GICv{}, {} list registers, {} interrupts",
+            m.gic, f.list_registers, f.interrupts
+        );
+        add("interrupts", Good, text);
+    }
+    let found = m.facts.map_or(u64::from(p.nr_cpus), |f| f.cpus);
+    let all_run = u64::from(m.started) >= found;
+    let more = match f.cpus_left_out {
+        0 => String::new(),
+        n => format!("; {n} more than the hypervisor takes"),
+    };
+    add(
+        "cpus",
+        if all_run { Good } else { Wrong },
+        format!("{} of {found} run{more}", m.started),
+    );
+    let (mhz, rest) = (m.counter_hz / 1_000_000, m.counter_hz / 1000 % 1000);
+    let sane = (1..=1000).contains(&mhz);
+    let text = format!("{mhz}.{rest:03} MHz");
+    add("counter", if sane { Good } else { Doubtful }, text);
+    let text = format!(
+        "{}, {} of it free",
+        mib(p.total_pages * 4096),
+        mib(p.free_pages * 4096)
+    );
+    add("memory", Good, text);
+    for &(base, bytes) in &m.memory {
+        let reached = f.dma_limit == 0 || base + bytes <= f.dma_limit;
+        let limit = match f.dma_limit {
+            0 => "all of memory".to_owned(),
+            limit => format!("the first {}", mib(limit)),
+        };
+        let text = format!("{} at {base:#x}; DMA reaches {limit}", mib(bytes));
+        add("dom0", if reached { Good } else { Wrong }, text);
+    }
+    for disk in &m.disks {
+        let read_only = if disk.read_only { ", read-only" } else { "" };
+        let text = format!(
+            "{}: {}, {}{read_only}",
+            disk.name,
+            disk.kind,
+            mib(disk.bytes)
+        );
+        add("disk", Good, text);
+    }
+    for trouble in &m.troubles {
+        add("disk", Doubtful, trouble.clone());
+    }
+    match m.volume {
+        true => add("guests", Good, "on the disk volume".to_owned()),
+        false => {
+            let text = "no disk \"volume\" with a FAT32 partition".to_owned();
+            add("guests", Wrong, text);
+        }
+    }
+    if m.facts.is_some() {
+        let health = if f.seed >= 16 { Good } else { Doubtful };
+        let text = match f.seed {
+            0 => "none from the firmware".to_owned(),
+            n => format!("{n} bytes from the firmware"),
+        };
+        add("seed", health, text);
+    }
+    all
+}
+
+/// `doctor`.
+pub(super) fn doctor<H: Host>(t: &Toolstack<H>, c: &Command, out: &mut impl Output) -> Result<()> {
+    let m = t.host().machine().during("asking for the machine")?;
+    let p = t.host().phys_info().during("asking for the machine")?;
+    let all = findings(&m, &p);
+    let wrong = all.iter().filter(|f| f.1 == Health::Wrong).count();
+    if c.has("json") {
+        let rows = all.iter().map(|(what, health, text)| {
+            let health = match health {
+                Health::Good => "good",
+                Health::Doubtful => "doubtful",
+                Health::Wrong => "wrong",
+            };
+            json!({ "what": what, "health": health, "text": text })
+        });
+        put_json(out, &Value::Array(rows.collect()));
+    } else {
+        for (what, health, text) in &all {
+            let mark = match health {
+                Health::Good => ' ',
+                Health::Doubtful => '?',
+                Health::Wrong => '!',
+            };
+            out.write(&format!("{mark} {what:<11} {text}\n"));
+        }
+    }
+    match wrong {
+        0 => Ok(()),
+        1 => fail!("one thing is wrong"),
+        n => fail!("{n} things are wrong"),
+    }
 }
 
 /// `uptime`.

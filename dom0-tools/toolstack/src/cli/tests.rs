@@ -2,7 +2,7 @@
 use super::*;
 use crate::editor::Completion;
 use crate::fake::{Fake, run as wait};
-use crate::host::ShutdownCode;
+use crate::host::{DiskFacts, Facts, MachineFacts, ShutdownCode};
 use crate::life::tests::toolstack;
 use serde_json::Value;
 
@@ -233,6 +233,61 @@ fn a_session() {
     assert_eq!(good(&t, "dmesg -c"), "last\n");
     assert!(good(&t, "uptime").contains("tux                                  1  0:00:0"));
     assert!(good(&t, "info").contains("\nfree_memory            : "));
+    *t.host().machine.borrow_mut() = MachineFacts {
+        board: "a board".to_owned(),
+        facts: Some(Facts {
+            uart: 2,
+            uart_base: 0xfe21_5040,
+            uart_intid: 125,
+            list_registers: 4,
+            interrupts: 224,
+            cpus: 4,
+            dma_limit: 0x4000_0000,
+            ..Facts::default()
+        }),
+        gic: 2,
+        started: 4,
+        counter_hz: 54_000_000,
+        memory: alloc::vec![(0x3000_0000, 0x800_0000)],
+        disks: alloc::vec![DiskFacts {
+            name: "volume".to_owned(),
+            kind: "SD card",
+            bytes: 1 << 30,
+            read_only: false,
+        }],
+        volume: true,
+        troubles: Vec::new(),
+    };
+    let said = good(&t, "doctor");
+    for line in [
+        "  board       a board\n",
+        "  console     mini-UART at 0xfe215040, interrupt 125\n",
+        "  interrupts  GICv2, 4 list registers, 224 interrupts\n",
+        "  cpus        4 of 4 run\n",
+        "  counter     54.000 MHz\n",
+        "  dom0        128 MiB at 0x30000000; DMA reaches the first 1024 MiB\n",
+        "  disk        volume: SD card, 1024 MiB\n",
+        "  guests      on the disk volume\n",
+        "? seed        none from the firmware\n",
+    ] {
+        assert!(said.contains(line), "{line} not in\n{said}");
+    }
+    {
+        let mut m = t.host().machine.borrow_mut();
+        (m.started, m.volume) = (3, false);
+        m.memory = alloc::vec![(0x4000_0000, 0x800_0000)];
+        m.troubles = alloc::vec!["no card answers".to_owned()];
+    }
+    let said = bad(&t, "doctor");
+    for line in [
+        "! cpus        3 of 4 run\n",
+        "! dom0        128 MiB at 0x40000000; DMA",
+        "? disk        no card answers\n",
+        "! guests      no disk",
+        "error: 3 things are wrong\n",
+    ] {
+        assert!(said.contains(line), "{line} not in\n{said}");
+    }
     t.host().stop(DomId(1), ShutdownCode::Crash);
     assert!(good(&t, "list tux").contains("---sc-"));
     good(&t, "destroy tux");

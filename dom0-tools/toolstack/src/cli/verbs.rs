@@ -17,6 +17,8 @@ pub enum Id {
     List,
     /// Tells of the machine.
     Info,
+    /// Tells what is wrong with the machine.
+    Doctor,
     /// Connects with a guest's console.
     Console,
     /// Asks a guest to power off.
@@ -228,6 +230,19 @@ pub const VERBS: &[Verb] = &[
         &[],
         &[JSON],
         "tell of the machine and the hypervisor",
+    ),
+    verb(
+        Id::Doctor,
+        "doctor",
+        "",
+        (0, 0),
+        &[],
+        &[JSON],
+        "tell what of the machine works and what does not",
+    )
+    .more(
+        "Lines with a ! are wrong, those with a ? may be. It fails if something is\n\
+         wrong.",
     ),
     verb(
         Id::Console,

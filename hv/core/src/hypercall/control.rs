@@ -450,12 +450,15 @@ impl<M: Machine> Call<'_, M> {
                 if p.cputopo != 0 {
                     for i in 0..cpus.min(p.num_cpus) {
                         let at = u64::from(i) * size_of::<SysctlCputopo>() as u64;
+                        // A CPU that does not run is nowhere: `XEN_INVALID_CORE_ID` and so on.
+                        let runs = self.hv.info.started >> i & 1 != 0;
+                        let (core, elsewhere) = if runs { (i, 0) } else { (!0, !0) };
                         self.guest().put(
                             p.cputopo.wrapping_add(at),
                             &SysctlCputopo {
-                                core: i,
-                                socket: 0,
-                                node: 0,
+                                core,
+                                socket: elsewhere,
+                                node: elsewhere,
                             },
                         )?;
                     }
