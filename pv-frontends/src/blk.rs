@@ -641,12 +641,7 @@ async fn connect<'x, P: Platform>(
         })
         .await?;
     front.switch(State::Initialised, &keys).await?;
-    let state = front
-        .wait_for(|s| !matches!(s, State::InitWait | State::Initialised))
-        .await?;
-    if state != State::Connected {
-        return Err(Error::Gone);
-    }
+    front.connected().await?;
     let info = info(front, config, queues).await?;
     front.switch(State::Connected, &[]).await?;
     let link = Link {

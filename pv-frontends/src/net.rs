@@ -648,12 +648,7 @@ async fn connect<'x, P: Platform>(
         .forget(|key| LEFTOVERS.contains(&key) || key.starts_with("queue-"))
         .await?;
     front.switch(State::Connected, &keys).await?;
-    let state = front
-        .wait_for(|s| !matches!(s, State::InitWait | State::Initialised))
-        .await?;
-    if state != State::Connected {
-        return Err(Error::Gone);
-    }
+    front.connected().await?;
     // What was shown before the back end listened.
     queues.iter().flat_map(Queue::lines).for_each(Line::send);
     let link = Link {

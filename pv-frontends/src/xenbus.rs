@@ -254,6 +254,18 @@ impl<'x, P: Platform> Frontend<'x, P> {
         }
     }
 
+    /// Waits until the other end has connected. When it closes instead, this end does too: it would be waited for.
+    pub(crate) async fn connected(&mut self) -> Result<(), Error> {
+        let state = self
+            .wait_for(|s| !matches!(s, State::InitWait | State::Initialised))
+            .await?;
+        if state == State::Connected {
+            return Ok(());
+        }
+        self.close().await?;
+        Err(Error::Gone)
+    }
+
     /// Ends: tells the other end, and waits until it has let go of everything.
     ///
     /// # Errors

@@ -459,6 +459,29 @@ fn a_back_end_that_closes_and_comes_back() {
 }
 
 #[test]
+fn a_back_end_that_closes_as_it_is_connected() {
+    let (w, server, xs) = start();
+    nodes(&server, MODERN);
+    let s = server.clone();
+    // Taken away by the toolstack at once: it ends when the front end has.
+    w.add(move |_| {
+        let state = |at: &str| get(&s, &format!("{at}/state"));
+        let (front, back) = (state(FRONT), state(BACK));
+        let next = match (front.as_deref(), back.as_deref()) {
+            (Some("1"), Some("1")) => "2",
+            (Some("4"), Some("2")) => "5",
+            (Some("6"), Some("5")) => "6",
+            _ => return false,
+        };
+        put(&s, &format!("{BACK}/state"), next);
+        true
+    });
+    assert_eq!(open(xs, Config::default()).err(), Some(Error::Gone));
+    assert_eq!(get(&server, &format!("{BACK}/state")).as_deref(), Some("6"));
+    assert_eq!((w.held(), w.grants()), (0, 0));
+}
+
+#[test]
 fn a_kernel_before_that_left_it_connected() {
     let config = Config {
         queues: 4,

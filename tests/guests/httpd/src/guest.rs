@@ -323,9 +323,6 @@ impl<'v> Net<'v> {
         if let Some(reason) = server.asked()? {
             return Err(End::Asked(reason));
         }
-        if let Some(e) = self.vif.failed() {
-            return Err(End::Failed(e));
-        }
         let now = server.now();
         let (at, mut worked) = (instant(now), false);
         self.iface.poll_maintenance(at);
@@ -350,6 +347,10 @@ impl<'v> Net<'v> {
         self.make_place();
         for place in &mut self.places {
             worked |= place.turn(&mut self.sockets, &mut server.site, now);
+        }
+        // That the other end is gone may have come to light just now.
+        if let Some(e) = self.vif.failed() {
+            return Err(End::Failed(e));
         }
         if worked {
             return Ok(Turn::Worked);
