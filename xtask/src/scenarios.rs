@@ -112,6 +112,7 @@ pub fn all() -> Vec<Scenario> {
     all.push(scenario("network", 10, network));
     all.push(scenario("httpd", 10, network::httpd));
     all.push(scenario("network-chain", 20, network::chain));
+    all.push(scenario("network-faults", 15, network::faults));
     all.push(scenario("network-world", 10, card::world));
     all.push(scenario("network-wire", 5, card::wire));
     all.push(scenario("four-guests", 10, four_guests));

@@ -213,6 +213,28 @@ fn scheduler_name(id: u32) -> &'static str {
     }
 }
 
+/// How long a guest is looked at that does not come to rest, and how often, in milliseconds.
+const QUIET_MS: u64 = 1000;
+const LOOK_MS: u64 = 4;
+
+impl Dom0 {
+    /// Waits until a guest has come to rest: its vcpus sleep, and no request came to xenstore between two looks. No event tells
+    /// of that. One that is always at work is not waited for longer than a second.
+    async fn quiet(&self, dom: DomId) {
+        let rests = || {
+            self.domain_info(dom)
+                .map_or(true, |i| i.blocked || i.paused)
+        };
+        for _ in 0..QUIET_MS / LOOK_MS {
+            let (before, rested) = (self.xs.requests(), rests());
+            self.rt.sleep_ms(LOOK_MS).await;
+            if rested && rests() && self.xs.requests() == before {
+                return;
+            }
+        }
+    }
+}
+
 impl Host for Dom0 {
     type File = File;
     type Watch = Watch;
@@ -643,5 +665,18 @@ impl Host for Dom0 {
                 Either::Second(()) => None,
             },
         }
+    }
+    fn xs_is_watched(&self, dom: DomId, path: &str) -> bool {
+        self.xs.with(|s| s.is_watched(dom, path))
+    }
+    async fn xs_unwatched(&self, dom: DomId, path: &str, timeout_ms: u64) -> bool {
+        let forgotten = async {
+            self.xs.unwatched(dom, path).await;
+            self.quiet(dom).await;
+        };
+        matches!(
+            select(forgotten, self.rt.sleep_ms(timeout_ms)).await,
+            Either::First(())
+        )
     }
 }

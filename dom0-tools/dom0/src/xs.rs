@@ -27,6 +27,8 @@ pub struct Xenstore {
     store: RefCell<Store>,
     rings: RefCell<BTreeMap<DomId, Ring>>,
     local: RefCell<BTreeMap<ConnId, Rc<Notify>>>,
+    /// Some domain's requests were served, or it was forgotten.
+    served: Notify,
 }
 
 impl Xenstore {
@@ -38,6 +40,7 @@ impl Xenstore {
             store: RefCell::new(Store::new()),
             rings: RefCell::default(),
             local: RefCell::default(),
+            served: Notify::default(),
         }
     }
 
@@ -96,6 +99,7 @@ impl Xenstore {
                     result
                 }
             };
+            self.served.notify();
             if result.more {
                 yield_now().await;
             } else if result.waiting {
@@ -117,6 +121,20 @@ impl Xenstore {
     pub fn forget(&self, dom: DomId) {
         self.end_ring(dom);
         self.with(|s| s.domain_died(dom));
+        self.served.notify();
+    }
+
+    /// How often domains' requests were served.
+    pub fn requests(&self) -> u64 {
+        self.served.seen()
+    }
+
+    /// Waits until a domain does not watch a path, nor one above it.
+    pub async fn unwatched(&self, dom: DomId, path: &str) {
+        let mut seen = self.served.seen();
+        while self.with(|s| s.is_watched(dom, path)) {
+            self.served.changed(&mut seen).await;
+        }
     }
 
     /// The domains that are served.

@@ -68,6 +68,10 @@ pub struct Fake {
     pub open: Rc<Cell<u32>>,
     /// A guest that lets go of its disks when asked.
     pub polite: Cell<bool>,
+    /// Paths that the guest watches; when it is polite, until somebody waits for it to stop.
+    pub watched: RefCell<BTreeSet<String>>,
+    /// States that front and back end take, one after the other, as somebody waits for the back-end's.
+    pub states: RefCell<Vec<(&'static str, &'static str)>>,
     pub powered: Cell<Option<bool>>,
     pub attached: RefCell<Vec<DomId>>,
     /// Refuse extents larger than this.
@@ -772,13 +776,45 @@ impl Host for Fake {
         Ok(FakeWatch(path.to_string()))
     }
     async fn xs_next(&self, watch: &mut FakeWatch, timeout_ms: Option<u64>) -> Option<String> {
-        self.clock_ns
-            .set(self.clock_ns.get() + timeout_ms.unwrap_or(0) * 1_000_000);
+        let now = self.clock_ns.get();
+        self.clock_ns.set(now + timeout_ms.unwrap_or(0) * 1_000_000);
+        let next = self.states.borrow_mut().pop();
+        if let Some((front, back)) = next {
+            self.clock_ns.set(now + 1_000_000);
+            let folder = watch.0.strip_suffix("/state").unwrap();
+            let path = self.node(&alloc::format!("{folder}/frontend")).unwrap();
+            let mut state = self.state.borrow_mut();
+            let mut set = |path: &str, to: &str| {
+                state.nodes.get_mut(path).unwrap().0 = to.as_bytes().to_vec();
+            };
+            set(&alloc::format!("{path}/state"), front);
+            set(&watch.0, back);
+            return Some(watch.0.clone());
+        }
         if self.polite.get() {
             let mut state = self.state.borrow_mut();
             state.nodes.get_mut(&watch.0).unwrap().0 = b"6".to_vec();
             return Some(watch.0.clone());
         }
         None
+    }
+    fn xs_is_watched(&self, _: DomId, path: &str) -> bool {
+        let watched = self.watched.borrow();
+        let above = |w: &String| {
+            path.strip_prefix(w.as_str())
+                .is_some_and(|p| p.is_empty() || p.starts_with('/'))
+        };
+        watched.iter().any(above)
+    }
+    async fn xs_unwatched(&self, dom: DomId, path: &str, timeout_ms: u64) -> bool {
+        if self.polite.get() {
+            self.watched.borrow_mut().remove(path);
+        }
+        let watched = self.xs_is_watched(dom, path);
+        if watched {
+            let now = self.clock_ns.get();
+            self.clock_ns.set(now + timeout_ms * 1_000_000);
+        }
+        !watched
     }
 }

@@ -564,6 +564,11 @@ pub trait Host {
     fn xs_watch(&self, path: &str) -> Result<Self::Watch, Errno>;
     /// The path of the next change, or `None` if `timeout_ms` ran out.
     async fn xs_next(&self, watch: &mut Self::Watch, timeout_ms: Option<u64>) -> Option<String>;
+    /// Whether a guest watches a path, itself or one above it.
+    fn xs_is_watched(&self, dom: DomId, path: &str) -> bool;
+    /// Waits until it does not any more, and has come to rest, which tells that it did what belongs to that; false if
+    /// `timeout_ms` ran out.
+    async fn xs_unwatched(&self, dom: DomId, path: &str, timeout_ms: u64) -> bool;
 }
 
 /// The terminal that a command writes to.

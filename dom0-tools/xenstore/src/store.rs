@@ -318,6 +318,12 @@ impl Store {
         self.watches.remove(&mut self.clients, id, &path, token)
     }
 
+    /// Whether a domain watches a node, itself or one above it.
+    #[must_use]
+    pub fn is_watched(&self, domid: DomId, path: &str) -> bool {
+        self.watches.has(ConnId::Domain(domid), path)
+    }
+
     /// The next event of a connection of [`Store::open`].
     pub fn poll_event(&mut self, id: ConnId) -> Option<Event> {
         let ConnId::Local(_) = id else {

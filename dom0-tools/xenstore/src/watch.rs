@@ -171,6 +171,19 @@ impl Watches {
         Ok(())
     }
 
+    /// Whether a client watches a node, itself or one above it.
+    pub(crate) fn has(&self, id: ConnId, path: &str) -> bool {
+        let mut at = Some(path);
+        while let Some(path) = at {
+            let list = self.by_path.get(path).into_iter().flatten();
+            if list.into_iter().any(|w| w.conn == id) {
+                return true;
+            }
+            at = path::parent(path);
+        }
+        false
+    }
+
     /// Takes all watches of a client away.
     pub(crate) fn remove_all(&mut self, clients: &mut Clients, id: ConnId) {
         if let Some(conn) = clients.conns.get_mut(&id) {

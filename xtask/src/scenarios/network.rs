@@ -55,6 +55,10 @@ fn linux_on_bridge(session: &mut Session) -> Result<()> {
 /// Runs commands in Linux's shell. What the console showed before is shown again; what comes now is told from it by a
 /// mark, which is another one each time.
 fn in_linux(session: &mut Session, commands: &[&str]) -> Result<String> {
+    in_linux_within(session, commands, LINUX)
+}
+
+fn in_linux_within(session: &mut Session, commands: &[&str], time: Duration) -> Result<String> {
     static MARKS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let mark = MARKS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     session.attach("linux")?;
@@ -62,7 +66,7 @@ fn in_linux(session: &mut Session, commands: &[&str]) -> Result<String> {
     session.expect(&format!("^mark-{mark}$"), LINUX)?;
     let mut output = String::new();
     for command in commands {
-        output = session.shell_within(command, LINUX)?;
+        output = session.shell_within(command, time)?;
     }
     session.detach()?;
     Ok(output)
@@ -194,8 +198,110 @@ pub(super) fn chain(stage: &Stage) -> Result<()> {
                 "(printf 'PUT /sum HTTP/1.0\\r\\nContent-Length: {bytes}\\r\\n\\r\\n'; wget -q -O - {url}) | nc {HTTPD_IP} 80 | grep 'crc32 {expected} of {bytes} bytes'"
             ),
         ] {
-            in_linux(session, &[&command])?;
+            in_linux_within(session, &[&command], LINUX + megabytes * Duration::from_secs(8))?;
         }
         session.vane("destroy linux fixed").map(drop)
+    })
+}
+
+/// What the control domain holds of guests.
+fn held(session: &mut Session) -> Result<String> {
+    let info = session.json("info --json")?;
+    let [ports, pages] = ["control_event_channels", "control_mapped_pages"].map(|key| &info[key]);
+    Ok(format!("{ports} ports, {pages} pages"))
+}
+
+/// Gives a guest an interface and takes it away at once.
+fn attach_and_detach(session: &mut Session, guest: &str, number: u32) -> Result<()> {
+    let attached = session.vane(&format!("network-attach {guest} devid={number}"))?;
+    ensure!(attached.contains("now"), "it is not attached: {attached}");
+    let detached = session.vane(&format!("network-detach {guest} {number}"))?;
+    ensure!(detached.is_empty(), "it is not detached: {detached}");
+    Ok(())
+}
+
+/// What goes wrong between guests stays there: interfaces that come and go a hundred times without a pause, a guest that ends
+/// in the midst of a transfer, one that leaves its full ring alone. Others transfer what they should meanwhile, and nothing is
+/// lost.
+pub(super) fn faults(stage: &Stage) -> Result<()> {
+    const BYTES: u32 = 2_000_000;
+    /// How long others transfer beside the full ring.
+    const FULL: Duration = Duration::from_secs(20);
+    let guests = stage.fresh_guests()?;
+    httpd_config(&guests, "fixed", &format!("ip={HTTPD_IP}/24"))?;
+    httpd_config(&guests, "victim", "ip=10.0.0.81/24 stall")?;
+    let transfer = &format!(
+        "wget -q -O - http://{HTTPD_IP}/bytes/{BYTES} | crc32 | grep {}",
+        sum(BYTES)
+    );
+    let endless =
+        "wget -q -O /dev/null http://10.0.0.81/bytes/1000000000 & sleep 1; jobs | grep -i running";
+    stage.play_on(&machine(3, 2), |session| {
+        // The first ones may leave what is made once and kept.
+        session.vane("create linux disk=[] \"vif=['']\"")?;
+        session.vane("create fixed")?;
+        session.vane("create victim")?;
+        session.vane("destroy linux fixed victim")?;
+        let before = resources(session)?;
+        session.vane("create fixed")?;
+        session.vane("create victim")?;
+        linux_on_bridge(session)?;
+
+        // The number is the same each time. Neither guest is given time; both have the last one in the end.
+        session.vane("network-detach victim 0")?;
+        for (guest, number) in [("linux", 1), ("victim", 0)] {
+            let before = held(session)?;
+            for _ in 0..100 {
+                attach_and_detach(session, guest, number)?;
+            }
+            let after = held(session)?;
+            ensure!(after == before, "{guest}: {before} before, {after} after");
+        }
+        session.vane("network-attach victim devid=0")?;
+        session.vane("network-attach linux devid=1")?;
+        in_linux(session, &[
+            "ip link set eth0 down; until ip link set eth1 up; do sleep 1; done; ip address add 10.0.0.2/24 dev eth1",
+            transfer,
+            "ip link set eth1 down; ip link set eth0 up",
+            transfer,
+        ])?;
+        session.vane("network-detach linux 1")?;
+
+        // The one that sends is destroyed, and comes again.
+        in_linux(session, &[endless])?;
+        session.vane("destroy victim")?;
+        in_linux(session, &["kill %1; wait", transfer])?;
+        session.vane("create victim")?;
+        shows(session, "victim", "^httpd: serving")?;
+
+        // It hangs; what is sent to it fills its ring, and then goes nowhere. Nobody else waits.
+        in_linux(session, &[
+            "wget -q -O - --post-data=x http://10.0.0.81/stall | grep stalled",
+            "ping -q -i 0.002 -s 1400 10.0.0.81 >/dev/null & sleep 1; jobs | grep -i running",
+            ],
+        )?;
+        shows(session, "victim", "^httpd: stalled$")?;
+        wait_until(session, LINUX, |session| {
+            let bridges = session.json("bridge-list --json")?;
+            let ports = bridges[0]["ports"].as_array().into_iter().flatten();
+            let dropped = ports.filter_map(|p| p["out"]["dropped"].as_u64());
+            Ok(dropped.sum::<u64>() > 1000)
+        })?;
+        let full = Instant::now();
+        while full.elapsed() < FULL {
+            in_linux(session, &[transfer])?;
+        }
+        session.vane_shows("network-detach victim 0", "does not let go of the interface; detach it with -f$")?;
+        session.vane("network-detach -f victim 0")?;
+        in_linux(session, &["kill %1; wait", transfer])?;
+        session.vane_within("shutdown -w victim", HELLO)?;
+        ended(session, "victim")?;
+
+        // The one that receives is destroyed.
+        in_linux(session, &[&format!("wget -q -O /dev/null http://{HTTPD_IP}/bytes/1000000000 & sleep 1")])?;
+        session.vane("destroy linux")?;
+        session.vane_within("shutdown -w fixed", HELLO)?;
+        ended(session, "fixed")?;
+        unchanged(session, &before)
     })
 }

@@ -339,6 +339,7 @@ impl<H: Host> Toolstack<H> {
             },
             created_ns: self.host.uptime_ns(),
             ended: false,
+            used: Default::default(),
         };
         undo.push(Undo::Kept(dom));
         self.kept.borrow_mut().insert(dom.0, kept);

@@ -34,6 +34,7 @@ pub struct BlockState {
     pub read_only: bool,
 }
 
+const INITIALISING: &str = "1";
 const CLOSING: &str = "5";
 const CLOSED: u64 = 6;
 const CONNECTED: u64 = 4;
@@ -223,7 +224,12 @@ impl<H: Host> Toolstack<H> {
             );
         }
         let _target = self.check_disk(disk).await?;
-        match self.add_disk(dom, disk).await {
+        let again = self.number_is_free(dom, "vbd", disk.devid).await?;
+        let mut added = self.add_disk(dom, disk).await;
+        if added.is_ok() && again {
+            added = self.taken_up(dom, "vbd", disk.devid).await;
+        }
+        match added {
             Ok(()) => {
                 if let Some(kept) = self.kept.borrow_mut().get_mut(&dom.0) {
                     kept.config.disks.push(disk.clone());
@@ -256,20 +262,106 @@ impl<H: Host> Toolstack<H> {
         self.remove_disk(dom, vdev).await;
         if let Some(kept) = self.kept.borrow_mut().get_mut(&dom.0) {
             kept.config.disks.retain(|d| d.devid != vdev);
+            kept.used.insert(("vbd", vdev));
         }
         Ok(())
     }
 
-    /// Asks a guest to let go of a device, if it runs and has it, and waits. Whether it did.
+    /// Asks a guest to let go of a device, if it runs and has it or is about to, and waits. Whether it did.
     pub(super) async fn let_go(&self, dom: DomId, class: &str, devid: u32) -> Result<bool> {
         let back = tree::backend_path(dom, class, &devid.to_string());
-        let front_state = format!("/local/domain/{dom}/device/{class}/{devid}/state");
-        if self.read_number(&front_state) != Some(CONNECTED) || self.has_stopped(dom) {
+        let front = format!("/local/domain/{dom}/device/{class}/{devid}");
+        let state = || self.read_number(&format!("{front}/state"));
+        let asked = match state() {
+            None | Some(CLOSED) => false,
+            Some(CONNECTED) => true,
+            // A driver that is at its beginning answers too. One that is taken away from may never find its way back.
+            Some(_) => self.host.xs_is_watched(dom, &front),
+        };
+        if !asked || self.has_stopped(dom) {
             return Ok(true);
         }
         self.write_text(&format!("{back}/online"), "0")?;
         self.write_text(&format!("{back}/state"), CLOSING)?;
-        self.wait_closed(&format!("{back}/state")).await
+        let closed = self.wait_closed(&format!("{back}/state")).await?;
+        Ok(closed || state() != Some(CONNECTED))
+    }
+
+    /// Waits until a guest has forgotten the device that had this number before: until it does not watch the back-end any more,
+    /// it would not see that the device is another one, and Linux's network driver, at its end, waits for a state that
+    /// a new one is not in. Whether there was one.
+    ///
+    /// # Errors
+    /// It does not forget it.
+    pub(super) async fn number_is_free(
+        &self,
+        dom: DomId,
+        class: &'static str,
+        devid: u32,
+    ) -> Result<bool> {
+        let kept = self
+            .kept
+            .borrow()
+            .get(&dom.0)
+            .map(|k| k.used.contains(&(class, devid)));
+        if kept != Some(true) {
+            return Ok(false);
+        }
+        let state = format!(
+            "{}/state",
+            tree::backend_path(dom, class, &devid.to_string())
+        );
+        if !self.host.xs_unwatched(dom, &state, DEVICE_TIMEOUT_MS).await {
+            return fail!(
+                "domain {dom} still holds on to the device {class}/{devid} that it had; try again, or give another number"
+            );
+        }
+        Ok(true)
+    }
+
+    /// Waits until a guest has taken up a device whose number another one had before, if it looks for devices at all. Its
+    /// driver for the other one, which may still be at its end, can take this one for that and close it: then this
+    /// one begins anew.
+    ///
+    /// # Errors
+    /// The guest closes it again and again.
+    pub(super) async fn taken_up(&self, dom: DomId, class: &str, devid: u32) -> Result<()> {
+        let front = format!("/local/domain/{dom}/device/{class}/{devid}");
+        if !self.host.xs_is_watched(dom, &front) {
+            return Ok(());
+        }
+        let back = format!(
+            "{}/state",
+            tree::backend_path(dom, class, &devid.to_string())
+        );
+        let front = format!("{front}/state");
+        let mut watch = self
+            .host
+            .xs_watch(&back)
+            .during(format!("xenstore: watching {back}"))?;
+        let deadline = self
+            .host
+            .uptime_ns()
+            .saturating_add(DEVICE_TIMEOUT_MS * 1_000_000);
+        let mut attempts = 3;
+        loop {
+            match (self.read_number(&front), self.read_number(&back)) {
+                (_, Some(CONNECTED)) => return Ok(()),
+                (Some(CLOSED), Some(CLOSED)) => {
+                    if attempts == 0 {
+                        return fail!("domain {dom} closes the device {class}/{devid} at once");
+                    }
+                    attempts -= 1;
+                    self.write_text(&front, INITIALISING)?;
+                }
+                _ => {}
+            }
+            let left = deadline.saturating_sub(self.host.uptime_ns()) / 1_000_000;
+            // One that takes longer may have no driver yet.
+            if left == 0 || self.host.xs_next(&mut watch, Some(left)).await.is_none() {
+                return Ok(());
+            }
+        }
     }
 
     async fn wait_closed(&self, state: &str) -> Result<bool> {

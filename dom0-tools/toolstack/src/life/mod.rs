@@ -9,7 +9,7 @@ mod network;
 mod tree;
 
 use alloc::borrow::ToOwned;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -44,6 +44,8 @@ struct Kept {
     created_ns: u64,
     /// What its configuration asks for at its end has been done.
     ended: bool,
+    /// Classes and numbers of devices that it had.
+    used: BTreeSet<(&'static str, u32)>,
 }
 
 /// The toolstack: all operations on domains. Operations may run side by side on one executor; two of

@@ -221,7 +221,12 @@ impl<H: Host> Toolstack<H> {
             devid: Some(devid),
             ..vif.clone()
         };
-        if let Err(e) = self.add_vif(dom, Uuid(info.handle), &vif).await {
+        let again = self.number_is_free(dom, "vif", devid).await?;
+        let mut added = self.add_vif(dom, Uuid(info.handle), &vif).await;
+        if added.is_ok() && again {
+            added = self.taken_up(dom, "vif", devid).await;
+        }
+        if let Err(e) = added {
             self.remove_vif(dom, devid).await;
             return Err(e);
         }
@@ -255,6 +260,7 @@ impl<H: Host> Toolstack<H> {
         self.remove_vif(dom, devid).await;
         if let Some(kept) = self.kept.borrow_mut().get_mut(&dom.0) {
             kept.config.vifs.retain(|v| v.devid != Some(devid));
+            kept.used.insert(("vif", devid));
         }
         Ok(())
     }

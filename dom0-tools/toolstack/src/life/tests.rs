@@ -482,6 +482,74 @@ fn interfaces_come_and_go() {
 }
 
 #[test]
+fn a_number_that_is_given_again() {
+    let t = toolstack();
+    let host = t.host();
+    let dom = run(t.create(&config(&["disk=[]"]), false)).unwrap();
+    let vif = Vif {
+        devid: Some(0),
+        ..Vif::default()
+    };
+    let front = "/local/domain/1/device/vif/0/state";
+    let back = "/local/domain/0/backend/vif/1/0/state";
+    let begin = host.clock_ns.get();
+    run(t.attach_vif(dom, &vif)).unwrap();
+    // Nobody looks at it: it goes at once.
+    run(t.detach_vif(dom, "0", false)).unwrap();
+    run(t.attach_vif(dom, &vif)).unwrap();
+    assert_eq!(host.clock_ns.get(), begin);
+    // Its driver is at its beginning: it is asked to end, and does.
+    host.watched
+        .borrow_mut()
+        .insert("/local/domain/1/device".into());
+    *host.states.borrow_mut() = alloc::vec![("6", "6")];
+    run(t.detach_vif(dom, "0", false)).unwrap();
+    assert!(host.states.borrow().is_empty());
+    // The guest has not forgotten it yet, and then it has.
+    host.watched.borrow_mut().insert(back.into());
+    let e = run(t.attach_vif(dom, &vif)).unwrap_err().0;
+    assert!(e.contains("still holds on to the device vif/0"), "{e}");
+    assert!(t.vifs(dom).is_empty());
+    host.polite.set(true);
+    // The driver of the old one closes the new one, which then begins anew.
+    *host.states.borrow_mut() = alloc::vec![("4", "4"), ("1", "2"), ("6", "6")];
+    run(t.attach_vif(dom, &vif)).unwrap();
+    assert!(host.states.borrow().is_empty());
+    assert_eq!(host.node(front).as_deref(), Some("4"));
+    run(t.detach_vif(dom, "0", false)).unwrap();
+    // One that closes everything gets nothing.
+    *host.states.borrow_mut() = alloc::vec![("6", "6"); 10];
+    let e = run(t.attach_vif(dom, &vif)).unwrap_err().0;
+    assert!(e.contains("closes the device vif/0 at once"), "{e}");
+    assert_eq!(host.states.borrow().len(), 6);
+    host.states.borrow_mut().clear();
+    assert!(t.vifs(dom).is_empty() && host.state.borrow().nets.is_empty());
+    // Another number is nobody's, and no driver need answer.
+    host.polite.set(false);
+    assert_eq!(
+        run(t.attach_vif(
+            dom,
+            &Vif {
+                devid: Some(1),
+                ..vif.clone()
+            }
+        )),
+        Ok(1)
+    );
+    // A driver that never answers has nothing of it.
+    run(t.detach_vif(dom, "1", false)).unwrap();
+    assert!(t.vifs(dom).is_empty());
+    // Disks are no different.
+    let disk = Disk::parse("/guests/a.img,raw,xvdc,w").unwrap();
+    for _ in 0..2 {
+        *host.states.borrow_mut() = alloc::vec![("4", "4")];
+        run(t.attach(dom, &disk)).unwrap();
+        *host.states.borrow_mut() = alloc::vec![("6", "6")];
+        run(t.detach(dom, 51744, false)).unwrap();
+    }
+}
+
+#[test]
 fn disks_come_and_go() {
     let t = toolstack();
     let dom = run(t.create(&config(&["disk=[]"]), false)).unwrap();
