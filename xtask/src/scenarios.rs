@@ -455,9 +455,16 @@ fn run_piped(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// An idle machine leaves the host's CPU alone.
+/// An idle machine, with a network card and an address on it, leaves the host's CPU alone.
 fn idle(stage: &Stage) -> Result<()> {
-    stage.play(&machine(3, 4), |session| {
+    let machine = Machine {
+        net: Some(crate::net::Net::default()),
+        ..machine(3, 4)
+    };
+    stage.play(&machine, |session| {
+        wait_until(session, BOOT, |session| {
+            Ok(session.json("info --json")?["control_address"].is_string())
+        })?;
         session.vane("create /guests/hello.cfg")?;
         std::thread::sleep(Duration::from_secs(2));
         let (before, from) = (session.cpu_time()?, Instant::now());
