@@ -151,6 +151,8 @@ type Manager<'a, S> = VolumeManager<&'a Cached<S>, NoTime, 4, 1, 1>;
 /// The volume.
 pub struct Volume<S: Sectors> {
     disk: Cached<S>,
+    /// Its number in the partition table, from 0.
+    partition: usize,
     /// The first sector of the FAT.
     fat: u64,
     /// The sector of cluster 2.
@@ -180,8 +182,8 @@ fn le32(b: &[u8], at: usize) -> u64 {
 }
 
 impl<S: Sectors> Volume<S> {
-    /// The FAT32 file system in the first partition of the disk. [`Errno::EINVAL`]: there is
-    /// none.
+    /// The FAT32 file system in the first partition of that type on the disk. [`Errno::EINVAL`]:
+    /// there is none.
     pub fn open(disk: S) -> Result<Self, Errno> {
         let disk = Cached {
             disk,
@@ -189,11 +191,14 @@ impl<S: Sectors> Volume<S> {
         };
         let mut sector = [0; SECTOR];
         disk.copy(0, &mut sector)?;
-        let part = &sector[446..462];
-        if le16(&sector, 510) != 0xaa55 || !matches!(part[4], 0x0b | 0x0c) {
+        if le16(&sector, 510) != 0xaa55 {
             return Err(Errno::EINVAL);
         }
-        let start = le32(part, 8);
+        let mut parts = sector[446..510].chunks(16);
+        let partition = parts
+            .position(|part| matches!(part[4], 0x0b | 0x0c))
+            .ok_or(Errno::EINVAL)?;
+        let start = le32(&sector, 446 + 16 * partition + 8);
         // The BIOS parameter block, as the FAT32 specification has it.
         disk.copy(start, &mut sector)?;
         let (per_cluster, reserved) = (u64::from(sector[13]), le16(&sector, 14));
@@ -211,6 +216,7 @@ impl<S: Sectors> Volume<S> {
             return Err(Errno::EINVAL);
         }
         let volume = Self {
+            partition,
             fat: start + reserved,
             data: start + overhead,
             cluster_sectors: per_cluster,
@@ -228,7 +234,9 @@ impl<S: Sectors> Volume<S> {
         f: impl FnOnce(&Manager<'_, S>, RawDirectory) -> Result<R, Errno>,
     ) -> Result<R, Errno> {
         let manager: Manager<'_, S> = VolumeManager::new_with_limits(&self.disk, NoTime, 0);
-        let volume: RawVolume = manager.open_raw_volume(VolumeIdx(0)).map_err(errno)?;
+        let volume: RawVolume = manager
+            .open_raw_volume(VolumeIdx(self.partition))
+            .map_err(errno)?;
         let mut dir = manager.open_root_dir(volume).map_err(errno)?;
         for name in path.split('/').filter(|n| !n.is_empty()) {
             let entry = Self::entry(&manager, dir, name)?;
@@ -435,6 +443,12 @@ mod tests {
             }
         }
         assert_eq!(volume.find("/GUESTS/LINUX.CFG").unwrap().size, 100);
+        // The same behind partitions of other kinds.
+        let mut third = image(&files);
+        third.0.copy_within(446..462, 478);
+        third.0[446 + 4] = 0x83;
+        let third = Volume::open(third).unwrap();
+        assert_eq!(third.find("/guests/linux.cfg").unwrap().size, 100);
         let error = |path| volume.find(path).unwrap_err();
         assert_eq!(error("/guests/none"), Errno::ENOENT);
         assert_eq!(error("/guests/linux.cfg/x"), Errno::ENOENT);
