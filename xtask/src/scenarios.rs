@@ -560,7 +560,7 @@ fn rust_guests(stage: &Stage) -> Result<()> {
     fs::write(
         guests.join("port.cfg"),
         "name = \"port\"\nkernel = \"/guests/port.bin\"\nmemory = 8\non_poweroff = \"preserve\"\n\
-         disk = [ \"/guests/known.img,raw,xvdb,r\" ]\n",
+         disk = [ \"/guests/known.img,raw,xvdb,r\" ]\nvif = [ \"\" ]\n",
     )?;
     for gic in [2, 3] {
         stage.play_on(&machine(gic, 1), |session| {
@@ -655,14 +655,17 @@ fn rust_guests(stage: &Stage) -> Result<()> {
 
             // The kernel of docs/PORTING.md.
             session.vane("create port")?;
+            // Which asks for an address: a frame for all.
+            session.vane("create httpd")?;
             session.attach("port")?;
             session.expect("^port: a console$", HELLO)?;
             session.expect("^port: port is my name$", HELLO)?;
             session.expect("^port: the disk begins with The first words $", HELLO)?;
+            session.expect(r"^port: a frame of \d+ bytes came$", HELLO)?;
             session.expect("kept as it is", HELLO)?;
             session.detach()?;
             session.vane_shows("xenstore-ls /local/domain", "greeting = \"hello\"")?;
-            session.vane("destroy port")?;
+            session.vane("destroy port httpd")?;
             unchanged(session, &before)?;
 
             // The demo guests as they come.

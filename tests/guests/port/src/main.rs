@@ -87,6 +87,25 @@ mod guest {
             let _ = writeln!(console, "port: the disk begins with {words}");
             store.run(disk.close())?;
             // [/disk]
+            #[cfg(feature = "net")]
+            {
+                // [net]
+                use pv_frontends::net::{self, Vif};
+
+                let ids = store.run(xenbus::devices(&store.access(), "vif"))?;
+                let id = *ids.first().ok_or(Error::NoDevice)?;
+                let vif = store.run(Vif::open(store.access(), id, net::Config::default()))?;
+                let mut frame = [0; 1518];
+                frame[..6].fill(0xff);
+                frame[6..12].copy_from_slice(&vif.info().mac);
+                frame[12..14].copy_from_slice(&[0x88, 0xb5]);
+                let net = vif.by(store.deadline());
+                net.send(&frame[..60])?;
+                let got = net.recv(&mut frame)?;
+                let _ = writeln!(console, "port: a frame of {} bytes came", got.len);
+                store.run(vif.close())?;
+                // [/net]
+            }
         }
         Ok(())
     }
