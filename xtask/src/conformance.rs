@@ -31,9 +31,9 @@ pub struct Args {
     /// Only the hypervisor, with this version of the interrupt controller (else both)
     #[arg(long, value_name = "2|3")]
     gic: Option<u32>,
-    /// Only what a control domain serves: xenstore, consoles, disks and networks
+    /// Only one part: gicv2, gicv3, races, or served (what a control domain serves)
     #[arg(long, conflicts_with = "gic")]
-    served: bool,
+    only: Option<String>,
     /// Show every case, not only those that differ
     #[arg(long)]
     all: bool,
@@ -44,18 +44,21 @@ pub struct Args {
 pub enum Part {
     /// The hypervisor, with this version of the interrupt controller.
     Gic(u32),
+    /// Two domains that make and bind channels to each other at the same time.
+    Races,
     /// What a control domain serves.
     Served,
 }
 
 impl Part {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Gic(2), Self::Gic(3), Self::Served];
+    pub const ALL: [Self; 4] = [Self::Gic(2), Self::Gic(3), Self::Races, Self::Served];
 
     /// As files and people name it.
     pub fn name(self) -> String {
         match self {
             Self::Gic(gic) => format!("gicv{gic}"),
+            Self::Races => "races".to_owned(),
             Self::Served => "served".to_owned(),
         }
     }
@@ -72,13 +75,19 @@ pub fn main(project: &Project, args: &Args) -> Result<ExitCode> {
     setup::ensure(project, &BOARDS[0])?;
     let built = build::build(project, &build::Args::default())?;
     let mut wrong = 0;
-    let only = match (args.gic, args.served) {
-        (Some(gic), _) => Some(Part::Gic(gic)),
-        (None, served) => served.then_some(Part::Served),
+    let only = match (args.gic, &args.only) {
+        (Some(gic), _) => Some(format!("gicv{gic}")),
+        (None, only) => only.clone(),
     };
+    if let Some(only) = &only {
+        ensure!(
+            Part::ALL.iter().any(|part| part.name() == *only),
+            "there is no part {only}"
+        );
+    }
     for part in Part::ALL
         .into_iter()
-        .filter(|part| only.is_none_or(|only| only == *part))
+        .filter(|part| only.as_ref().is_none_or(|only| *only == part.name()))
     {
         let paravane = run(project, &built, Hypervisor::Paravane, part)?;
         let xen = if args.on == Some(Hypervisor::Xen) {
@@ -128,8 +137,9 @@ fn run(project: &Project, built: &Built, on: Hypervisor, part: Part) -> Result<R
         built,
         gic: match part {
             Part::Gic(gic) => gic,
-            Part::Served => 2,
+            Part::Races | Part::Served => 2,
         },
+        cpus: if part == Part::Races { 2 } else { 1 },
         icount: false,
         log: project
             .dir("conformance")?
@@ -139,6 +149,7 @@ fn run(project: &Project, built: &Built, on: Hypervisor, part: Part) -> Result<R
     let image = project.path("build/conformance.bin");
     let Started { mut session, .. } = match part {
         Part::Gic(_) => rig.start(on, &domains(on, &image))?,
+        Part::Races => rig.start(on, &racers(&image))?,
         Part::Served => served(&rig, on, &image)?,
     };
     let text = session
@@ -178,6 +189,21 @@ fn domains(on: Hypervisor, image: &Path) -> [Domain<'_>; 2] {
     ]
 }
 
+/// The domains that try channels at the same time.
+fn racers(image: &Path) -> [Domain<'_>; 2] {
+    let racer = |name, command_line| Domain {
+        name,
+        image,
+        command_line,
+        vcpus: 1,
+        memory: 16,
+    };
+    [
+        racer("race", "own=1 peer=2 role=race"),
+        racer("racer", "own=2 peer=1 role=racer"),
+    ]
+}
+
 /// Starts the domains that try what a control domain serves.
 fn served(rig: &Rig<'_>, on: Hypervisor, image: &Path) -> Result<Started> {
     let file = rig.project.dir("conformance")?.join("disk.img");
@@ -187,20 +213,37 @@ fn served(rig: &Rig<'_>, on: Hypervisor, image: &Path) -> Result<Started> {
         file: &file,
         read_only,
     };
+    // One to try, and seven that end.
+    let macs = [0, 1, 2, 3, 4, 5, 6, 7].map(|n| format!("00:16:3e:00:00:{:02x}", 0x10 + n));
     rig.start_served(
         on,
-        &[Served {
-            domain: Domain {
-                name: "suite",
-                image,
-                command_line: "role=served",
-                vcpus: 1,
-                memory: 32,
+        &[
+            Served {
+                domain: Domain {
+                    name: "suite",
+                    image,
+                    command_line: "role=served",
+                    vcpus: 1,
+                    memory: 32,
+                },
+                ramdisk: None,
+                disks: &[disk("xvda", false), disk("xvdb", true)],
+                macs: &macs.each_ref().map(String::as_str),
             },
-            ramdisk: None,
-            disks: &[disk("xvda", false), disk("xvdb", true)],
-            mac: None,
-        }],
+            // It answers frames.
+            Served {
+                domain: Domain {
+                    name: "echo",
+                    image: &rig.project.path("build/bench.bin"),
+                    command_line: "role=answers",
+                    vcpus: 1,
+                    memory: 16,
+                },
+                ramdisk: None,
+                disks: &[],
+                macs: &["00:16:3e:00:00:20"],
+            },
+        ],
     )
 }
 

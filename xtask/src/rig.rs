@@ -43,8 +43,8 @@ pub struct Served<'a> {
     pub domain: Domain<'a>,
     pub ramdisk: Option<&'a Path>,
     pub disks: &'a [PvDisk<'a>],
-    /// The Ethernet address of its interface, which is on the bridge that all are on.
-    pub mac: Option<&'a str>,
+    /// The Ethernet addresses of its interfaces, which are on the bridge that all are on.
+    pub macs: &'a [&'a str],
 }
 
 /// A disk of a test domain's.
@@ -61,6 +61,7 @@ pub struct Rig<'a> {
     pub project: &'a Project,
     pub built: &'a Built,
     pub gic: u32,
+    pub cpus: u32,
     /// Count instructions: QEMU's `-icount shift=0,sleep=off`.
     pub icount: bool,
     pub log: PathBuf,
@@ -85,7 +86,7 @@ const RAMDISK: u64 = 0x4e00_0000;
 const SERVED_MEMORY: u64 = 2 << 10;
 
 impl Rig<'_> {
-    /// Starts the domains, the second one first, on a machine with one CPU.
+    /// Starts the domains, the second one first, all at once.
     pub fn start(&self, on: Hypervisor, domains: &[Domain<'_>]) -> Result<Started> {
         let _ = fs::remove_file(&self.log);
         match on {
@@ -113,7 +114,7 @@ impl Rig<'_> {
         volume.sync(&[&guests])?;
         let machine = Machine {
             gic: self.gic,
-            cpus: 1,
+            cpus: self.cpus,
             memory: 1 << 10,
             icount: self.icount.then(|| ICOUNT.to_owned()),
             ..Machine::default()
@@ -171,7 +172,7 @@ impl Rig<'_> {
         volume.sync(&[&folder])?;
         let machine = Machine {
             gic: self.gic,
-            cpus: 1,
+            cpus: self.cpus,
             memory: SERVED_MEMORY,
             icount: self.icount.then(|| ICOUNT.to_owned()),
             ..Machine::default()
@@ -277,7 +278,7 @@ impl Rig<'_> {
             "-cpu",
             "cortex-a72",
             "-smp",
-            "1",
+            &self.cpus.to_string(),
             "-m",
             &format!("{memory}M"),
         ]);
@@ -349,14 +350,17 @@ impl Served<'_> {
         let ramdisk = self.ramdisk.map_or(String::new(), |_| {
             format!("ramdisk = \"{folder}/{name}.cpio\"\n")
         });
-        let vif = self
-            .mac
-            .map_or(String::new(), |mac| format!("\"mac={mac},bridge=xenbr0\""));
+        let vifs: Vec<_> = self
+            .macs
+            .iter()
+            .map(|mac| format!("\"mac={mac},bridge=xenbr0\""))
+            .collect();
         format!(
             "name = \"{name}\"\nkernel = \"{folder}/{name}.bin\"\n{ramdisk}cmdline = \"{command_line}\"\n\
-             memory = {memory}\nvcpus = {vcpus}\ndisk = [ {} ]\nvif = [ {vif} ]\n\
+             memory = {memory}\nvcpus = {vcpus}\ndisk = [ {} ]\nvif = [ {} ]\n\
              on_crash = \"preserve\"\non_poweroff = \"preserve\"\n",
-            disks.join(", ")
+            disks.join(", "),
+            vifs.join(", ")
         )
     }
 }

@@ -86,7 +86,7 @@ fn measure(project: &Project, built: &Built, on: Hypervisor) -> Result<Column> {
     let mut both = fs::read(guests::ramdisk(project, kernel))?;
     both.extend(guests::gzip(&files.finish())?);
     write_atomic(&ramdisk, &both)?;
-    let guest = |role, mac| Served {
+    let guest = |role, macs| Served {
         domain: Domain {
             name: role,
             image: &image,
@@ -100,14 +100,14 @@ fn measure(project: &Project, built: &Built, on: Hypervisor) -> Result<Column> {
         },
         ramdisk: Some(&ramdisk),
         disks: &[],
-        mac,
+        macs,
     };
     let mut text = String::new();
     for guests in [
-        vec![guest("boot", None)],
+        vec![guest("boot", &[])],
         vec![
-            guest("client", Some("00:16:3e:00:00:01")),
-            guest("server", Some("00:16:3e:00:00:02")),
+            guest("client", &["00:16:3e:00:00:01"]),
+            guest("server", &["00:16:3e:00:00:02"]),
         ],
     ] {
         let role = guests[0].domain.name;
@@ -117,6 +117,7 @@ fn measure(project: &Project, built: &Built, on: Hypervisor) -> Result<Column> {
             project,
             built,
             gic: 2,
+            cpus: 1,
             icount: true,
             log: project.dir("bench")?.join(format!("{name}-{role}.log")),
             bound: Duration::from_secs(600),

@@ -142,9 +142,15 @@ impl<H: Host> Toolstack<H> {
                 ("state", "1"),
                 ("handle", dev),
                 ("mac", mac),
-                ("mtu", mtu),
                 ("trusted", if vif.untrusted { "0" } else { "1" }),
             ],
+        )?;
+        // Not the guest's to change, as xl has it.
+        tree::put(
+            &self.host,
+            &format!("{front}/mtu"),
+            mtu,
+            Kind::ForGuest(dom),
         )?;
         self.host
             .net_start(&start)

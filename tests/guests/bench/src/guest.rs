@@ -36,6 +36,9 @@ static SGIS: AtomicU32 = AtomicU32::new(0);
 static INFO: Global<Option<Shared>> = Global::new(None);
 
 pub fn main(machine: Machine) -> ! {
+    if machine.bootargs.split(' ').any(|w| w.starts_with("role=")) {
+        crate::spans::main(machine);
+    }
     match run(&machine) {
         Ok(()) => println!("bench: done"),
         Err(e) => println!("bench: failed: {e}"),

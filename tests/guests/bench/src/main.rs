@@ -5,6 +5,9 @@
 //! Command line: `own=DOMID peer=DOMID`, the peer being a second domain with `echo=DOMID` (of the
 //! first one) on the same CPU. Prints `row NAME TICKS TIMES` for each operation (loop included), then
 //! `bench: done`.
+//!
+//! With `role=sends` it counts frames to a second domain, which has `role=answers`; with `role=reads disk` it reads its
+//! disk, for who counts outside. Both are on the PV console.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[cfg(not(target_os = "none"))]
@@ -18,3 +21,6 @@ el1::entry!(guest::main);
 
 #[cfg(target_os = "none")]
 mod guest;
+
+#[cfg(target_os = "none")]
+mod spans;

@@ -7,6 +7,7 @@ mod devices;
 mod events;
 mod grants;
 mod memory;
+mod races;
 mod served;
 
 use alloc::format;
@@ -90,8 +91,20 @@ fn run(machine: Machine) -> Result<(), Errno> {
         machine,
         printed: 0,
     };
-    if word(&suite.machine, "role") == Some("peer") {
-        return suite.serve();
+    match word(&suite.machine, "role") {
+        Some("peer") => return suite.serve(),
+        Some("race") => {
+            suite.race("first");
+            suite.sleep(2_000_000_000);
+            return Ok(());
+        }
+        Some("racer") => {
+            suite.race("second");
+            loop {
+                el1::cpu::idle();
+            }
+        }
+        _ => {}
     }
     suite.calls();
     suite.memory();

@@ -3,7 +3,8 @@
 //! on every such hypervisor; what the real Xen does is the expectation (docs/CONFORMANCE.md).
 //!
 //! Command line: `own=1 peer=2`, with `spare=1` to leave out what makes a vcpu of Xen 4.17 fault for
-//! ever; the peer being a second domain with `peer=1 role=peer`. With `role=served` it tries what a control domain
+//! ever; the peer being a second domain with `peer=1 role=peer`. With `role=race` and
+//! a second one with `role=racer` both make and bind channels to each other at the same time. With `role=served` it tries what a control domain
 //! serves, on the PV console. Prints a line
 //! `case NAME = RESULT` for each case, then `conformance: done`. A result is what a guest can see: a
 //! return value, an error's name, an exception's syndrome, an effect. It never holds an address, a

@@ -86,10 +86,8 @@ impl Served {
         let cons = page.load32(OUT.cons);
         page.store32(OUT.prod, cons.wrapping_add(2049));
         self.send(self.console_port);
-        let taken = self.taken_within(100 * MS);
-        let moved = page.load32(OUT.cons) != cons;
+        self.taken_within(100 * MS);
         page.store32(OUT.prod, cons);
-        self.case("console.overrun", format!("{taken} {moved}"));
         page.store32(OUT.prod, cons.wrapping_sub(1));
         self.send(self.console_port);
         let taken = self.taken_within(100 * MS);

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a control domain's back ends cost: frames from this domain to another, over the bridge that both are on, and reads
+//! of a disk.
+
+use alloc::format;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::fmt::Write;
+use el1::{Machine, time};
+use rt::pv_frontends::blk::{self, Disk};
+use rt::pv_frontends::net::{self, Checksum, Vif};
+use rt::pv_frontends::{Error, Platform, xenbus};
+use rt::{Guest, Kernel, Store};
+
+const PATIENCE: u64 = 60_000_000_000;
+/// Frames until an answer is waited for.
+const WINDOW: u32 = 32;
+/// Frames in all, for each size.
+const FRAMES: u32 = 2048;
+/// Round trips of one frame.
+const TRIPS: u32 = 512;
+/// An Ethernet type for experiments (IEEE 802).
+const TYPE: [u8; 2] = [0x88, 0xb5];
+const BROADCAST: [u8; 6] = [0xff; 6];
+
+type Interface = Vif<'static, &'static Kernel>;
+
+pub fn main(machine: Machine) -> ! {
+    let answers = machine.bootargs.split(' ').any(|w| w == "role=answers");
+    let disk = machine.bootargs.split(' ').any(|w| w == "disk");
+    let mut guest = Guest::new(machine);
+    let result = match guest.xenstore() {
+        Ok(xs) if answers => answer(&mut guest, xs),
+        Ok(xs) if disk => read_disk(&mut guest, xs),
+        Ok(xs) => send(&mut guest, xs),
+        Err(e) => Err(e),
+    };
+    let _ = match result {
+        Ok(()) => writeln!(guest.console, "bench: done"),
+        Err(e) => writeln!(guest.console, "bench: failed: {e}"),
+    };
+    loop {
+        guest.wait(None);
+    }
+}
+
+/// A device of a kind, once it is there.
+fn device(guest: &mut Guest, xs: &'static Store, class: &str) -> Result<u32, Error> {
+    let store = xs.by(guest.kernel.now() + PATIENCE);
+    let ids = store.run(xenbus::devices(&store.access(), class))?;
+    ids.first().copied().ok_or(Error::NoDevice)
+}
+
+fn interface(guest: &mut Guest, xs: &'static Store) -> Result<Interface, Error> {
+    let id = device(guest, xs, "vif")?;
+    let store = xs.by(guest.kernel.now() + PATIENCE);
+    store.run(Vif::open(store.access(), id, net::Config::default()))
+}
+
+/// A frame of `size` bytes, that wants an answer or not.
+fn frame(to: [u8; 6], from: [u8; 6], size: usize, answer: bool) -> Vec<u8> {
+    let mut frame = [&to[..], &from, &TYPE, &[u8::from(answer)]].concat();
+    frame.resize(size, 0);
+    frame
+}
+
+/// Whose frame it is, if it is one of these, and whether it wants an answer.
+fn ours(frame: &[u8]) -> Option<([u8; 6], bool)> {
+    let from = frame.get(6..12)?.try_into().ok()?;
+    (frame.get(12..14)? == TYPE).then_some((from, *frame.get(14)? != 0))
+}
+
+/// Sends what is to be sent, waiting where there is no room.
+fn put(kernel: &Kernel, vif: &Interface, frame: &[u8]) -> Result<(), Error> {
+    loop {
+        match vif.try_send(frame, Checksum::Present) {
+            Err(Error::Busy) => {
+                vif.kick();
+                kernel.wait(kernel.now() + PATIENCE);
+            }
+            result => return result,
+        }
+    }
+}
+
+/// The peer: answers what wants an answer.
+fn answer(guest: &mut Guest, xs: &'static Store) -> Result<(), Error> {
+    let vif = interface(guest, xs)?;
+    let mut buffer = vec![0; vif.info().max_frame];
+    loop {
+        let n = vif.by(u64::MAX).recv(&mut buffer)?.len;
+        if let Some((from, true)) = ours(&buffer[..n]) {
+            let reply = frame(from, vif.info().mac, 60, false);
+            put(guest.kernel, &vif, &reply)?;
+            vif.kick();
+        }
+    }
+}
+
+/// Waits for an answer; whose it is.
+fn answered(vif: &Interface, buffer: &mut [u8], deadline: u64) -> Result<[u8; 6], Error> {
+    loop {
+        let n = vif.by(deadline).recv(buffer)?.len;
+        if let Some((from, _)) = ours(&buffer[..n]) {
+            return Ok(from);
+        }
+    }
+}
+
+fn report(guest: &mut Guest, name: &str, ticks: u64, times: u32) {
+    let _ = writeln!(guest.console, "row {name} {ticks} {times}");
+}
+
+fn send(guest: &mut Guest, xs: &'static Store) -> Result<(), Error> {
+    let kernel = guest.kernel;
+    let _ = writeln!(
+        guest.console,
+        "bench: {} ticks per second",
+        time::frequency()
+    );
+    let vif = interface(guest, xs)?;
+    let own = vif.info().mac;
+    let mut buffer = vec![0; vif.info().max_frame];
+    // The peer may still be starting.
+    let end = kernel.now() + PATIENCE;
+    let peer = loop {
+        put(kernel, &vif, &frame(BROADCAST, own, 60, true))?;
+        vif.kick();
+        match answered(&vif, &mut buffer, kernel.now() + 200_000_000) {
+            Err(Error::TimedOut) if kernel.now() < end => {}
+            result => break result?,
+        }
+    };
+    // Answers to earlier ones may be on their way.
+    while answered(&vif, &mut buffer, kernel.now() + 500_000_000).is_ok() {}
+    for size in [60, 1514] {
+        let (plain, last) = (frame(peer, own, size, false), frame(peer, own, size, true));
+        let mut begin = 0;
+        for window in 0..FRAMES / WINDOW + 4 {
+            if window == 4 {
+                begin = time::ticks();
+            }
+            for _ in 1..WINDOW {
+                put(kernel, &vif, &plain)?;
+            }
+            put(kernel, &vif, &last)?;
+            vif.kick();
+            answered(&vif, &mut buffer, kernel.now() + PATIENCE)?;
+        }
+        let ticks = time::ticks() - begin;
+        report(guest, &format!("frame_{size}"), ticks, FRAMES);
+    }
+    let last = frame(peer, own, 60, true);
+    let begin = time::ticks();
+    for _ in 0..TRIPS {
+        put(kernel, &vif, &last)?;
+        vif.kick();
+        answered(&vif, &mut buffer, kernel.now() + PATIENCE)?;
+    }
+    let ticks = time::ticks() - begin;
+    report(guest, "frame_trip", ticks, TRIPS);
+    let stats = vif.stats();
+    if stats.send_errors != 0 || stats.receive_errors != 0 {
+        let _ = writeln!(guest.console, "bench: frames failed: {stats:?}");
+    }
+    Ok(())
+}
+
+/// Reads 4 KiB at a time and then 128 KiB at a time, each in all as often as the words `reads` and `large` say, with a
+/// second before, between and after in which nothing is done.
+fn read_disk(guest: &mut Guest, xs: &'static Store) -> Result<(), Error> {
+    let word = |name: &str| {
+        let mut words = guest.machine.bootargs.split(' ');
+        let found = words.find_map(|w| w.strip_prefix(name)?.strip_prefix('=')?.parse().ok());
+        found.unwrap_or(0_u32)
+    };
+    let sizes = [(4096, word("reads")), (128 << 10, word("large"))];
+    let id = device(guest, xs, "vbd")?;
+    let store = xs.by(guest.kernel.now() + PATIENCE);
+    let disk = store.run(Disk::open(store.access(), id, blk::Config::default()))?;
+    let bytes = disk.info().sectors * 512;
+    for (size, times) in sizes {
+        pause(guest);
+        let _ = writeln!(guest.console, "bench: {times} reads of {size}: begin");
+        pause(guest);
+        let mut buffer = vec![0; size];
+        for n in 0..u64::from(times) {
+            let at = n * size as u64 % bytes;
+            disk.by(u64::MAX).read(at / 512, &mut buffer)?;
+        }
+        let _ = writeln!(guest.console, "bench: {times} reads of {size}: end");
+        pause(guest);
+    }
+    Ok(())
+}
+
+fn pause(guest: &mut Guest) {
+    let end = guest.kernel.now() + 5_000_000_000;
+    while guest.kernel.now() < end {
+        guest.wait(Some(end));
+    }
+}
