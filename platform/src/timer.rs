@@ -62,7 +62,8 @@ pub fn arm(deadline: u64) {
 /// Arms this CPU's hypervisor timer, unless it is armed for an earlier time.
 #[inline]
 pub fn arm_by(deadline: u64) {
-    if mrs!("cnthp_ctl_el2") & CTL_ENABLE == 0 || mrs!("cnthp_cval_el2") > deadline {
+    let (control, armed) = (mrs!("cnthp_ctl_el2"), mrs!("cnthp_cval_el2"));
+    if control & CTL_ENABLE == 0 || armed > deadline {
         arm(deadline);
     }
 }
