@@ -4,6 +4,7 @@
 //! * [`Device`] talks to the front end through the store: what is offered, what was chosen, states.
 //! * [`Tx`] takes what the guest sends from one ring, checks it, and answers each request once.
 //! * [`Rx`] puts frames into the pages that the guest posted on another ring.
+//! * [`Waiting`] has what waits for a receiver, be it an [`Rx`] or one of the caller's.
 //! * [`Credit`] bounds how much a guest sends in a time.
 //!
 //! What the caller brings is [`Copies`] (the grant copies, many at a time), the rings' mapped pages
@@ -29,6 +30,7 @@ mod rx;
 #[cfg(test)]
 mod tests;
 mod tx;
+mod waiting;
 
 pub use crate::device::{BadKey, Writes};
 pub use config::{FrontConfig, QueueConfig};
@@ -37,6 +39,7 @@ pub use device::{Device, Step, Vif};
 pub use frame::{Checksum, Frame, MIN_SEGMENT};
 pub use rx::Rx;
 pub use tx::{Fault, Taken, Tx};
+pub use waiting::Waiting;
 
 use guest_abi::GrantRef;
 

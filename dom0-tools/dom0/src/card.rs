@@ -3,12 +3,11 @@
 
 use crate::exec::{Notify, yield_now};
 use crate::host::Dom0;
-use crate::waiting::Waiting;
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use backends::bridge::{Mac, PortId};
-use backends::net::{Checksum, Frame};
+use backends::net::{Checksum, Frame, Waiting};
 use core::cell::{Cell, RefCell};
 use el1::machine::VirtioMmio;
 use el1::virtio::net::{self, Fault};
@@ -24,7 +23,7 @@ pub struct Card {
     mac: Option<Mac>,
     max_frame: usize,
     /// What is to be sent.
-    waiting: Waiting,
+    waiting: RefCell<Waiting>,
     /// Its interrupt came up, or it misbehaved.
     changed: Notify,
     fault: Cell<Option<Fault>>,
@@ -55,7 +54,7 @@ fn serve(dom0: Dom0, at: &VirtioMmio, device: net::Card) -> Option<Rc<Card>> {
         mac: device.mac(),
         max_frame: device.max_frame(),
         device: RefCell::new(Some(device)),
-        waiting: Waiting::default(),
+        waiting: RefCell::default(),
         changed: Notify::default(),
         fault: Cell::default(),
     });
@@ -72,7 +71,7 @@ fn serve(dom0: Dom0, at: &VirtioMmio, device: net::Card) -> Option<Rc<Card>> {
         let fault = this.run(dom0, port).await;
         // Resets it.
         this.device.take();
-        this.waiting.clear();
+        this.waiting.take();
         say(dom0, fault);
     });
     Some(card)
@@ -92,12 +91,13 @@ impl Card {
     /// Adds a frame, which [`Self::flush`] sends. False when it, or a part of it, is dropped: it is too long for the
     /// card, or too much waits.
     pub fn queue(&self, frame: &Rc<Frame>) -> bool {
-        self.device.borrow().is_some() && self.waiting.add(frame, self.max_frame)
+        let mut waiting = self.waiting.borrow_mut();
+        self.device.borrow().is_some() && waiting.add(frame.clone(), false, self.max_frame)
     }
 
     /// Bytes that wait.
     pub fn waiting_bytes(&self) -> usize {
-        self.waiting.bytes()
+        self.waiting.borrow().bytes()
     }
 
     /// Sends what waits, as much as the card takes.
@@ -111,8 +111,9 @@ impl Card {
     }
 
     fn send(&self, device: &mut net::Card) -> Result<(), Fault> {
-        while !self.waiting.is_empty() && device.has_room()? {
-            let Some(frame) = self.waiting.next() else {
+        let mut waiting = self.waiting.borrow_mut();
+        while !waiting.is_empty() && device.has_room()? {
+            let Some(frame) = waiting.take() else {
                 break;
             };
             // Not copied when nobody else is to get it.

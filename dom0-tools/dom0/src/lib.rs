@@ -12,7 +12,6 @@ pub mod fat;
 pub mod ip;
 pub mod sd;
 pub mod status;
-pub mod waiting;
 
 #[cfg(target_os = "none")]
 mod blk;

@@ -6,14 +6,13 @@ use crate::exec::{Notify, yield_now};
 use crate::host::Dom0;
 use crate::ip::{Address, Source};
 use crate::status::{self, Asked, MAX_HEAD};
-use crate::waiting::Waiting;
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::vec;
 use alloc::vec::Vec;
 use backends::bridge::{Mac, PortId};
-use backends::net::{Checksum, Frame};
-use core::cell::Cell;
+use backends::net::{Checksum, Frame, Waiting};
+use core::cell::{Cell, RefCell};
 use el1::time;
 use embassy_futures::select::select;
 use smoltcp::iface::{
@@ -47,7 +46,7 @@ const VERBS: [&str; 3] = ["uptime", "list", "bridge-list"];
 /// What others see of it.
 pub struct Own {
     mac: Mac,
-    waiting: Waiting,
+    waiting: RefCell<Waiting>,
     changed: Notify,
     address: Cell<Option<Address>>,
 }
@@ -68,11 +67,12 @@ impl Own {
         if to.is_some_and(|to| *to != self.mac && to[0] & 1 == 0) {
             return true;
         }
-        self.waiting.add(frame, MAX_FRAME)
+        let mut waiting = self.waiting.borrow_mut();
+        waiting.add(frame.clone(), false, MAX_FRAME)
     }
     /// Bytes that wait.
     pub fn waiting_bytes(&self) -> usize {
-        self.waiting.bytes()
+        self.waiting.borrow().bytes()
     }
     /// There are frames.
     pub fn flush(&self) {
@@ -95,7 +95,7 @@ pub fn start(
     let own = Rc::new(Own {
         // Administered locally (IEEE 802, 8.2).
         mac: [0x02, 0x16, a, b, c, d],
-        waiting: Waiting::default(),
+        waiting: RefCell::default(),
         changed: Notify::default(),
         address: Cell::default(),
     });
@@ -119,7 +119,7 @@ impl phy::Device for Wire {
     type TxToken<'a> = Outgoing<'a>;
 
     fn receive(&mut self, _now: Instant) -> Option<(Incoming, Outgoing<'_>)> {
-        let frame = Rc::unwrap_or_clone(self.own.waiting.next()?);
+        let frame = Rc::unwrap_or_clone(self.own.waiting.borrow_mut().take()?);
         Some((Incoming(frame.into_bytes()), Outgoing(&mut self.out)))
     }
     fn transmit(&mut self, _now: Instant) -> Option<Outgoing<'_>> {

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a guest receives.
 
-use super::{Checksum, Copies, CopyOut, Frame, FrontConfig};
-use alloc::collections::VecDeque;
+use super::{Checksum, Copies, CopyOut, Frame, FrontConfig, Waiting};
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::mem::take;
@@ -13,11 +12,6 @@ use guest_abi::io::ring::{BackRing, RingError};
 use guest_abi::mem::SharedMem;
 use guest_abi::{GrantRef, PAGE_SIZE};
 
-/// Most frames that wait for the guest's pages: as many as its ring has entries.
-const MAX_FRAMES: usize = 256;
-/// Most bytes of them.
-const MAX_BYTES: usize = 512 * 1024;
-
 /// One ring of what a guest receives, and what waits for its pages.
 pub struct Rx {
     ring: BackRing<NetifRxRequest, NetifRxResponse>,
@@ -26,8 +20,7 @@ pub struct Rx {
     blank_ipv6: bool,
     split_ipv4: bool,
     split_ipv6: bool,
-    waiting: VecDeque<Rc<Frame>>,
-    bytes: usize,
+    waiting: Waiting,
     broken: bool,
     /// What [`Rx::flush`] works with, kept so that it needs no memory: frames on their way, and what goes into which place.
     frames: Vec<Outgoing>,
@@ -81,8 +74,7 @@ impl Rx {
             blank_ipv6: config.blank_ipv6,
             split_ipv4: config.split_ipv4,
             split_ipv6: config.split_ipv6,
-            waiting: VecDeque::new(),
-            bytes: 0,
+            waiting: Waiting::default(),
             broken: false,
             frames: Vec::new(),
             slots: Vec::new(),
@@ -93,26 +85,15 @@ impl Rx {
     /// when it, or one of them, is dropped: the guest does not keep up, or cannot take a frame of that length.
     #[must_use]
     pub fn queue(&mut self, frame: Rc<Frame>) -> bool {
-        let takes_whole = match frame.blank_ipv6() {
+        let whole = match frame.blank_ipv6() {
             true => self.split_ipv6,
             false => self.split_ipv4,
         };
-        if frame.split().is_some() && !takes_whole {
-            return frame.segments().all(|s| self.queue_one(Rc::new(s)));
-        }
-        self.queue_one(frame)
-    }
-
-    fn queue_one(&mut self, frame: Rc<Frame>) -> bool {
-        let len = frame.bytes().len();
-        let fits = len <= PAGE_SIZE || self.scatter_gather;
-        let room = self.waiting.len() < MAX_FRAMES && self.bytes + len <= MAX_BYTES;
-        if self.broken || !fits || !room || self.waiting.try_reserve(1).is_err() {
-            return false;
-        }
-        self.bytes += len;
-        self.waiting.push_back(frame);
-        true
+        let max_frame = match self.scatter_gather {
+            true => usize::MAX,
+            false => PAGE_SIZE,
+        };
+        !self.broken && self.waiting.add(frame, whole, max_frame)
     }
 
     /// Frames that wait for the guest's pages.
@@ -124,7 +105,7 @@ impl Rx {
     /// Bytes of the frames that wait.
     #[must_use]
     pub const fn waiting_bytes(&self) -> usize {
-        self.bytes
+        self.waiting.bytes()
     }
 
     /// Puts as many frames as there are pages for into them, with one call for all. For the others the
@@ -203,7 +184,7 @@ impl Rx {
         frames: &mut Vec<Outgoing>,
         slots: &mut Vec<Slot>,
     ) -> Result<(), RingError> {
-        while let Some(frame) = self.waiting.front() {
+        while let Some(frame) = self.waiting.first() {
             let parts = frame.bytes().len().div_ceil(PAGE_SIZE);
             let split = frame.split().map(|size| {
                 let kind = match frame.blank_ipv6() {
@@ -216,10 +197,9 @@ impl Rx {
             if !self.ring.wait_for(ring, entries as u32)? {
                 break;
             }
-            let Some(frame) = self.waiting.pop_front() else {
+            let Some(frame) = self.waiting.take() else {
                 break;
             };
-            self.bytes = self.bytes.saturating_sub(frame.bytes().len());
             let out = self.prepare(frame);
             for n in 0..parts {
                 let mut flags = if n + 1 < parts { netrxf::MORE_DATA } else { 0 };
