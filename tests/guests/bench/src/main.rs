@@ -6,8 +6,7 @@
 //! first one) on the same CPU. Prints `row NAME TICKS TIMES` for each operation (loop included), then
 //! `bench: done`.
 //!
-//! With `role=sends` it counts frames to a second domain, which has `role=answers`; with `role=reads disk` it reads its
-//! disk, for who counts outside. Both are on the PV console.
+//! With `role=sends` it counts frames to a second domain, which has `role=answers`. Both are on the PV console.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[cfg(not(target_os = "none"))]

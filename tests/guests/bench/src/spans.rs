@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a control domain's back ends cost: frames from this domain to another, over the bridge that both are on, and reads
-//! of a disk.
+//! What a control domain's back ends cost: frames from this domain to another, over the bridge that both are on.
 
 use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt::Write;
 use el1::{Machine, time};
-use rt::pv_frontends::blk::{self, Disk};
 use rt::pv_frontends::net::{self, Checksum, Vif};
 use rt::pv_frontends::{Error, Platform, xenbus};
 use rt::{Guest, Kernel, Store};
@@ -27,11 +25,9 @@ type Interface = Vif<'static, &'static Kernel>;
 
 pub fn main(machine: Machine) -> ! {
     let answers = machine.bootargs.split(' ').any(|w| w == "role=answers");
-    let disk = machine.bootargs.split(' ').any(|w| w == "disk");
     let mut guest = Guest::new(machine);
     let result = match guest.xenstore() {
         Ok(xs) if answers => answer(&mut guest, xs),
-        Ok(xs) if disk => read_disk(&mut guest, xs),
         Ok(xs) => send(&mut guest, xs),
         Err(e) => Err(e),
     };
@@ -44,16 +40,11 @@ pub fn main(machine: Machine) -> ! {
     }
 }
 
-/// A device of a kind, once it is there.
-fn device(guest: &mut Guest, xs: &'static Store, class: &str) -> Result<u32, Error> {
-    let store = xs.by(guest.kernel.now() + PATIENCE);
-    let ids = store.run(xenbus::devices(&store.access(), class))?;
-    ids.first().copied().ok_or(Error::NoDevice)
-}
-
+/// The interface that this domain has.
 fn interface(guest: &mut Guest, xs: &'static Store) -> Result<Interface, Error> {
-    let id = device(guest, xs, "vif")?;
     let store = xs.by(guest.kernel.now() + PATIENCE);
+    let ids = store.run(xenbus::devices(&store.access(), "vif"))?;
+    let id = *ids.first().ok_or(Error::NoDevice)?;
     store.run(Vif::open(store.access(), id, net::Config::default()))
 }
 
@@ -164,39 +155,4 @@ fn send(guest: &mut Guest, xs: &'static Store) -> Result<(), Error> {
         let _ = writeln!(guest.console, "bench: frames failed: {stats:?}");
     }
     Ok(())
-}
-
-/// Reads 4 KiB at a time and then 128 KiB at a time, each in all as often as the words `reads` and `large` say, with a
-/// second before, between and after in which nothing is done.
-fn read_disk(guest: &mut Guest, xs: &'static Store) -> Result<(), Error> {
-    let word = |name: &str| {
-        let mut words = guest.machine.bootargs.split(' ');
-        let found = words.find_map(|w| w.strip_prefix(name)?.strip_prefix('=')?.parse().ok());
-        found.unwrap_or(0_u32)
-    };
-    let sizes = [(4096, word("reads")), (128 << 10, word("large"))];
-    let id = device(guest, xs, "vbd")?;
-    let store = xs.by(guest.kernel.now() + PATIENCE);
-    let disk = store.run(Disk::open(store.access(), id, blk::Config::default()))?;
-    let bytes = disk.info().sectors * 512;
-    for (size, times) in sizes {
-        pause(guest);
-        let _ = writeln!(guest.console, "bench: {times} reads of {size}: begin");
-        pause(guest);
-        let mut buffer = vec![0; size];
-        for n in 0..u64::from(times) {
-            let at = n * size as u64 % bytes;
-            disk.by(u64::MAX).read(at / 512, &mut buffer)?;
-        }
-        let _ = writeln!(guest.console, "bench: {times} reads of {size}: end");
-        pause(guest);
-    }
-    Ok(())
-}
-
-fn pause(guest: &mut Guest) {
-    let end = guest.kernel.now() + 5_000_000_000;
-    while guest.kernel.now() < end {
-        guest.wait(Some(end));
-    }
 }
