@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::build::{self, Built};
 use crate::machine::BOARDS;
 use crate::project::{Project, write_atomic};
-use crate::rig::{Domain, Hypervisor, Rig, Served, Started};
+use crate::rig::{Domain, Hypervisor, Rig, Served};
 use crate::setup;
 use crate::xen;
 
@@ -236,10 +236,7 @@ fn check(old: &Committed, new: &Column) -> Result<()> {
 
 /// Runs the guests and reads their rows.
 fn measure(project: &Project, built: &Built, on: Hypervisor) -> Result<Column> {
-    let name = match on {
-        Hypervisor::Paravane => "paravane",
-        Hypervisor::Xen => "xen",
-    };
+    let name = on.name();
     println!("counting on {name} ...");
     std::io::stdout().flush()?;
     let image = project.path("build/bench.bin");
@@ -268,19 +265,9 @@ fn measure(project: &Project, built: &Built, on: Hypervisor) -> Result<Column> {
             memory: 16,
         },
     ];
-    let Started { mut session, .. } = rig.start(on, &domains)?;
-    let text = session
-        .expect(
-            r"(?s)\A.*?bench: (done|[^\n]*(failed|status|no second)[^\n]*)$",
-            rig.bound,
-        )
-        .with_context(|| format!("all that was shown: {}", project.show(&rig.log)))?;
-    ensure!(
-        text.ends_with("bench: done"),
-        "the bench guest says: {}",
-        text.lines().last().unwrap_or_default()
-    );
-    drop(session);
+    let text = rig
+        .start(on, &domains)?
+        .report(&rig, "bench", "failed|status|no second")?;
     let frames = frames(&rig, on, &image)?;
     rows(&(text + &frames), hypervisor_size(project, built, on)?)
 }
@@ -303,19 +290,8 @@ fn frames(rig: &Rig<'_>, on: Hypervisor, image: &Path) -> Result<String> {
         guest("bench", "role=sends", &["00:16:3e:00:00:01"]),
         guest("echo", "role=answers", &["00:16:3e:00:00:02"]),
     ];
-    let Started { mut session, .. } = rig.start_served(on, &guests)?;
-    let text = session
-        .expect(
-            r"(?s)\A.*?(bench: (done|[^\n]*failed[^\n]*)|dom0: failed[^\n]*)$",
-            rig.bound,
-        )
-        .with_context(|| format!("all that was shown: {}", rig.project.show(&rig.log)))?;
-    ensure!(
-        text.ends_with("bench: done"),
-        "the bench guest says: {}",
-        text.lines().last().unwrap_or_default()
-    );
-    Ok(text)
+    rig.start_served(on, &guests)?
+        .report(rig, "bench", "failed")
 }
 
 fn hypervisor_size(project: &Project, built: &Built, on: Hypervisor) -> Result<u64> {

@@ -126,10 +126,7 @@ pub fn check(project: &Project, built: &Built, part: Part) -> Result<()> {
 }
 
 fn run(project: &Project, built: &Built, on: Hypervisor, part: Part) -> Result<Results> {
-    let name = match on {
-        Hypervisor::Paravane => "paravane",
-        Hypervisor::Xen => "xen",
-    };
+    let name = on.name();
     println!("trying {name}, {} ...", part.name());
     std::io::stdout().flush()?;
     let rig = Rig {
@@ -147,23 +144,12 @@ fn run(project: &Project, built: &Built, on: Hypervisor, part: Part) -> Result<R
         bound: Duration::from_secs(240),
     };
     let image = project.path("build/conformance.bin");
-    let Started { mut session, .. } = match part {
+    let started = match part {
         Part::Gic(_) => rig.start(on, &domains(on, &image))?,
         Part::Races => rig.start(on, &racers(&image))?,
         Part::Served => served(&rig, on, &image)?,
     };
-    let text = session
-        .expect(
-            r"(?s)\A.*?(conformance: (done|failed[^\n]*)|dom0: failed[^\n]*)$",
-            rig.bound,
-        )
-        .with_context(|| format!("all that was shown: {}", project.show(&rig.log)))?;
-    ensure!(
-        text.ends_with("conformance: done"),
-        "the guest says: {}",
-        text.lines().last().unwrap_or_default()
-    );
-    parse(&text)
+    parse(&started.report(&rig, "conformance", "failed")?)
 }
 
 /// The domains that try the hypervisor.

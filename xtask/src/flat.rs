@@ -9,7 +9,7 @@ use object::LittleEndian;
 use object::elf::{EM_AARCH64, FileHeader64, PT_LOAD};
 use object::read::elf::{FileHeader, ProgramHeader};
 
-use crate::project::write_atomic;
+use crate::project::{read, write_atomic};
 use crate::symbols::{self, Room};
 
 /// More than any image of ours, less than what would be a mistake in a linker script.
@@ -52,7 +52,7 @@ pub fn flatten(elf: &[u8]) -> Result<Vec<u8>> {
 /// Flattens `elf` into `image`, padded with zeros to a multiple of `align`; an equal image is left untouched.
 /// Gives its room for names of functions.
 pub fn flatten_file(elf: &Path, image: &Path, align: usize) -> Result<Room> {
-    let bytes = fs::read(elf).with_context(|| format!("cannot read {}", elf.display()))?;
+    let bytes = read(elf)?;
     let mut flat = flatten(&bytes).with_context(|| format!("cannot flatten {}", elf.display()))?;
     let names = symbols::fill(&bytes, &mut flat)?;
     flat.resize(flat.len().next_multiple_of(align), 0);

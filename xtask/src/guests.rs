@@ -122,12 +122,12 @@ pub fn complete(project: &Project) -> bool {
     KERNELS.iter().all(|kernel| {
         fs::read_to_string(stamp(project, kernel)).is_ok_and(|text| text == recipe(project, kernel))
             && [
-                format!("vmlinuz-{}", kernel.series),
-                format!("initrd-{}.cpio.gz", kernel.series),
-                format!("{}-disk.img", kernel.guest),
+                image(project, kernel),
+                ramdisk(project, kernel),
+                dir.join(format!("{}-disk.img", kernel.guest)),
             ]
             .iter()
-            .all(|file| dir.join(file).is_file())
+            .all(|file| file.is_file())
     }) && RUST_DISKS
         .iter()
         .all(|guest| dir.join(format!("{guest}-disk.img")).is_file())
@@ -148,15 +148,9 @@ pub fn make(project: &Project) -> Result<()> {
         let bar = spinner(&message);
         let folder = kernel.folder(project);
         // A copy and no link: a guests' folder is the user's to change.
-        fs::copy(
-            folder.join("Image"),
-            dir.join(format!("vmlinuz-{}", kernel.series)),
-        )?;
+        fs::copy(folder.join("Image"), image(project, kernel))?;
         let archive = initramfs(&folder.join("modules"), &busybox(project))?;
-        write_atomic(
-            &dir.join(format!("initrd-{}.cpio.gz", kernel.series)),
-            &gzip(&archive)?,
-        )?;
+        write_atomic(&ramdisk(project, kernel), &gzip(&archive)?)?;
         write_atomic(&stamp(project, kernel), recipe.as_bytes())?;
         finish(&bar, &message, true);
     }

@@ -299,7 +299,7 @@ impl Machine {
 }
 
 /// A file in QEMU's option syntax, in which a comma in a value is written twice.
-fn option_value(file: &Path) -> Result<String> {
+pub fn option_value(file: &Path) -> Result<String> {
     Ok(file
         .to_str()
         .with_context(|| format!("{} is no UTF-8", file.display()))?

@@ -90,3 +90,8 @@ pub fn temporary_beside(path: &Path) -> PathBuf {
     name.push(".paravane-tmp");
     path.with_file_name(name)
 }
+
+/// A file's content; the error names it.
+pub fn read(file: &Path) -> Result<Vec<u8>> {
+    fs::read(file).with_context(|| format!("cannot read {}", file.display()))
+}

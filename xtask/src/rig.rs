@@ -12,9 +12,9 @@ use dtoolkit::fdt::Fdt;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 
 use crate::build::Built;
-use crate::machine::Machine;
+use crate::machine::{Machine, option_value};
 use crate::process::{output, which};
-use crate::project::{Project, write_atomic};
+use crate::project::{Project, read, write_atomic};
 use crate::session::Session;
 use crate::volume::Volume;
 use crate::xen;
@@ -25,6 +25,16 @@ pub enum Hypervisor {
     Paravane,
     /// Debian 12's Xen 4.17.
     Xen,
+}
+
+impl Hypervisor {
+    /// As files and messages name it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Paravane => "paravane",
+            Self::Xen => "xen",
+        }
+    }
 }
 
 /// A test domain. The first one gets domain id 1, the second one 2.
@@ -76,6 +86,26 @@ pub struct Started {
     _volume: Option<Volume>,
 }
 
+impl Started {
+    /// What the first domain prints until its line `WHO: done`.
+    ///
+    /// # Errors
+    /// It says `WHO:` and what matches `trouble` instead, or the Linux dom0 failed; or none of that within the rig's bound.
+    pub fn report(mut self, rig: &Rig<'_>, who: &str, trouble: &str) -> Result<String> {
+        let end = format!(r"(?s)\A.*?({who}: (done|[^\n]*({trouble})[^\n]*)|dom0: failed[^\n]*)$");
+        let text = self
+            .session
+            .expect(&end, rig.bound)
+            .with_context(|| format!("all that was shown: {}", rig.project.show(&rig.log)))?;
+        ensure!(
+            text.ends_with(&format!("{who}: done")),
+            "the guest says: {}",
+            text.lines().last().unwrap_or_default()
+        );
+        Ok(text)
+    }
+}
+
 /// Where the first domain's image goes in the real machine's memory, and how far apart they are.
 const MODULE: u64 = 0x5000_0000;
 const MODULE_SPACE: u64 = 16 << 20;
@@ -96,12 +126,10 @@ impl Rig<'_> {
     }
 
     fn paravane(&self, domains: &[Domain<'_>]) -> Result<Started> {
-        let dir = self.project.dir("rig")?;
         let guests = self.project.dir("rig/guests")?;
         for domain in domains {
             let name = domain.name;
-            fs::copy(domain.image, guests.join(format!("{name}.bin")))
-                .with_context(|| format!("no image {}", domain.image.display()))?;
+            copy(domain.image, &guests.join(format!("{name}.bin")))?;
             let config = format!(
                 "name = \"{name}\"\nkernel = \"/guests/{name}.bin\"\ncmdline = \"{}\"\nmemory = {}\nvcpus = {}\n\
                  vuart = \"sbsa_uart\"\non_crash = \"preserve\"\non_poweroff = \"preserve\"\n",
@@ -109,13 +137,24 @@ impl Rig<'_> {
             );
             fs::write(guests.join(format!("{name}.cfg")), config)?;
         }
-        let volume = Volume::lock(&dir)?;
+        let names: Vec<_> = domains.iter().map(|domain| domain.name).collect();
+        let mut started = self.on_paravane(&guests, 1 << 10, &names)?;
+        if let Some(first) = names.first() {
+            started.session.line(&format!("unpause {first}"))?;
+        }
+        Ok(started)
+    }
+
+    /// Paravane with these guests on dom0's volume, created and paused, so that all of them run once the last one is
+    /// there: all but the first one run.
+    fn on_paravane(&self, guests: &Path, memory: u64, names: &[&str]) -> Result<Started> {
+        let volume = Volume::lock(&self.project.dir("rig")?)?;
         volume.discard();
-        volume.sync(&[&guests])?;
+        volume.sync(&[guests])?;
         let machine = Machine {
             gic: self.gic,
             cpus: self.cpus,
-            memory: 1 << 10,
+            memory,
             icount: self.icount.then(|| ICOUNT.to_owned()),
             ..Machine::default()
         };
@@ -125,15 +164,11 @@ impl Rig<'_> {
             self.bound,
         )?;
         session.prompt(Duration::from_secs(60))?;
-        // Paused at first, so that all of them run once the last one is there.
-        for domain in domains {
-            session.vane(&format!("create -p /guests/{}.cfg", domain.name))?;
+        for name in names {
+            session.vane(&format!("create -p /guests/{name}.cfg"))?;
         }
-        for domain in domains.iter().skip(1).rev() {
-            session.vane(&format!("unpause {}", domain.name))?;
-        }
-        if let Some(first) = domains.first() {
-            session.line(&format!("unpause {}", first.name))?;
+        for name in names.iter().skip(1).rev() {
+            session.vane(&format!("unpause {name}"))?;
         }
         Ok(Started {
             session,
@@ -151,8 +186,7 @@ impl Rig<'_> {
     }
 
     fn paravane_served(&self, guests: &[Served<'_>]) -> Result<Started> {
-        let dir = self.project.dir("rig")?;
-        let folder = dir.join("guests");
+        let folder = self.project.dir("rig")?.join("guests");
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(&folder)?;
         for guest in guests {
@@ -167,35 +201,13 @@ impl Rig<'_> {
             let config = guest.config("/guests", |disk| format!("/guests/{}", disk.image(name)));
             fs::write(folder.join(format!("{name}.cfg")), config)?;
         }
-        let volume = Volume::lock(&dir)?;
-        volume.discard();
-        volume.sync(&[&folder])?;
-        let machine = Machine {
-            gic: self.gic,
-            cpus: self.cpus,
-            memory: SERVED_MEMORY,
-            icount: self.icount.then(|| ICOUNT.to_owned()),
-            ..Machine::default()
-        };
-        let mut session = Session::start(
-            machine.qemu(self.built, volume.image())?,
-            &self.log,
-            self.bound,
-        )?;
-        session.prompt(Duration::from_secs(60))?;
-        for guest in guests {
-            session.vane(&format!("create -p /guests/{}.cfg", guest.domain.name))?;
+        let names: Vec<_> = guests.iter().map(|guest| guest.domain.name).collect();
+        let mut started = self.on_paravane(&folder, SERVED_MEMORY, &names)?;
+        if let Some(first) = names.first() {
+            started.session.vane(&format!("unpause {first}"))?;
+            started.session.line(&format!("console {first}"))?;
         }
-        for guest in guests.iter().rev() {
-            session.vane(&format!("unpause {}", guest.domain.name))?;
-        }
-        if let Some(first) = guests.first() {
-            session.line(&format!("console {}", first.domain.name))?;
-        }
-        Ok(Started {
-            session,
-            _volume: Some(volume),
-        })
+        Ok(started)
     }
 
     fn xen_served(&self, guests: &[Served<'_>]) -> Result<Started> {
@@ -252,12 +264,12 @@ impl Rig<'_> {
             "-device",
             &format!(
                 "guest-loader,addr={KERNEL:#x},kernel={},bootargs=console=hvc0 loglevel=0 rdinit=/init",
-                option(&dom0.image())?
+                option_value(&dom0.image())?
             ),
             "-device",
             &format!(
                 "guest-loader,addr={RAMDISK:#x},initrd={}",
-                option(&ramdisk)?
+                option_value(&ramdisk)?
             ),
         ]);
         Ok(Started {
@@ -372,21 +384,9 @@ impl PvDisk<'_> {
     }
 }
 
-fn read(file: &Path) -> Result<Vec<u8>> {
-    fs::read(file).with_context(|| format!("cannot read {}", file.display()))
-}
-
 fn copy(from: &Path, to: &Path) -> Result<()> {
     fs::copy(from, to).with_context(|| format!("cannot copy {}", from.display()))?;
     Ok(())
-}
-
-/// A path as the value of an option of QEMU's, in which a comma is written twice.
-fn option(path: &Path) -> Result<String> {
-    let path = path
-        .to_str()
-        .with_context(|| format!("{} is no UTF-8", path.display()))?;
-    Ok(path.replace(',', ",,"))
 }
 
 /// A nanosecond of virtual time for each instruction; while nothing is to be done time goes on at once.

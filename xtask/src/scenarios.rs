@@ -9,6 +9,7 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -1325,39 +1326,43 @@ fn four_guests(stage: &Stage) -> Result<()> {
 }
 
 /// Attaches to a Linux guest's console once more: what it showed before is shown again, and what comes now is told from
-/// it by a mark of another number each time.
-fn attach_again(session: &mut Session, guest: &str, mark: u32) -> Result<()> {
+/// it by a mark, which is another one each time.
+fn attach_again(session: &mut Session, guest: &str) -> Result<()> {
+    static MARKS: AtomicU32 = AtomicU32::new(0);
+    let mark = MARKS.fetch_add(1, Ordering::Relaxed);
     session.attach(guest)?;
     session.line(&format!("echo ma\"\"rk-{mark}"))?;
     session.expect(&format!("^mark-{mark}$"), LINUX).map(drop)
+}
+
+/// Waits for a Linux guest without a disk, and gives its network interface an address.
+fn linux_gets_address(session: &mut Session, guest: &str, address: &str) -> Result<()> {
+    session.attach(guest)?;
+    session.expect(r"^paravane-guest: ready: Linux .*$", LINUX)?;
+    session.expect("guest:.*# ", LINUX)?;
+    session.shell(&format!(
+        "ip link set lo up && ip link set eth0 up && ip address add {address}/24 dev eth0"
+    ))?;
+    session.detach()
+}
+
+/// What the control domain holds of guests.
+fn held(session: &mut Session) -> Result<String> {
+    let info = session.json("info --json")?;
+    let [ports, pages] = ["control_event_channels", "control_mapped_pages"].map(|key| &info[key]);
+    Ok(format!("{ports} ports, {pages} pages"))
 }
 
 /// Two Linux guests on the bridge: ICMP and TCP both ways, an interface that goes and another that comes while they
 /// run, an address that is not a guest's own, and nothing left of either in the end.
 fn network(stage: &Stage) -> Result<()> {
     stage.play(&machine(3, 1), |session| {
-        let held = |session: &mut Session| -> Result<String> {
-            let info = session.json("info --json")?;
-            Ok(format!(
-                "{} ports, {} pages",
-                info["control_event_channels"], info["control_mapped_pages"]
-            ))
-        };
-        let mut marks = 0..;
-        let mut again = |session: &mut Session, guest: &str| {
-            attach_again(session, guest, marks.next().unwrap_or(0))
-        };
         let before = held(session)?;
         session.vane_shows("bridge-list", "^xenbr0 +-$")?;
         session.vane("create /guests/linux.cfg disk=[] \"vif=['mac=00:16:3e:00:00:01']\"")?;
         session.vane("create /guests/linux612.cfg disk=[] \"vif=['']\"")?;
         for (kernel, address) in KERNELS.iter().zip(["10.0.0.1", "10.0.0.2"]) {
-            session.attach(kernel.guest)?;
-            session.expect(r"^paravane-guest: ready: Linux .*$", LINUX)?;
-            session.expect("guest:.*# ", LINUX)?;
-            session.shell("ip link set lo up; ip link set eth0 up")?;
-            session.shell(&format!("ip address add {address}/24 dev eth0"))?;
-            session.detach()?;
+            linux_gets_address(session, kernel.guest, address)?;
         }
         let list = session.json("network-list linux linux612 --json")?;
         ensure!(
@@ -1368,22 +1373,22 @@ fn network(stage: &Stage) -> Result<()> {
         ensure!(derived.starts_with("00:16:3e:"), "`network-list`: {list}");
 
         // What goes one way must come back, in packets small and large.
-        again(session, "linux")?;
+        attach_again(session, "linux")?;
         session.shell("ping -c 3 -W 5 10.0.0.2")?;
         session.shell("ping -c 3 -W 5 -s 1472 10.0.0.2")?;
         session.shell("grep -q 00:16:3e:00:00:01 /sys/class/net/eth0/address")?;
         session.detach()?;
 
         // A megabyte by TCP, whose checksums are blank, arrives as it was sent.
-        again(session, "linux612")?;
+        attach_again(session, "linux612")?;
         session.shell("sleep 60 | nc -l -p 5000 >/tmp/got & sleep 1")?;
         session.detach()?;
-        again(session, "linux")?;
+        attach_again(session, "linux")?;
         session.shell("dd if=/dev/urandom of=/tmp/data bs=64k count=16")?;
         session.shell("nc 10.0.0.2 5000 </tmp/data")?;
         let sent = session.shell("md5sum </tmp/data")?;
         session.detach()?;
-        again(session, "linux612")?;
+        attach_again(session, "linux612")?;
         let got = session.shell("md5sum </tmp/got")?;
         let sum = |text: &str| {
             text.split_whitespace()
@@ -1411,10 +1416,10 @@ fn network(stage: &Stage) -> Result<()> {
             )
         };
         let before_large = out(&bridges);
-        again(session, "linux")?;
+        attach_again(session, "linux")?;
         session.shell("httpd -h /tmp")?;
         session.detach()?;
-        again(session, "linux612")?;
+        attach_again(session, "linux612")?;
         session.shell("wget -q -O /tmp/again http://10.0.0.1/data && cmp /tmp/got /tmp/again")?;
         session.detach()?;
         let bridges = session.json("bridge-list --json")?;
@@ -1430,11 +1435,11 @@ fn network(stage: &Stage) -> Result<()> {
 
         // Another interface, which may use 10.0.0.3 only.
         session.vane("network-detach linux612 0")?;
-        again(session, "linux612")?;
+        attach_again(session, "linux612")?;
         session.shell("until [ -z \"$(ls /sys/bus/xen/devices)\" ]; do sleep 1; done")?;
         session.detach()?;
         session.vane("network-attach linux612 ip=10.0.0.3 rate=10Mb/s")?;
-        again(session, "linux612")?;
+        attach_again(session, "linux612")?;
         let up = "until ip link set eth0 up; do sleep 1; done; ip address add";
         session.shell(&format!("{up} 10.0.0.3/24 dev eth0"))?;
         session.shell("ping -c 2 -W 5 10.0.0.1")?;

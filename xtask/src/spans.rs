@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use regex::Regex;
 use serde_json::{Value, json};
 
@@ -15,8 +15,8 @@ use crate::bench::{show, update_page};
 use crate::build::Built;
 use crate::cpio::Archive;
 use crate::guests::{self, KERNELS};
-use crate::project::{Project, write_atomic};
-use crate::rig::{Domain, Hypervisor, Rig, Served, Started};
+use crate::project::{Project, read, write_atomic};
+use crate::rig::{Domain, Hypervisor, Rig, Served};
 
 /// The guests' first program.
 const SPANS: &str = include_str!("../guest/spans");
@@ -56,7 +56,7 @@ pub fn main(
     let paravane = measure(project, built, Hypervisor::Paravane)?;
     let xen = match on {
         Some(Hypervisor::Xen) => Some(measure(project, built, Hypervisor::Xen)?),
-        _ => read(project, "xen"),
+        _ => written_down(project, "xen"),
     };
     println!("{}", table(&paravane, xen.as_ref()));
     let rows = document(&paravane, xen.as_ref());
@@ -73,17 +73,14 @@ pub fn main(
 }
 
 fn measure(project: &Project, built: &Built, on: Hypervisor) -> Result<Column> {
-    let name = match on {
-        Hypervisor::Paravane => "paravane",
-        Hypervisor::Xen => "xen",
-    };
+    let name = on.name();
     let kernel = &KERNELS[0];
     let image = guests::image(project, kernel);
     let ramdisk = project.dir("bench")?.join("spans.cpio.gz");
     let mut files = Archive::default();
     files.file("spans", 0o755, SPANS.as_bytes());
     // The kernel unpacks one archive after the other.
-    let mut both = fs::read(guests::ramdisk(project, kernel))?;
+    let mut both = read(&guests::ramdisk(project, kernel))?;
     both.extend(guests::gzip(&files.finish())?);
     write_atomic(&ramdisk, &both)?;
     let guest = |role, macs| Served {
@@ -122,19 +119,9 @@ fn measure(project: &Project, built: &Built, on: Hypervisor) -> Result<Column> {
             log: project.dir("bench")?.join(format!("{name}-{role}.log")),
             bound: Duration::from_secs(600),
         };
-        let Started { mut session, .. } = rig.start_served(on, &guests)?;
-        let part = session
-            .expect(
-                r"(?s)\A.*?(spans: (done|failed[^\n]*)|dom0: failed[^\n]*)$",
-                rig.bound,
-            )
-            .with_context(|| format!("all that was shown: {}", project.show(&rig.log)))?;
-        ensure!(
-            part.ends_with("spans: done"),
-            "the guest says: {}",
-            part.lines().last().unwrap_or_default()
-        );
-        text += &part;
+        text += &rig
+            .start_served(on, &guests)?
+            .report(&rig, "spans", "failed")?;
     }
     rows(&text)
 }
@@ -193,7 +180,7 @@ fn committed(project: &Project) -> PathBuf {
 }
 
 /// A column of what is written down, if it has every row.
-fn read(project: &Project, column: &str) -> Option<Column> {
+fn written_down(project: &Project, column: &str) -> Option<Column> {
     let value: Value = serde_json::from_slice(&fs::read(committed(project)).ok()?).ok()?;
     let rows = value["rows"].as_array()?;
     ROWS.iter()

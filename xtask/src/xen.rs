@@ -2,7 +2,7 @@
 //! The real Xen, and a Linux dom0 with `xl` for it, from Debian 12's packages: unpacked into the cache, never installed.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
@@ -10,7 +10,7 @@ use crate::apt::Apt;
 use crate::cpio::Archive;
 use crate::guests;
 use crate::kernel;
-use crate::project::{Project, write_atomic};
+use crate::project::{Project, read, write_atomic};
 use crate::setup;
 
 const XEN_PACKAGE: &str = "xen-hypervisor-4.17-arm64:arm64";
@@ -240,8 +240,6 @@ impl Dom0 {
         archive.file("etc/xen/scripts/block", 0o755, BLOCK.as_bytes());
         archive.file("etc/xen/scripts/vif-bridge", 0o755, VIF.as_bytes());
         archive.file("etc/xen/xl.conf", 0o644, b"autoballoon=\"off\"\n");
-        let read =
-            |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
         archive.file("bin/busybox", 0o755, &read(&guests::busybox(project))?);
         archive.symlink("bin/sh", "busybox");
         for file in TOOLS.iter().flat_map(|(_, files)| *files) {

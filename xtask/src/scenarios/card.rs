@@ -116,7 +116,7 @@ pub(super) fn world(stage: &Stage) -> Result<()> {
             session.detach()?;
         }
         for kernel in KERNELS {
-            attach_again(session, kernel.guest, 0)?;
+            attach_again(session, kernel.guest)?;
             session.shell("wait; httpd -p 80 -h /tmp")?;
             session.detach()?;
         }

@@ -43,27 +43,16 @@ fn shows(session: &mut Session, guest: &str, pattern: &str) -> Result<()> {
 /// Starts Linux 6.1 without a disk, with a network interface that is up.
 fn linux_on_bridge(session: &mut Session) -> Result<()> {
     session.vane("create linux disk=[] \"vif=['']\"")?;
-    session.attach("linux")?;
-    session.expect(r"^paravane-guest: ready: Linux .*$", LINUX)?;
-    session.expect("guest:.*# ", LINUX)?;
-    session.shell(&format!(
-        "ip link set lo up; ip link set eth0 up; ip address add {LINUX_IP}/24 dev eth0"
-    ))?;
-    session.detach()
+    linux_gets_address(session, "linux", LINUX_IP)
 }
 
-/// Runs commands in Linux's shell. What the console showed before is shown again; what comes now is told from it by a
-/// mark, which is another one each time.
+/// Runs commands in Linux's shell; what the last one prints.
 fn in_linux(session: &mut Session, commands: &[&str]) -> Result<String> {
     in_linux_within(session, commands, LINUX)
 }
 
 fn in_linux_within(session: &mut Session, commands: &[&str], time: Duration) -> Result<String> {
-    static MARKS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-    let mark = MARKS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    session.attach("linux")?;
-    session.line(&format!("echo ma\"\"rk-{mark}"))?;
-    session.expect(&format!("^mark-{mark}$"), LINUX)?;
+    attach_again(session, "linux")?;
     let mut output = String::new();
     for command in commands {
         output = session.shell_within(command, time)?;
@@ -202,13 +191,6 @@ pub(super) fn chain(stage: &Stage) -> Result<()> {
         }
         session.vane("destroy linux fixed").map(drop)
     })
-}
-
-/// What the control domain holds of guests.
-fn held(session: &mut Session) -> Result<String> {
-    let info = session.json("info --json")?;
-    let [ports, pages] = ["control_event_channels", "control_mapped_pages"].map(|key| &info[key]);
-    Ok(format!("{ports} ports, {pages} pages"))
 }
 
 /// Gives a guest an interface and takes it away at once.
