@@ -62,10 +62,22 @@ fn answer(mut stream: &TcpStream, files: &[File]) -> Result<()> {
 
 /// What an HTTP server on this host's loopback interface gives for a path.
 pub fn fetch(port: u16, path: &str) -> Result<Vec<u8>> {
+    ask(port, path, &format!("GET {path} HTTP/1.0\r\n"), &[])
+}
+
+/// What it answers to what is sent to a path.
+pub fn post(port: u16, path: &str, content: &[u8]) -> Result<Vec<u8>> {
+    let len = content.len();
+    let head = format!("POST {path} HTTP/1.0\r\nContent-Length: {len}\r\n");
+    ask(port, path, &head, content)
+}
+
+fn ask(port: u16, path: &str, head: &str, content: &[u8]) -> Result<Vec<u8>> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
     stream.set_read_timeout(Some(SILENCE))?;
     stream.set_write_timeout(Some(SILENCE))?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
+    write!(stream, "{head}Host: localhost\r\n\r\n")?;
+    stream.write_all(content)?;
     let mut all = Vec::new();
     stream.take(MAX_ANSWER).read_to_end(&mut all)?;
     let end = all.windows(4).position(|w| w == b"\r\n\r\n");

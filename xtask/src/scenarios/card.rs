@@ -21,7 +21,8 @@ fn status_page(port: u16, lines: &[&str]) -> Result<()> {
 
 /// Two Linux guests in a machine with a card, which QEMU's own network connects with this host: each gets its address
 /// by DHCP, resolves a name, fetches a file from a server of this host, and serves it to a client of this host, who must
-/// get what the server had. The name is asked of a server of this test: what QEMU's own (10.0.2.3) answers depends on
+/// get what the server had. The Rust guest `httpd` serves its page, bytes and a checksum of what it is sent to a client of
+/// this host, too. The name is asked of a server of this test: what QEMU's own (10.0.2.3) answers depends on
 /// this host. The control domain has an address of its own, too, answers guests' pings, and shows its page to them and
 /// to this host.
 pub(super) fn world(stage: &Stage) -> Result<()> {
@@ -36,7 +37,7 @@ pub(super) fn world(stage: &Stage) -> Result<()> {
     let dns = world::serve_name("world.test", host)?;
     // Whichever address a guest is given, one of these leads to it.
     let mut forwards = Vec::new();
-    for last in [15, 16, 17, 99] {
+    for last in [15, 16, 17, 18, 99] {
         forwards.push(Forward {
             udp: false,
             host: world::free_port()?,
@@ -82,6 +83,7 @@ pub(super) fn world(stage: &Stage) -> Result<()> {
         for kernel in KERNELS {
             session.vane(&format!("create /guests/{}.cfg", kernel.guest))?;
         }
+        session.vane("create /guests/httpd.cfg")?;
         let mut ports = Vec::new();
         for kernel in KERNELS {
             session.attach(kernel.guest)?;
@@ -135,9 +137,14 @@ pub(super) fn world(stage: &Stage) -> Result<()> {
                 got.len()
             );
         }
+        session.attach("httpd")?;
+        let shown = session.expect(r"^httpd: serving http://\S+/ \(\S+/24, by DHCP\)$", LINUX)?;
+        session.detach()?;
+        let address = shown.split(['/', ' ']).find_map(|word| word.parse().ok());
+        served_by_httpd(port_to(address.with_context(|| shown.clone())?)?)?;
         // More than it has places for at a time, one after another.
         for _ in 0..10 {
-            let names = ["Domain-0 ", "linux ", "linux612 ", "xenbr0 "];
+            let names = ["Domain-0 ", "linux ", "linux612 ", "httpd ", "xenbr0 "];
             status_page(port_to(own.parse()?)?, &names)?;
         }
         let bridges = session.json("bridge-list --json")?;
@@ -148,14 +155,41 @@ pub(super) fn world(stage: &Stage) -> Result<()> {
                 .all(|way| card[way]["bytes"].as_u64() > Some(2 * SIZE as u64)),
             "`bridge-list`: {bridges}"
         );
-        for kernel in KERNELS {
-            session.vane(&format!("destroy {}", kernel.guest))?;
-            gone(session, kernel.guest)?;
+        for guest in KERNELS.iter().map(|kernel| kernel.guest).chain(["httpd"]) {
+            session.vane(&format!("destroy {guest}"))?;
+            gone(session, guest)?;
         }
         let ports = session.vane("bridge-list")?;
         ensure!(!ports.contains("vif"), "what is left:\n{ports}");
         Ok(())
     })
+}
+
+/// The guest `httpd`, to which this port of the host's leads, serves its page and bytes, and tells the checksum of what it
+/// is sent.
+fn served_by_httpd(port: u16) -> Result<()> {
+    const BYTES: u32 = 1_000_000;
+    let crc32 = |bytes: &[u8]| {
+        let mut crc = flate2::Crc::new();
+        crc.update(bytes);
+        format!("{:08x}", crc.sum())
+    };
+    let page = String::from_utf8(world::fetch(port, "/")?)?;
+    ensure!(
+        page.contains("This is httpd, a kernel in Rust"),
+        "its page:\n{page}"
+    );
+    let got = world::fetch(port, &format!("/bytes/{BYTES}"))?;
+    ensure!(
+        crc32(&got) == network::sum(BYTES),
+        "{} bytes came of {BYTES}, or others",
+        got.len()
+    );
+    let sent = world::bytes(3, BYTES as usize);
+    let said = String::from_utf8(world::post(port, "/sum", &sent)?)?;
+    let expected = format!("crc32 {} of {BYTES} bytes\n", crc32(&sent));
+    ensure!(said == expected, "it says {said}, not {expected}");
+    Ok(())
 }
 
 /// How long an answer may take.

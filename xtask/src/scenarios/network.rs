@@ -10,7 +10,7 @@ const LINUX_IP: &str = "10.0.0.1";
 const HTTPD_IP: &str = "10.0.0.80";
 
 /// The checksum of the first `len` bytes of httpd's `/bytes`.
-fn sum(len: u32) -> String {
+pub(super) fn sum(len: u32) -> String {
     let mut crc = flate2::Crc::new();
     let period: Vec<u8> = (0..65_521_u32)
         .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
