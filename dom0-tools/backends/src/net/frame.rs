@@ -61,6 +61,8 @@ impl Frame {
             return None;
         }
         bytes.truncate(segment.end);
+        // What waits is counted by its bytes: it is to hold no more.
+        bytes.shrink_to_fit();
         // What receivers of a blank checksum go on from.
         let field = bytes.get_mut(segment.checksum..segment.checksum + 2)?;
         field.copy_from_slice(&fold(segment.pseudo).to_be_bytes());

@@ -131,6 +131,17 @@ fn what_cannot_be_split() {
 }
 
 #[test]
+fn a_small_packet_in_a_large_frame_holds_no_more_memory_than_it_has_bytes() {
+    for data in [60, 3000] {
+        let mut bytes = ipv4_tcp(&vec![7; data], 0x10);
+        bytes.resize(65_535, 0);
+        let large = Frame::large(bytes, 1448, false, 1518).unwrap();
+        assert_eq!(large.bytes().len(), 58 + data);
+        assert!(large.into_bytes().capacity() < 4096);
+    }
+}
+
+#[test]
 fn what_has_no_checksum_cannot_be_blank() {
     let good = ipv4_udp(&[0; 20]);
     assert!(blank(&good).is_some());
