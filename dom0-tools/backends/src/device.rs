@@ -51,6 +51,8 @@ enum Link {
     Down,
     Connecting,
     Up,
+    /// A ring broke: it is to be disconnected, whatever the front end says.
+    Broken,
     Disconnecting,
 }
 
@@ -81,7 +83,7 @@ impl<K: Kind> Device<K> {
 
     /// Decides what is next from how things are: to be called at the start, when the front end's
     /// `state` or the back end's `online` changed, after each step but [`Step::Wait`], and after
-    /// [`Device::connected`], [`Device::connect_failed`] and [`Device::disconnected`].
+    /// [`Device::connected`], [`Device::connect_failed`], [`Device::broken`] and [`Device::disconnected`].
     ///
     /// `front` is the front end's state, [`State::Unknown`] when its node is missing: its domain has
     /// ended. `online` is false when the device is to go away (`online` = 0). `read` gives the value
@@ -96,6 +98,10 @@ impl<K: Kind> Device<K> {
         match self.link {
             Link::Connecting | Link::Disconnecting => Step::Wait,
             Link::Up => self.step_up(front, online),
+            Link::Broken => {
+                self.link = Link::Disconnecting;
+                Step::Disconnect
+            }
             Link::Down => self.step_down(front, online, read),
         }
     }
@@ -167,9 +173,13 @@ impl<K: Kind> Device<K> {
         alloc::vec![state_key(self.state)]
     }
 
-    /// A ring broke while connected: what is to be written so that the front end closes.
+    /// A ring broke while connected: what is to be written so that the front end closes. [`Device::step`] has all
+    /// rings disconnected next, without waiting for that.
     #[must_use]
     pub fn broken(&mut self) -> Writes {
+        if self.link == Link::Up {
+            self.link = Link::Broken;
+        }
         self.state = State::Closing;
         alloc::vec![state_key(self.state)]
     }

@@ -129,6 +129,28 @@ fn bad_keys() {
     }
 }
 
+#[test]
+fn what_breaks_is_disconnected_whatever_the_front_end_says() {
+    let mut d = Device::new(Limits::default());
+    for _ in 0..2 {
+        let _ = step(&mut d, State::Initialising, LINUX);
+        let Step::Connect(_) = step(&mut d, State::Connected, LINUX) else {
+            panic!("it does not connect");
+        };
+        let _ = d.connected();
+        assert_eq!(step(&mut d, State::Connected, LINUX), Step::Wait);
+        assert_eq!(d.broken(), [("state", "5".into())]);
+        assert_eq!(step(&mut d, State::Connected, LINUX), Step::Disconnect);
+        assert_eq!(step(&mut d, State::Connected, LINUX), Step::Wait);
+        d.disconnected();
+        // It begins anew when the front end does.
+        assert_eq!(step(&mut d, State::Connected, LINUX), Step::Wait);
+        assert_eq!(step(&mut d, State::Closing, LINUX), Step::Wait);
+        let closed = step(&mut d, State::Closed, LINUX);
+        assert_eq!(closed, Step::Write(vec![("state", "6".into())]));
+    }
+}
+
 proptest! {
     #[test]
     fn any_keys_and_states(steps in prop::collection::vec((0u32..9, any::<bool>(), "[0-9]{0,3}|.{0,5}"), 1..40)) {
@@ -139,6 +161,9 @@ proptest! {
                 Step::Connect(c) => {
                     prop_assert_eq!(c.queues.len(), 1);
                     let _ = d.connected();
+                    if value.is_empty() {
+                        let _ = d.broken();
+                    }
                 }
                 Step::Disconnect => d.disconnected(),
                 _ => {}
