@@ -106,11 +106,26 @@ fn arp(sender: Mac, from: [u8; 4]) -> Vec<u8> {
     f
 }
 
-fn ipv6(from: [u8; 16]) -> Vec<u8> {
-    let mut f = frame(ALL, A, &[0x86, 0xdd, 0x60, 0, 0, 0, 0, 0, 58, 255]);
+fn ipv6_of(from: [u8; 16], next: u8, payload: &[u8]) -> Vec<u8> {
+    let mut f = frame(ALL, A, &[0x86, 0xdd, 0x60, 0, 0, 0, 0, 0, next, 255]);
     f.extend(from);
     f.extend([0xff; 16]);
+    f.extend(payload);
     f
+}
+
+/// A ping.
+fn ipv6(from: [u8; 16]) -> Vec<u8> {
+    ipv6_of(from, 58, &[128, 0, 0, 0])
+}
+
+/// A message about an address.
+fn neighbour(kind: u8, target: [u8; 16]) -> Vec<u8> {
+    [&[kind, 0, 0, 0, 0, 0, 0, 0][..], &target].concat()
+}
+
+fn octets(address: &str) -> [u8; 16] {
+    address.parse::<core::net::Ipv6Addr>().unwrap().octets()
 }
 
 #[test]
@@ -131,11 +146,9 @@ fn a_port_uses_no_address_of_others() {
     };
     let p = b.add(filter).unwrap();
     let _ = b.add(Filter::default()).unwrap();
-    let own: [u8; 16] = "fd00::2".parse::<core::net::Ipv6Addr>().unwrap().octets();
-    let mut other = own;
-    other[15] = 3;
-    let mut link = [0; 16];
-    link[..2].copy_from_slice(&[0xfe, 0x80]);
+    let (own, other) = (octets("fd00::2"), octets("fd00::3"));
+    // What follows from the Ethernet address, and what does not.
+    let (link, router) = (octets("fe80::ff:fe00:a"), octets("fe80::1"));
     let mut tagged = frame(ALL, A, &[0x81, 0, 0, 5]);
     tagged.extend(&ipv4([10, 0, 0, 12], 6, [0; 4])[12..]);
     for (good, f) in [
@@ -152,7 +165,14 @@ fn a_port_uses_no_address_of_others() {
         (true, ipv6(own)),
         (false, ipv6(other)),
         (true, ipv6(link)),
+        (false, ipv6(router)),
         (true, ipv6([0; 16])),
+        (false, ipv6(own)[..54].to_vec()),
+        // DHCP's servers answer to these ports.
+        (true, ipv4([10, 0, 0, 9], 17, [0, 67, 0, 69])),
+        (false, ipv4([10, 0, 0, 9], 17, [0, 67, 0, 68])),
+        (true, ipv6_of(own, 17, &[2, 34, 2, 35])),
+        (false, ipv6_of(own, 17, &[2, 35, 2, 34])),
         (false, plain(ALL, A)),
         (false, ipv4([10, 0, 0, 9], 6, [0; 4])[..29].to_vec()),
     ] {
@@ -161,6 +181,57 @@ fn a_port_uses_no_address_of_others() {
     let mut f = ipv4([10, 0, 0, 9], 6, [0; 4]);
     f[6..12].copy_from_slice(&B);
     assert!(send(&mut b, p, &f, 0).is_empty());
+    // Messages that say who has an address, or where all is to be sent, behind whatever headers.
+    let headers: [(u8, &[u8]); 7] = [
+        (58, &[]),
+        (0, &[58, 0, 0, 0, 0, 0, 0, 0]),
+        (60, &[43, 0, 0, 0, 0, 0, 0, 0, 58, 0, 0, 0, 0, 0, 0, 0]),
+        (60, &[58, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+        (51, &[58, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+        (44, &[58, 0, 0, 1, 0, 0, 0, 0]),
+        (135, &[58, 0, 0, 0, 0, 0, 0, 0]),
+    ];
+    for (first, headers) in headers {
+        for (good, kind, target) in [
+            (true, 136, own),
+            (true, 136, link),
+            (false, 136, other),
+            (false, 136, router),
+            (true, 135, router),
+            (false, 134, own),
+            (false, 137, own),
+        ] {
+            for from in [own, link, [0; 16]] {
+                let message = [headers, &neighbour(kind, target)].concat();
+                let f = ipv6_of(from, first, &message);
+                assert_eq!(!send(&mut b, p, &f, 0).is_empty(), good, "{f:x?}");
+            }
+        }
+    }
+    // A later part of a packet has no message in it.
+    let later = ipv6_of(own, 44, &[58, 0, 0, 8, 0, 0, 0, 0, 136]);
+    assert!(!send(&mut b, p, &later, 0).is_empty());
+}
+
+#[test]
+fn a_port_that_may_use_all_addresses_may_be_a_router() {
+    let mut b = Bridge::default();
+    let all = ["0.0.0.0", "::"].map(|address| Net {
+        address: address.parse().unwrap(),
+        bits: 0,
+    });
+    let p = b.add(Filter {
+        mac: Some(A),
+        ips: all.into(),
+    });
+    let (p, _) = (p.unwrap(), b.add(Filter::default()).unwrap());
+    for f in [
+        ipv6_of(octets("fe80::1"), 58, &neighbour(134, [0; 16])),
+        ipv6_of(octets("fe80::1"), 17, &[2, 35, 2, 34]),
+        ipv4([10, 0, 0, 9], 17, [0, 67, 0, 68]),
+    ] {
+        assert!(!send(&mut b, p, &f, 0).is_empty(), "{f:x?}");
+    }
 }
 
 proptest! {
