@@ -55,13 +55,19 @@ struct Port {
     filter: Filter,
     counters: Counters,
     addresses: usize,
+    /// Before this time none of its addresses is old.
+    none_old_before: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Learned {
     port: PortId,
+    /// When; [`ALWAYS`] when it stays there.
     seen: u64,
 }
+
+/// A time that is never long ago.
+const ALWAYS: u64 = u64::MAX;
 
 /// One bridge. Times are in nanoseconds of one clock.
 #[derive(Debug)]
@@ -106,6 +112,18 @@ impl Bridge {
         Some(id)
     }
 
+    /// An address is at a port for as long as that is there: what comes from it at another one is refused.
+    pub fn keep(&mut self, id: PortId, mac: Mac) {
+        if let Some(port) = self.ports.get_mut(&id) {
+            port.addresses += 1;
+            let kept = Learned {
+                port: id,
+                seen: ALWAYS,
+            };
+            self.table.insert(mac, kept);
+        }
+    }
+
     /// Takes a port away, with all that was learned there.
     pub fn remove(&mut self, id: PortId) {
         self.ports.remove(&id);
@@ -139,9 +157,13 @@ impl Bridge {
         };
         port.counters.in_frames += 1;
         port.counters.in_bytes += frame.len() as u64;
+        let table = &self.table;
         let addresses = addresses(frame).filter(|(_, source)| {
+            let kept = table.get(source).filter(|l| l.seen == ALWAYS);
             // A group is no source (IEEE 802.3, 3.2.3).
-            !is_group(*source) && port.filter.allows(*source, frame)
+            !is_group(*source)
+                && kept.is_none_or(|l| l.port == from)
+                && port.filter.allows(*source, frame)
         });
         let Some((target, source)) = addresses else {
             port.counters.in_refused += 1;
@@ -162,6 +184,14 @@ impl Bridge {
         }
     }
 
+    /// Frames came in at a port that are no frames.
+    pub fn refused(&mut self, id: PortId, frames: u32) {
+        if let Some(port) = self.ports.get_mut(&id) {
+            port.counters.in_frames += u64::from(frames);
+            port.counters.in_refused += u64::from(frames);
+        }
+    }
+
     /// A frame went out at a port, or was dropped there.
     pub fn sent(&mut self, id: PortId, bytes: usize, delivered: bool) {
         let Some(port) = self.ports.get_mut(&id) else {
@@ -176,13 +206,14 @@ impl Bridge {
     }
 
     fn learn(&mut self, source: Mac, at: PortId, now: u64) {
-        let old = self.table.get(&source).map(|l| l.port);
+        let old = self.table.get(&source);
+        if old.is_some_and(|l| l.seen == ALWAYS) {
+            return;
+        }
+        let old = old.map(|l| l.port);
         if old != Some(at) {
-            if self
-                .ports
-                .get(&at)
-                .is_some_and(|p| p.addresses >= PORT_ADDRESSES)
-            {
+            let full = |p: &Port| p.addresses >= PORT_ADDRESSES && now >= p.none_old_before;
+            if self.ports.get(&at).is_some_and(full) {
                 self.forget_old(at, now);
             }
             let Some(port) = self.ports.get_mut(&at) else {
@@ -203,17 +234,25 @@ impl Bridge {
         self.table.insert(source, learned);
     }
 
-    /// Makes room among a port's addresses.
+    /// Makes room among a port's addresses. As it looks at all ports' addresses, it is not done again before that can
+    /// make more room.
     fn forget_old(&mut self, at: PortId, now: u64) {
         let ageing = self.ageing_ns;
-        let mut gone = 0;
+        let (mut gone, mut oldest) = (0, now);
         self.table.retain(|_, l| {
-            let old = l.port == at && now.saturating_sub(l.seen) >= ageing;
-            gone += usize::from(old);
+            if l.port != at {
+                return true;
+            }
+            let old = now.saturating_sub(l.seen) >= ageing;
+            match old {
+                true => gone += 1,
+                false => oldest = oldest.min(l.seen),
+            }
             !old
         });
         if let Some(port) = self.ports.get_mut(&at) {
             port.addresses = port.addresses.saturating_sub(gone);
+            port.none_old_before = oldest.saturating_add(ageing);
         }
     }
 }

@@ -242,6 +242,9 @@ impl Networks {
         let mut bridges = self.0.bridges.borrow_mut();
         let switch = bridges.entry(DEFAULT_BRIDGE.into()).or_default();
         let port = switch.bridge.add(Filter::default())?;
+        if let Station::Own(own) = &station {
+            switch.bridge.keep(port, own.mac());
+        }
         switch.stations.insert(port, station);
         Some(port)
     }
@@ -304,6 +307,13 @@ impl Networks {
             }
         };
         bridges.iter().map(info).collect()
+    }
+
+    /// Frames came in at a bridge's port that are no frames.
+    fn refused(&self, bridge: &str, port: PortId, frames: u32) {
+        if let Some(switch) = self.0.bridges.borrow_mut().get_mut(bridge) {
+            switch.bridge.refused(port, frames);
+        }
     }
 
     /// Frames came in at a bridge's port.
@@ -556,17 +566,20 @@ impl Runner {
                 BUDGET,
                 &mut frames,
             );
+            let (bridge, port) = (&self.served.bridge, self.served.port);
             let (mut more, mut until) = (false, None);
             match taken {
                 Ok(taken) => {
                     if taken.notify {
                         self.tx_port.send();
                     }
+                    if taken.dropped > 0 {
+                        self.nets.refused(bridge, port, taken.dropped);
+                    }
                     (more, until) = (taken.more, taken.until);
                 }
                 Err(e) => self.served.broke(e.to_string()),
             }
-            let (bridge, port) = (&self.served.bridge, self.served.port);
             self.nets.forward(bridge, port, frames.drain(..));
             flush(&self.served, &self.input);
             if more {

@@ -86,6 +86,39 @@ fn one_port_cannot_fill_the_table() {
     assert_eq!(send(&mut b, p[1], &plain(A, B), 100), [p[0]]);
 }
 
+#[test]
+fn a_full_port_has_room_as_soon_as_an_address_is_old() {
+    let (mut b, p) = bridge(2);
+    for n in 0..=255 {
+        send(&mut b, p[0], &plain(ALL, [2, 1, 0, 0, 0, n]), n.into());
+    }
+    let mut learns = |mac: Mac, now| {
+        send(&mut b, p[0], &plain(ALL, mac), now);
+        b.addresses(now).any(|(m, _)| m == mac)
+    };
+    // 156 are old, and as many come.
+    for n in 0..156 {
+        assert!(learns([2, 2, 0, 0, 0, n], 255));
+    }
+    assert!(!learns(A, 255) && learns(A, 256) && !learns(B, 256) && learns(B, 257));
+}
+
+#[test]
+fn an_address_that_is_kept_is_nobody_elses() {
+    let (mut b, p) = bridge(3);
+    b.keep(p[0], A);
+    assert!(send(&mut b, p[1], &plain(B, A), 0).is_empty());
+    assert_eq!(b.counters(p[1]).in_refused, 1);
+    assert_eq!(send(&mut b, p[2], &plain(A, B), 0), [p[0]]);
+    // It need not be seen, and is used as any other.
+    assert_eq!(send(&mut b, p[2], &plain(A, B), 1000), [p[0]]);
+    assert_eq!(send(&mut b, p[0], &plain(B, A), 1000), [p[2]]);
+    assert!(send(&mut b, p[1], &plain(B, A), 5000).is_empty());
+    assert_eq!(b.addresses(5000).collect::<Vec<_>>(), [(A, p[0])]);
+    b.remove(p[0]);
+    assert_eq!(send(&mut b, p[1], &plain(B, A), 5000), [p[2]]);
+}
+
 fn ipv4(from: [u8; 4], protocol: u8, ports: [u8; 4]) -> Vec<u8> {
     let mut f = frame(
         ALL,
