@@ -278,6 +278,10 @@ impl Networks {
         let now = time::now_ns();
         let bridges = self.0.bridges.borrow();
         let info = |(name, switch): (&String, &Switch)| {
+            let mut macs = BTreeMap::<PortId, Vec<config::Mac>>::new();
+            for (mac, at) in switch.bridge.addresses(now) {
+                macs.entry(at).or_default().push(config::Mac(mac));
+            }
             let port = |(&id, station): (&PortId, &Station)| {
                 let (name, guest, mac, link) = match station {
                     Station::Vif(v) => (
@@ -293,7 +297,6 @@ impl Networks {
                     }
                 };
                 let c = switch.bridge.counters(id);
-                let addresses = switch.bridge.addresses(now);
                 BridgePort {
                     name,
                     guest,
@@ -303,10 +306,7 @@ impl Networks {
                     went: (c.out_frames, c.out_bytes),
                     refused: c.in_refused,
                     dropped: c.out_dropped,
-                    macs: addresses
-                        .filter(|(_, at)| *at == id)
-                        .map(|(mac, _)| config::Mac(mac))
-                        .collect(),
+                    macs: macs.remove(&id).unwrap_or_default(),
                 }
             };
             BridgeInfo {
