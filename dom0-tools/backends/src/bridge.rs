@@ -265,7 +265,7 @@ fn addresses(frame: &[u8]) -> Option<(Mac, Mac)> {
     Some((target, source))
 }
 
-pub(crate) const fn is_group(mac: Mac) -> bool {
+const fn is_group(mac: Mac) -> bool {
     mac[0] & 1 != 0
 }
 

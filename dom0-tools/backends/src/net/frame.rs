@@ -63,9 +63,7 @@ impl Frame {
         bytes.truncate(segment.end);
         // What waits is counted by its bytes: it is to hold no more.
         bytes.shrink_to_fit();
-        // What receivers of a blank checksum go on from.
-        let field = bytes.get_mut(segment.checksum..segment.checksum + 2)?;
-        field.copy_from_slice(&fold(segment.pseudo).to_be_bytes());
+        segment.begin(&mut bytes)?;
         Some(Self {
             split: (segment.end - data > usize::from(size)).then_some(size),
             bytes,
@@ -111,6 +109,11 @@ impl Frame {
     /// Of a frame with a blank checksum, or that is to be split, whether it is IPv6.
     pub(super) const fn blank_ipv6(&self) -> bool {
         self.ipv6
+    }
+
+    /// The bytes as they are.
+    pub(super) fn bare(self) -> Vec<u8> {
+        self.bytes
     }
 
     /// The bytes with the checksum filled in, when it is blank. A frame that is to be split stays whole: see
@@ -179,13 +182,13 @@ pub(crate) fn network(frame: &[u8]) -> Option<(u16, usize)> {
 
 /// A TCP or UDP segment in a frame: a packet that is whole.
 #[derive(Clone, Copy)]
-struct Segment {
+pub(super) struct Segment {
     /// Where the packet begins.
     packet: usize,
-    start: usize,
-    end: usize,
+    pub(super) start: usize,
+    pub(super) end: usize,
     /// Where its checksum is.
-    checksum: usize,
+    pub(super) checksum: usize,
     udp: bool,
     ipv6: bool,
     /// The sum of the pseudo-header.
@@ -193,7 +196,7 @@ struct Segment {
 }
 
 impl Segment {
-    fn find(frame: &[u8]) -> Option<Self> {
+    pub(super) fn find(frame: &[u8]) -> Option<Self> {
         let (kind, at) = network(frame)?;
         let byte = |n: usize| frame.get(at + n).copied();
         let ipv6 = kind == IPV6;
@@ -248,6 +251,13 @@ impl Segment {
         })
     }
 
+    /// Puts the sum of the pseudo-header into the checksum's place: what whoever fills it in goes on from.
+    pub(super) fn begin(&self, frame: &mut [u8]) -> Option<()> {
+        let field = frame.get_mut(self.checksum..self.checksum + 2)?;
+        field.copy_from_slice(&fold(self.pseudo).to_be_bytes());
+        Some(())
+    }
+
     fn complete(&self, frame: &mut [u8]) -> Option<()> {
         frame
             .get_mut(self.checksum..self.checksum + 2)?
@@ -266,8 +276,13 @@ impl Segment {
 }
 
 impl Segment {
+    /// The flags of TCP.
+    pub(super) fn tcp_flags(&self, frame: &[u8]) -> Option<u8> {
+        frame.get(self.start + 13).copied()
+    }
+
     /// Where the data of TCP begin.
-    fn tcp_data(&self, frame: &[u8]) -> Option<usize> {
+    pub(super) fn tcp_data(&self, frame: &[u8]) -> Option<usize> {
         let header = usize::from(frame.get(self.start + 12)? >> 4) * 4;
         let data = self.start + header;
         (header >= 20 && data <= self.end).then_some(data)
@@ -300,7 +315,7 @@ impl Segment {
         let sequence = frame.get(tcp + 4..tcp + 8)?;
         let sequence = u32::from_be_bytes(sequence.try_into().ok()?).wrapping_add(before as u32);
         put(tcp + 4, &sequence.to_be_bytes())?;
-        let mut flags = *frame.get(tcp + 13)?;
+        let mut flags = self.tcp_flags(frame)?;
         if part.end < self.end {
             flags &= !(FIN | PSH);
         }
@@ -309,7 +324,7 @@ impl Segment {
         }
         put(tcp + 13, &[flags])?;
         if !self.ipv6 {
-            let sum = !fold(sum(bytes.get(packet..tcp)?));
+            let sum = complement(bytes.get(packet..tcp)?);
             let to = bytes.get_mut(packet + 10..packet + 12)?;
             to.copy_from_slice(&sum.to_be_bytes());
         }
@@ -321,7 +336,7 @@ impl Segment {
 /// Flags of TCP (RFC 9293, 3.1).
 const FIN: u8 = 1 << 0;
 const PSH: u8 = 1 << 3;
-const CWR: u8 = 1 << 7;
+pub(super) const CWR: u8 = 1 << 7;
 
 /// The sum of 16-bit words; at most 64 KiB, so it does not overflow.
 fn sum(bytes: &[u8]) -> u32 {
@@ -331,6 +346,11 @@ fn sum(bytes: &[u8]) -> u32 {
         .map(|w| u32::from(u16::from_be_bytes(*w)))
         .sum();
     sum + last.first().map_or(0, |b| u32::from(*b) << 8)
+}
+
+/// The checksum of bytes.
+pub(super) fn complement(bytes: &[u8]) -> u16 {
+    !fold(sum(bytes))
 }
 
 fn fold(mut sum: u32) -> u16 {

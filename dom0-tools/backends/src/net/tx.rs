@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a guest sends.
 
-use super::{Checksum, Copies, CopyIn, Frame, Groups, HEADER, Interface, Limits};
+use super::{Checksum, Copies, CopyIn, Credit, Frame, HEADER, Limits};
 use alloc::vec::Vec;
 use core::fmt;
 use guest_abi::io::netif::{
@@ -130,8 +130,6 @@ struct Packet {
     split: Option<Split>,
     bytes: Vec<u8>,
     good: bool,
-    /// It only says which multicast frames the guest wants.
-    control: bool,
 }
 
 impl Tx {
@@ -146,8 +144,8 @@ impl Tx {
         })
     }
 
-    /// Takes up to `budget` packets, answers them, and appends those that are good to `frames`; requests that only
-    /// name a multicast address are heeded. When none is left, the front end is asked for an event at the next one.
+    /// Takes up to `budget` packets, answers them, and appends those that are good to `frames`. When
+    /// none is left, the front end is asked for an event at the next one.
     ///
     /// # Errors
     /// The front end breaks the protocol. The device is to be closed; nothing more is taken.
@@ -155,7 +153,7 @@ impl Tx {
         &mut self,
         ring: &impl SharedMem,
         copies: &mut impl Copies,
-        interface: &mut Interface,
+        credit: &mut Credit,
         now: u64,
         budget: usize,
         frames: &mut Vec<Frame>,
@@ -167,20 +165,19 @@ impl Tx {
         let mut work = core::mem::take(&mut self.work);
         work.entries.clear();
         work.packets.clear();
-        let gathered = self.gather(ring, interface, now, budget, &mut taken, &mut work);
+        let gathered = self.gather(ring, credit, now, budget, &mut taken, &mut work);
         self.broken = gathered.is_err();
         gathered?;
         work.fetch(copies);
         let mut entries = work.entries.iter();
         for packet in work.packets.drain(..) {
-            let frame = match packet.good && !packet.control {
+            let frame = match packet.good {
                 true => self.frame(packet.bytes, packet.checksum, packet.split),
                 false => None,
             };
-            let good = packet.good && (packet.control || frame.is_some());
-            let status = match good {
-                true => Status::Okay,
-                false => Status::Error,
+            let status = match frame {
+                Some(_) => Status::Okay,
+                None => Status::Error,
             };
             for entry in entries.by_ref().take(packet.entries) {
                 let status = entry.part.as_ref().map_or(Status::Null, |_| status);
@@ -191,7 +188,7 @@ impl Tx {
                 // There is space: the request was taken and has no answer.
                 let _ = self.ring.push(ring, &answer);
             }
-            taken.dropped += u32::from(!good && !packet.control);
+            taken.dropped += u32::from(frame.is_none());
             frames.extend(frame);
         }
         self.work = work;
@@ -202,7 +199,7 @@ impl Tx {
     fn gather(
         &mut self,
         ring: &impl SharedMem,
-        interface: &mut Interface,
+        credit: &mut Credit,
         now: u64,
         budget: usize,
         taken: &mut Taken,
@@ -217,13 +214,13 @@ impl Tx {
                     None => return Ok(()),
                 },
             };
-            if let Err(until) = interface.credit.check(now) {
+            if let Err(until) = credit.check(now) {
                 self.held = Some(first);
                 taken.until = Some(until);
                 return Ok(());
             }
-            interface.credit.spend(first.size.into());
-            let packet = self.packet(ring, &first, &mut work.entries, &mut interface.groups)?;
+            credit.spend(first.size.into());
+            let packet = self.packet(ring, &first, &mut work.entries)?;
             work.packets.push(packet);
         }
         taken.more = self.ring.final_check(ring)?;
@@ -251,11 +248,10 @@ impl Tx {
         ring: &impl SharedMem,
         first: &NetifTxRequest,
         entries: &mut Vec<Entry>,
-        groups: &mut Groups,
     ) -> Result<Packet, Fault> {
         let begin = entries.len();
         let total = usize::from(first.size);
-        let (mut good, mut control, mut split) = (true, false, None);
+        let (mut good, mut split) = (true, None);
         entries.push(Entry {
             id: first.id,
             part: Some(Part {
@@ -271,29 +267,12 @@ impl Tx {
             match ExtraType::from_number(info.kind) {
                 Some(ExtraType::Hash) => {}
                 Some(ExtraType::Gso) => split = Some(split_of(&info)?),
-                Some(ExtraType::McastAdd) => {
-                    control = true;
-                    good &= groups.add(info.mcast_addr());
-                }
-                Some(ExtraType::McastDel) => {
-                    control = true;
-                    groups.remove(info.mcast_addr());
-                }
+                // What was not offered.
+                Some(_) => good = false,
                 None => return Err(Fault::Extra(info.kind)),
             }
             extra = info.more();
             entries.push(Entry { id: 0, part: None });
-        }
-        if control {
-            // There is no packet: what else the first request says does not matter.
-            return Ok(Packet {
-                entries: entries.len() - begin,
-                checksum: Checksum::Present,
-                split: None,
-                bytes: Vec::new(),
-                good,
-                control,
-            });
         }
         let mut rest = 0;
         let mut more = first.flags & nettxf::MORE_DATA != 0;
@@ -337,7 +316,6 @@ impl Tx {
             split,
             bytes,
             good,
-            control,
         })
     }
 }
