@@ -7,14 +7,16 @@ use alloc::format;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use backends::bridge::{Mac, PortId};
-use backends::net::{Checksum, Frame, Waiting};
+use backends::net::{Frame, Header, Offload, Waiting};
 use core::cell::{Cell, RefCell};
 use el1::machine::VirtioMmio;
-use el1::virtio::net::{self, Fault};
+use el1::virtio::{Fault, net};
 use toolstack::host::DEFAULT_BRIDGE;
 
 /// Frames that are taken from the card at a time.
 const BUDGET: usize = 64;
+/// And bytes, with which no further one is taken.
+const BYTES: usize = 256 << 10;
 
 /// The card.
 pub struct Card {
@@ -22,6 +24,7 @@ pub struct Card {
     device: RefCell<Option<net::Card>>,
     mac: Option<Mac>,
     max_frame: usize,
+    offload: Offload,
     /// What is to be sent.
     waiting: RefCell<Waiting>,
     /// Its interrupt came up, or it misbehaved.
@@ -32,7 +35,7 @@ pub struct Card {
 /// Takes the first card among the transports, if there is one, and puts it on the default bridge.
 pub fn start(dom0: Dom0) -> Option<Rc<Card>> {
     for at in &dom0.machine.virtio {
-        match net::Card::open(at) {
+        match net::Card::open(at, Offload::choose) {
             Ok(None) => {}
             Ok(Some(device)) => return serve(dom0, at, device),
             Err(e) => {
@@ -53,6 +56,7 @@ fn serve(dom0: Dom0, at: &VirtioMmio, device: net::Card) -> Option<Rc<Card>> {
     let card = Rc::new(Card {
         mac: device.mac(),
         max_frame: device.max_frame(),
+        offload: Offload::new(device.features(), device.max_frame()),
         device: RefCell::new(Some(device)),
         waiting: RefCell::default(),
         changed: Notify::default(),
@@ -92,7 +96,11 @@ impl Card {
     /// card, or too much waits.
     pub fn queue(&self, frame: &Rc<Frame>) -> bool {
         let mut waiting = self.waiting.borrow_mut();
-        self.device.borrow().is_some() && waiting.add(frame.clone(), false, self.max_frame)
+        let (whole, max_frame) = match self.offload.splits(frame) {
+            true => (true, usize::MAX),
+            false => (false, self.max_frame),
+        };
+        self.device.borrow().is_some() && waiting.add(frame.clone(), whole, max_frame)
     }
 
     /// Bytes that wait.
@@ -117,23 +125,30 @@ impl Card {
                 break;
             };
             // Not copied when nobody else is to get it.
-            device.send(Rc::unwrap_or_clone(frame).into_bytes())?;
+            let (header, bytes) = self.offload.send(Rc::unwrap_or_clone(frame));
+            device.send(header.to_bytes(), bytes);
         }
         Ok(())
     }
 
-    /// Takes up to [`BUDGET`] frames from the card; whether there may be more. What is shorter than an Ethernet
-    /// header is no frame.
+    /// Takes some frames from the card; whether there may be more. What is shorter than an Ethernet header is no frame,
+    /// nor is what the card says nonsense of.
     fn take(&self, frames: &mut Vec<Frame>) -> Result<bool, Fault> {
         let mut device = self.device.borrow_mut();
         let Some(device) = &mut *device else {
             return Ok(false);
         };
+        let mut bytes = 0;
         for _ in 0..BUDGET {
-            let Some(bytes) = device.receive()? else {
+            let Some(got) = device.receive()? else {
                 return Ok(false);
             };
-            frames.extend(Frame::new(bytes, Checksum::Present));
+            bytes += got.bytes.len();
+            let header = Header::from_bytes(got.header);
+            frames.extend(self.offload.receive(&header, got.bytes));
+            if bytes >= BYTES {
+                break;
+            }
         }
         Ok(true)
     }

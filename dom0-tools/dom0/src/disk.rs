@@ -5,8 +5,10 @@ use crate::exec::Notify;
 use crate::fat::{Placement, SECTOR, Sectors};
 use crate::rt::Rt;
 use crate::sd::{self, Card, Do};
+use crate::terminal::Terminal;
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
+use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -19,7 +21,7 @@ use el1::machine::{SdHost, VirtioMmio};
 use el1::sdhci::Registers;
 use el1::shared::Shared;
 use el1::time;
-use el1::virtio::{self, Buffer, Data, Done, MAX_SEGMENTS, Op};
+use el1::virtio::{self, Buffer, Data, Done, Fault, MAX_SEGMENTS, Op};
 use guest_abi::Errno;
 
 /// Bytes that are read at a time.
@@ -45,6 +47,8 @@ trait Device {
     fn acknowledge(&mut self);
     /// The next request that has ended.
     fn complete(&mut self) -> Option<Done>;
+    /// Why it is used no more, if it misbehaved.
+    fn fault(&self) -> Option<Fault>;
 }
 
 impl Device for virtio::Disk {
@@ -74,6 +78,9 @@ impl Device for virtio::Disk {
     }
     fn complete(&mut self) -> Option<Done> {
         self.complete()
+    }
+    fn fault(&self) -> Option<Fault> {
+        self.fault()
     }
 }
 
@@ -167,6 +174,10 @@ impl Device for Card<Registers, Data> {
         let (tag, data, result) = self.ended()?;
         Some(Done { tag, data, result })
     }
+    /// Its errors are those of requests.
+    fn fault(&self) -> Option<Fault> {
+        None
+    }
 }
 
 #[derive(Default)]
@@ -182,6 +193,9 @@ pub struct Disk {
     next: Cell<u64>,
     started: Notify,
     ended: Notify,
+    terminal: Rc<Terminal>,
+    /// It was said why it is used no more.
+    said: Cell<bool>,
 }
 
 /// How often a request that is watched is looked at, in ms.
@@ -189,18 +203,28 @@ const WATCH: u64 = 500;
 
 impl Disk {
     /// The disk behind a transport, if there is one.
-    pub fn virtio(rt: &Rt, at: &VirtioMmio) -> Option<Rc<Self>> {
-        Some(Self::open(rt, at.intid, Box::new(virtio::Disk::open(at)?)))
+    pub fn virtio(rt: &Rt, terminal: &Rc<Terminal>, at: &VirtioMmio) -> Option<Rc<Self>> {
+        match virtio::Disk::open(at) {
+            Ok(disk) => Some(Self::open(rt, terminal, at.intid, Box::new(disk?))),
+            Err(e) => {
+                terminal.write(&format!("dom0: the disk at {:#x} {e}\n", at.base));
+                None
+            }
+        }
     }
 
     /// The card behind a controller.
     ///
     /// # Errors
     /// What went wrong, in words.
-    pub fn card(rt: &'static Rt, at: &SdHost) -> Result<Rc<Self>, &'static str> {
+    pub fn card(
+        rt: &'static Rt,
+        terminal: &Rc<Terminal>,
+        at: &SdHost,
+    ) -> Result<Rc<Self>, &'static str> {
         let registers = Registers::open(at).ok_or("the controller is in use")?;
         registers.enable_interrupt();
-        let disk = Self::open(rt, at.intid, Box::new(Card::start(registers)?));
+        let disk = Self::open(rt, terminal, at.intid, Box::new(Card::start(registers)?));
         let watched = disk.clone();
         rt.spawn(async move {
             let mut seen = 0;
@@ -217,13 +241,15 @@ impl Disk {
         Ok(disk)
     }
 
-    fn open(rt: &Rt, intid: u32, device: Box<dyn Device>) -> Rc<Self> {
+    fn open(rt: &Rt, terminal: &Rc<Terminal>, intid: u32, device: Box<dyn Device>) -> Rc<Self> {
         let disk = Rc::new(Self {
             device: RefCell::new(device),
             requests: RefCell::default(),
             next: Cell::new(1),
             started: Notify::default(),
             ended: Notify::default(),
+            terminal: terminal.clone(),
+            said: Cell::default(),
         });
         let handle = disk.clone();
         rt.on_interrupt(intid, move || {
@@ -264,6 +290,7 @@ impl Disk {
     fn pause(&self) {
         if !self.device.borrow().is_watched() {
             cpu::idle();
+            self.device.borrow_mut().acknowledge();
         }
     }
 
@@ -284,6 +311,18 @@ impl Disk {
         }
         if any {
             self.ended.notify();
+        }
+        if !self.said.get()
+            && let Some(fault) = self.device.borrow().fault()
+        {
+            self.said.set(true);
+            // Whoever waits for room is to see that there is none any more.
+            self.ended.notify();
+            let text = format!(
+                "dom0: the disk {} {fault}; its requests fail\n",
+                self.serial()
+            );
+            self.terminal.write(&text);
         }
     }
 

@@ -81,13 +81,13 @@ impl Dom0 {
     pub fn new(rt: &'static Rt, machine: Machine, terminal: Rc<Terminal>) -> Self {
         let mut disks = BTreeMap::new();
         for transport in &machine.virtio {
-            if let Some(disk) = Disk::virtio(rt, transport) {
+            if let Some(disk) = Disk::virtio(rt, &terminal, transport) {
                 disks.insert(disk.serial(), disk);
             }
         }
         let mut troubles = Vec::new();
         for host in &machine.sd {
-            match Disk::card(rt, host) {
+            match Disk::card(rt, &terminal, host) {
                 Ok(disk) => {
                     disks.insert(disk.serial(), disk);
                     troubles.clear();

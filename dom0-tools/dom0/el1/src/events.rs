@@ -2,7 +2,7 @@
 //! Event channels, 2-level ABI: 4096 ports of vcpu 0, by `shared_info` (`public/xen.h`).
 
 use crate::shared::Shared;
-use crate::{Global, gic, heap, hvc};
+use crate::{Global, gic, hvc, pages};
 use core::sync::atomic::Ordering;
 use guest_abi::memory::MapSpace;
 use guest_abi::xen::offset::{
@@ -18,7 +18,7 @@ static INFO: Global<Option<Shared>> = Global::new(None);
 /// Maps `shared_info` over a page of its own, masks every port, and lets the event interrupt
 /// through.
 pub fn init(intid: u32) -> Result<(), Errno> {
-    let page = heap::alloc_pages(1).ok_or(Errno::ENOMEM)?;
+    let page = pages::alloc_pages(1).ok_or(Errno::ENOMEM)?;
     let gfn = Gfn::of(page.as_ptr() as u64);
     let space = MapSpace::SharedInfo;
     calls::memory::add_to_physmap(&hvc::xen(), DomId::SELF, space, 0, gfn)?;

@@ -10,7 +10,7 @@ pub struct Global<T>(RefCell<T>);
 // SAFETY: one CPU runs this program, and interrupts are never taken (see the crate's text), so
 // that no two threads of control exist. With feature `probe` an interrupt's handler runs to its end
 // between two instructions: it gives back what it borrowed, or panics at what is borrowed; and the
-// second CPU uses no `Global`.
+// second CPU uses no `Global`. Nor do tests on a host.
 unsafe impl<T> Sync for Global<T> {}
 
 impl<T> Global<T> {

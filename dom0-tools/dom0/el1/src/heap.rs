@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The heap: all memory but the image, the device tree and the ramdisk.
 
-use crate::{Global, machine};
+use crate::{Global, LIMIT, machine};
 use core::alloc::{GlobalAlloc, Layout};
-use core::ptr::{NonNull, null_mut};
 use dtoolkit::fdt::Fdt;
 use talc::TalcCell;
 use talc::source::Manual;
@@ -46,26 +45,6 @@ pub fn used() -> usize {
     HEAP.0.counters().allocated_bytes
 }
 
-/// Zeroed pages in one piece, aligned to their size of 4096 bytes, or `None`.
-pub(crate) fn alloc_pages(pages: usize) -> Option<NonNull<u8>> {
-    let layout = Layout::from_size_align(pages.checked_mul(4096)?, 4096).ok()?;
-    if layout.size() == 0 {
-        return None;
-    }
-    // SAFETY: the layout's size is not zero.
-    let p = unsafe { HEAP.alloc_zeroed(layout) };
-    NonNull::new(if p.is_null() { null_mut() } else { p })
-}
-
-/// # Safety
-/// `p` is from [`alloc_pages`] with the same number, and is not used any more.
-pub(crate) unsafe fn free_pages(p: NonNull<u8>, pages: usize) {
-    if let Ok(layout) = Layout::from_size_align(pages * 4096, 4096) {
-        // SAFETY: the caller's promise.
-        unsafe { HEAP.dealloc(p.as_ptr(), layout) }
-    }
-}
-
 /// The address range of the image, its stack included.
 fn image() -> (u64, u64) {
     unsafe extern "C" {
@@ -95,7 +74,7 @@ pub(crate) fn init(tree: &Fdt<'_>, dtb: usize) {
     holes[..n].sort_unstable();
 
     machine::memory(tree, |start, len| {
-        let end = start.saturating_add(len).min(crate::mmu::LIMIT);
+        let end = start.saturating_add(len).min(LIMIT);
         let mut at = start;
         let claim = |from: u64, to: u64| {
             if to > from && to - from >= 1 << 20 && from != 0 {

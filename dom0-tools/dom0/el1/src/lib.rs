@@ -8,37 +8,56 @@
 //! and shared state needs no locks (`Global`).
 //!
 //! A program names its `fn(Machine) -> !` with `entry!`.
-#![no_std]
-#![cfg(target_os = "none")]
+//!
+//! On a host there are only the drivers of virtio devices, for their tests.
+#![cfg_attr(not(test), no_std)]
+#![cfg(any(target_os = "none", test))]
+#![cfg_attr(test, allow(dead_code))]
 
 extern crate alloc;
 
+#[cfg(target_os = "none")]
 pub mod cpu;
+#[cfg(target_os = "none")]
 pub mod events;
+#[cfg(target_os = "none")]
 mod fault;
+#[cfg(target_os = "none")]
 pub mod gic;
 mod global;
+#[cfg(target_os = "none")]
 pub mod heap;
+#[cfg(target_os = "none")]
 pub mod hvc;
+#[cfg(target_os = "none")]
 pub mod machine;
+#[cfg(target_os = "none")]
 pub mod mem;
-
+#[cfg(target_os = "none")]
 mod mmio;
+#[cfg(target_os = "none")]
 mod mmu;
 pub mod pages;
+#[cfg(target_os = "none")]
 pub mod print;
-#[cfg(feature = "probe")]
+#[cfg(all(feature = "probe", target_os = "none"))]
 pub mod probe;
-#[cfg(feature = "sdhci")]
+#[cfg(all(feature = "sdhci", target_os = "none"))]
 pub mod sdhci;
 pub mod shared;
+#[cfg(target_os = "none")]
 pub mod time;
-#[cfg(feature = "virtio")]
+#[cfg(any(feature = "virtio", test))]
 pub mod virtio;
 
 pub use global::Global;
+#[cfg(target_os = "none")]
 pub use machine::Machine;
 
+/// Below this address, memory and devices are mapped where they are.
+const LIMIT: u64 = 1 << 39;
+
+#[cfg(target_os = "none")]
 core::arch::global_asm!(include_str!("boot.s"));
 
 /// Names the program's main function, `fn(el1::Machine) -> !`.
@@ -53,11 +72,13 @@ macro_rules! entry {
     };
 }
 
+#[cfg(target_os = "none")]
 unsafe extern "Rust" {
     safe fn el1_main(machine: Machine) -> !;
 }
 
 /// From `boot.s`: the MMU is on over a provisional map, `.bss` is clear.
+#[cfg(target_os = "none")]
 #[unsafe(no_mangle)]
 extern "C" fn el1_start(dtb: usize, counter: u64) -> ! {
     time::init();

@@ -3,7 +3,7 @@
 
 use crate::machine::Hypervisor;
 use crate::shared::Shared;
-use crate::{Global, hvc, mmu};
+use crate::{Global, LIMIT, hvc};
 use alloc::collections::BTreeMap;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -42,10 +42,7 @@ pub(crate) fn init(hypervisor: &Hypervisor, memory: &[(u64, u64)]) {
             let start = start.next_multiple_of(4096);
             (
                 start,
-                start
-                    .saturating_add(len)
-                    .min(mmu::LIMIT)
-                    .saturating_sub(start),
+                start.saturating_add(len).min(LIMIT).saturating_sub(start),
             )
         })
         .filter(|&(start, len)| {

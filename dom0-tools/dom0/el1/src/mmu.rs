@@ -3,13 +3,11 @@
 //! below 512 GiB is device memory. The program's text can be executed and not written, its constants
 //! can only be read, nothing else can be executed, and where address 0 is no memory nothing is mapped.
 
-use crate::machine;
+use crate::{LIMIT, machine};
 use core::arch::asm;
 use core::cell::UnsafeCell;
 use dtoolkit::fdt::Fdt;
 
-/// Address space that is mapped.
-pub const LIMIT: u64 = 1 << 39;
 const GIB: u64 = 1 << 30;
 const MIB2: u64 = 2 << 20;
 const PAGE: u64 = 4096;

@@ -1,11 +1,31 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Pages of the program's own that other domains may read and write.
 
-use crate::heap;
 use crate::shared::Shared;
+use alloc::alloc::{alloc_zeroed, dealloc};
+use core::alloc::Layout;
 use core::ptr::NonNull;
 use guest_abi::Gfn;
 use guest_abi::mem::SharedMem;
+
+/// Zeroed pages in one piece, aligned to their size of 4096 bytes, or `None`.
+pub(crate) fn alloc_pages(pages: usize) -> Option<NonNull<u8>> {
+    let layout = Layout::from_size_align(pages.checked_mul(4096)?, 4096).ok()?;
+    if layout.size() == 0 {
+        return None;
+    }
+    // SAFETY: the layout's size is not zero.
+    NonNull::new(unsafe { alloc_zeroed(layout) })
+}
+
+/// # Safety
+/// `p` is from [`alloc_pages`] with the same number, and is not used any more.
+pub(crate) unsafe fn free_pages(p: NonNull<u8>, pages: usize) {
+    if let Ok(layout) = Layout::from_size_align(pages * 4096, 4096) {
+        // SAFETY: the caller's promise.
+        unsafe { dealloc(p.as_ptr(), layout) }
+    }
+}
 
 /// Zeroed pages from the heap, in one piece. They go back when this is dropped; by then no other domain may have
 /// access to them.
@@ -19,7 +39,7 @@ impl Pages {
     /// So many pages, or `None` when there are none.
     #[must_use]
     pub fn new(count: usize) -> Option<Self> {
-        let start = heap::alloc_pages(count)?;
+        let start = alloc_pages(count)?;
         Some(Self {
             start,
             count,
@@ -37,7 +57,7 @@ impl Pages {
 impl Drop for Pages {
     fn drop(&mut self) {
         // SAFETY: from `alloc_pages` with this number; `shared` is private and goes with it.
-        unsafe { heap::free_pages(self.start, self.count) }
+        unsafe { free_pages(self.start, self.count) }
     }
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Memory that another domain writes at the same time: no reference to it is ever made.
 
-use crate::{Global, mmu};
+use crate::{Global, LIMIT, pages};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -35,14 +35,14 @@ impl Shared {
         let len = pages.checked_mul(4096)?;
         let end = base.checked_add(len as u64)?;
         let own = MEMORY.lock().iter().any(|&(s, n)| base < s + n && end > s);
-        (!own && base != 0 && end <= mmu::LIMIT).then_some(Self { base, len })
+        (!own && base != 0 && end <= LIMIT).then_some(Self { base, len })
     }
 
     /// Zeroed pages of this program's own, in one piece, that are shared for ever (never freed);
     /// `None` when there is no memory.
     #[must_use]
     pub fn fresh(pages: usize) -> Option<Self> {
-        Some(Self::own(crate::heap::alloc_pages(pages)?, pages))
+        Some(Self::own(pages::alloc_pages(pages)?, pages))
     }
 
     /// Pages of this program's own, from the heap, that nothing else in it uses as long as this is used.

@@ -5,21 +5,27 @@
 //! Data goes straight between the device and a [`Buffer`] of this program's own or pages that are
 //! mapped from other domains ([`Shared`]).
 
-use crate::machine::VirtioMmio;
+use crate::pages;
 use crate::shared::Shared;
-use crate::{Global, gic, heap, mem};
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::fmt;
+use core::hint::spin_loop;
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
 use guest_abi::Errno;
-use virtio_drivers::queue::VirtQueue;
+use queue::{Parts, Queue};
 use virtio_drivers::transport::mmio::MmioTransport;
-use virtio_drivers::transport::{DeviceType, Transport};
-use virtio_drivers::{BufferDirection, Hal, PhysAddr};
+use virtio_drivers::transport::{DeviceStatus, InterruptStatus, Transport};
+use virtio_drivers::{BufferDirection, Error, Hal, PhysAddr};
 
+#[cfg(test)]
+mod fake;
 pub mod net;
+mod queue;
+#[cfg(test)]
+mod tests;
 
 /// Requests in flight, and parts of one; frames of a card's in flight, each way.
 const QUEUE: usize = 128;
@@ -33,27 +39,71 @@ const DISCARD: u64 = 1 << 13;
 const INDIRECT: u64 = 1 << 28;
 const VERSION_1: u64 = 1 << 32;
 
+/// Why a device cannot be used, or not any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It cannot be set up.
+    Setup(Error),
+    /// It speaks only what was before Virtio 1.0.
+    Legacy,
+    /// There is no memory for its buffers.
+    Memory,
+    /// It gave back a buffer that it did not have.
+    NotIts(u16),
+    /// It says that it wrote so many bytes to a buffer, which is less than a header or more than there is.
+    Length(u32),
+    /// It says that a frame has so many buffers.
+    Buffers(u16),
+    /// It says that it cannot go on.
+    Stuck,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Setup(e) => write!(f, "cannot be set up: {e}"),
+            Self::Legacy => f.write_str("speaks no Virtio 1.0"),
+            Self::Memory => f.write_str("has no memory for its buffers"),
+            Self::NotIts(n) => write!(f, "gave back buffer {n}, which it did not have"),
+            Self::Length(n) => write!(f, "says that it wrote {n} bytes to a buffer"),
+            Self::Buffers(n) => write!(f, "says that a frame has {n} buffers"),
+            Self::Stuck => f.write_str("says that it must be reset"),
+        }
+    }
+}
+
+impl core::error::Error for Fault {}
+
+impl From<Error> for Fault {
+    fn from(e: Error) -> Self {
+        Self::Setup(e)
+    }
+}
+
 struct El1;
 
 // SAFETY: memory is mapped at its own address, so that what the heap gives is what the device
 // sees; pages are zeroed, aligned and in one piece.
 unsafe impl Hal for El1 {
     fn dma_alloc(pages: usize, _direction: BufferDirection) -> (PhysAddr, NonNull<u8>) {
-        match heap::alloc_pages(pages) {
+        match pages::alloc_pages(pages) {
             Some(p) => (p.as_ptr() as u64, p),
             None => (0, NonNull::dangling()),
         }
     }
     unsafe fn dma_dealloc(_paddr: PhysAddr, vaddr: NonNull<u8>, pages: usize) -> i32 {
         // SAFETY: the caller's promise: it is from `dma_alloc`.
-        unsafe { heap::free_pages(vaddr, pages) };
+        unsafe { pages::free_pages(vaddr, pages) };
         0
     }
     unsafe fn mmio_phys_to_virt(paddr: PhysAddr, _size: usize) -> NonNull<u8> {
         NonNull::new(paddr as *mut u8).unwrap_or(NonNull::dangling())
     }
     unsafe fn share(buffer: NonNull<[u8]>, _direction: BufferDirection) -> PhysAddr {
-        mem::machine_address(buffer.cast::<u8>().as_ptr() as u64)
+        let address = buffer.cast::<u8>().as_ptr() as u64;
+        #[cfg(target_os = "none")]
+        let address = crate::mem::machine_address(address);
+        address
     }
     unsafe fn unshare(_paddr: PhysAddr, _buffer: NonNull<[u8]>, _direction: BufferDirection) {}
 }
@@ -71,7 +121,7 @@ impl Buffer {
     pub fn new(len: usize) -> Option<Self> {
         let pages = len.div_ceil(4096).max(1);
         Some(Self {
-            start: heap::alloc_pages(pages)?,
+            start: pages::alloc_pages(pages)?,
             pages,
             len,
         })
@@ -96,7 +146,7 @@ impl DerefMut for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         // SAFETY: from `alloc_pages` with as many pages, and gone after this.
-        unsafe { heap::free_pages(self.start, self.pages) }
+        unsafe { pages::free_pages(self.start, self.pages) }
     }
 }
 
@@ -163,7 +213,34 @@ struct InFlight {
 }
 
 impl InFlight {
-    /// Calls `f` with the lists of what the device reads and what it writes.
+    fn new(kind: u32, sector: u64, op: Op, data: Data, tag: u64) -> Self {
+        let header = Header {
+            kind,
+            reserved: 0,
+            sector,
+            discard: (0, 0, 0),
+        };
+        Self {
+            tag,
+            data,
+            op,
+            header: Box::new(header),
+            status: Box::new([0xff]),
+        }
+    }
+
+    fn done(self, result: Result<(), Errno>) -> Done {
+        Done {
+            tag: self.tag,
+            data: self.data,
+            result,
+        }
+    }
+}
+
+// SAFETY: header and status are in boxes, a buffer has pages of its own, and other domains' pages stay mapped as long as
+// their list is here; none of them is changed, and `submit` looks that none is empty.
+unsafe impl Parts for InFlight {
     fn with_parts<R>(
         &mut self,
         f: impl for<'a> FnOnce(&'a [&'a [u8]], &'a mut [&'a mut [u8]]) -> R,
@@ -227,85 +304,118 @@ fn each_page(list: &[Shared], mut f: impl FnMut(u64, usize)) {
     }
 }
 
-static TAKEN: Global<Vec<u64>> = Global::new(Vec::new());
+/// Transports that are in use.
+#[cfg(target_os = "none")]
+static TAKEN: crate::Global<Vec<u64>> = crate::Global::new(Vec::new());
+
+/// The transport of a device of this kind, if there is one there and it is not in use.
+#[cfg(target_os = "none")]
+fn transport(
+    at: &crate::machine::VirtioMmio,
+    kind: virtio_drivers::transport::DeviceType,
+) -> Option<MmioTransport<'static>> {
+    let mut taken = TAKEN.lock();
+    if taken.contains(&at.base) {
+        return None;
+    }
+    let header = NonNull::new(at.base as *mut _)?;
+    // SAFETY: registers that the device tree names as a virtio-mmio transport, mapped for
+    // ever; `TAKEN` has each of them used once.
+    let transport = unsafe { MmioTransport::new(header, at.size as usize).ok()? };
+    if transport.device_type() != kind {
+        return None;
+    }
+    taken.push(at.base);
+    Some(transport)
+}
 
 /// A virtio-blk device.
-pub struct Disk {
-    transport: MmioTransport<'static>,
-    queue: VirtQueue<El1, QUEUE>,
-    slots: Vec<Option<InFlight>>,
+pub struct Disk<T: Transport = MmioTransport<'static>> {
+    /// Dropped first, which resets the device: then it uses no buffer any more.
+    transport: T,
+    queue: Queue<InFlight>,
     features: u64,
     sectors: u64,
     max_discard: u32,
     serial: String,
-    intid: u32,
+    /// Why it is used no more: it was reset then.
+    fault: Option<Fault>,
 }
 
+#[cfg(target_os = "none")]
 impl Disk {
-    /// The disk behind a transport, or `None` if there is none or it is in use.
-    pub fn open(at: &VirtioMmio) -> Option<Self> {
-        if TAKEN.lock().contains(&at.base) {
-            return None;
-        }
-        let header = NonNull::new(at.base as *mut _)?;
-        // SAFETY: registers that the device tree names as a virtio-mmio transport, mapped for
-        // ever; `TAKEN` has each of them used once.
-        let mut transport = unsafe { MmioTransport::new(header, at.size as usize).ok()? };
-        if transport.device_type() != DeviceType::Block {
-            return None;
-        }
-        TAKEN.lock().push(at.base);
+    /// The disk behind a transport; `None` if there is none or it is in use. Its interrupt is let through.
+    ///
+    /// # Errors
+    /// There is one, and it cannot be used.
+    pub fn open(at: &crate::machine::VirtioMmio) -> Result<Option<Self>, Fault> {
+        use virtio_drivers::transport::DeviceType;
+
+        let Some(transport) = transport(at, DeviceType::Block) else {
+            return Ok(None);
+        };
+        let disk = Self::start(transport)?;
+        crate::gic::enable(at.intid, crate::gic::Trigger::Edge);
+        Ok(Some(disk))
+    }
+}
+
+impl<T: Transport> Disk<T> {
+    fn start(mut transport: T) -> Result<Self, Fault> {
         let features = transport
             .begin_init(Features::from_bits_retain(
                 RO | FLUSH | DISCARD | INDIRECT | VERSION_1,
             ))
             .bits();
-        let low: u32 = transport.read_config_space(0).ok()?;
-        let high: u32 = transport.read_config_space(4).ok()?;
+        let low: u32 = transport.read_config_space(0)?;
+        let high: u32 = transport.read_config_space(4)?;
         let max_discard = if features & DISCARD != 0 {
             transport.read_config_space::<u32>(36).unwrap_or(0)
         } else {
             0
         };
-        let queue = VirtQueue::new(&mut transport, 0, features & INDIRECT != 0, false).ok()?;
+        let queue = Queue::new(&mut transport, 0, features & INDIRECT != 0)?;
         transport.finish_init();
         let mut disk = Self {
             transport,
             queue,
-            slots: (0..QUEUE).map(|_| None).collect(),
             features,
             sectors: u64::from(low) | u64::from(high) << 32,
             max_discard,
             serial: String::new(),
-            intid: at.intid,
+            fault: None,
         };
-        disk.serial = disk.read_serial().unwrap_or_default();
-        gic::enable(at.intid, gic::Trigger::Edge);
-        Some(disk)
+        disk.serial = disk.read_serial()?;
+        Ok(disk)
     }
 
     /// `VIRTIO_BLK_T_GET_ID`, before interrupts: waits for it.
-    fn read_serial(&mut self) -> Option<String> {
-        let head = [8u32, 0, 0, 0];
-        let head: [u8; 16] = core::array::from_fn(|i| head[i / 4].to_le_bytes()[i % 4]);
-        let (mut id, mut status) = ([0u8; 20], [0xffu8]);
-        self.queue
-            .add_notify_wait_pop(&[&head], &mut [&mut id, &mut status], &mut self.transport)
-            .ok()?;
+    fn read_serial(&mut self) -> Result<String, Fault> {
+        let data = Data::Own(Buffer::new(20).ok_or(Fault::Memory)?);
+        let request = InFlight::new(8, 0, Op::Read, data, 0);
+        let added = self.queue.add(request, &mut self.transport);
+        added.map_err(|_| Fault::Memory)?;
+        let request = loop {
+            match self.queue.take()? {
+                Some((request, _)) => break request,
+                None => spin_loop(),
+            }
+        };
         self.transport.ack_interrupt();
-        let text = id.split(|&b| b == 0).next()?;
-        (status[0] == 0).then(|| String::from_utf8_lossy(text).into_owned())
+        let Data::Own(id) = &request.data else {
+            return Ok(String::new());
+        };
+        let text = id.split(|&b| b == 0).next().unwrap_or_default();
+        Ok(match request.status[0] {
+            0 => String::from_utf8_lossy(text).into_owned(),
+            _ => String::new(),
+        })
     }
 
     /// Its serial, which tells which disk it is.
     #[must_use]
     pub fn serial(&self) -> &str {
         &self.serial
-    }
-    /// Its interrupt.
-    #[must_use]
-    pub fn intid(&self) -> u32 {
-        self.intid
     }
     /// Its size in sectors of 512 bytes.
     #[must_use]
@@ -322,16 +432,6 @@ impl Disk {
     pub fn max_discard(&self) -> u32 {
         self.max_discard
     }
-    /// How many more requests it takes just now.
-    #[must_use]
-    pub fn room(&self) -> usize {
-        if self.features & INDIRECT != 0 {
-            self.slots.iter().filter(|s| s.is_none()).count()
-        } else {
-            self.queue.available_desc() / QUEUE
-        }
-    }
-
     /// Starts a request. [`Errno::EAGAIN`] with the data back: too many are in flight.
     pub fn submit(
         &mut self,
@@ -340,6 +440,9 @@ impl Disk {
         data: Data,
         tag: u64,
     ) -> Result<(), (Errno, Data)> {
+        if self.fault.is_some() {
+            return Err((Errno::EIO, data));
+        }
         let bytes = data.bytes();
         let (kind, sectors) = match op {
             Op::Read => (0, bytes as u64 / 512),
@@ -366,58 +469,52 @@ impl Disk {
         if op != Op::Read && self.read_only() {
             return Err((Errno::EROFS, data));
         }
-        let mut request = InFlight {
-            tag,
-            data,
-            op,
-            header: Box::new(Header {
-                kind,
-                reserved: 0,
-                sector: if transfer { sector } else { 0 },
-                discard: (sector, sectors as u32, 0),
-            }),
-            status: Box::new([0xff]),
-        };
-        let queue = &mut self.queue;
-        // SAFETY: the request, with all its buffers, stays in `slots` until `pop_used`.
-        let token = request.with_parts(|inputs, outputs| unsafe { queue.add(inputs, outputs) });
-        match token {
-            Ok(token) => {
-                if let Some(slot) = self.slots.get_mut(usize::from(token)) {
-                    *slot = Some(request);
-                }
-                if self.queue.should_notify() {
-                    self.transport.notify(0);
-                }
-                Ok(())
-            }
-            Err(_) => Err((Errno::EAGAIN, request.data)),
-        }
+        let at = if transfer { sector } else { 0 };
+        let mut request = InFlight::new(kind, at, op, data, tag);
+        request.header.discard = (sector, sectors as u32, 0);
+        let added = self.queue.add(request, &mut self.transport);
+        added.map_err(|request| (Errno::EAGAIN, request.data))
     }
 
     /// To be called when its interrupt came up, before [`Self::complete`].
     pub fn acknowledge(&mut self) {
-        self.transport.ack_interrupt();
+        let what = self.transport.ack_interrupt();
+        if what.contains(InterruptStatus::DEVICE_CONFIGURATION_INTERRUPT)
+            && (self.transport.get_status()).contains(DeviceStatus::DEVICE_NEEDS_RESET)
+        {
+            self.give_up(Fault::Stuck);
+        }
+    }
+
+    /// Why it is used no more, if it misbehaved: all its requests end with errors.
+    #[must_use]
+    pub fn fault(&self) -> Option<Fault> {
+        self.fault
+    }
+
+    /// Resets it, after which it uses no buffer any more.
+    fn give_up(&mut self, fault: Fault) {
+        self.transport.set_status(DeviceStatus::empty());
+        self.fault = Some(fault);
     }
 
     /// The next request that has ended.
     pub fn complete(&mut self) -> Option<Done> {
-        let token = self.queue.peek_used()?;
-        let mut request = self.slots.get_mut(usize::from(token))?.take()?;
-        let queue = &mut self.queue;
-        // SAFETY: the same buffers as at `add`: the request was kept unchanged.
-        let popped =
-            request.with_parts(|inputs, outputs| unsafe { queue.pop_used(token, inputs, outputs) });
-        let result = match (popped, request.status[0]) {
-            (Ok(_), 0) => Ok(()),
-            (Ok(_), 2) => Err(Errno::EOPNOTSUPP),
-            _ => Err(Errno::EIO),
-        };
-        Some(Done {
-            tag: request.tag,
-            data: request.data,
-            result,
-        })
+        if self.fault.is_none() {
+            match self.queue.take() {
+                Ok(None) => return None,
+                Ok(Some((request, _))) => {
+                    let result = match request.status[0] {
+                        0 => Ok(()),
+                        2 => Err(Errno::EOPNOTSUPP),
+                        _ => Err(Errno::EIO),
+                    };
+                    return Some(request.done(result));
+                }
+                Err(fault) => self.give_up(fault),
+            }
+        }
+        Some(self.queue.take_back()?.done(Err(Errno::EIO)))
     }
 }
 

@@ -1,115 +1,138 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Network cards: virtio-net over virtio-mmio, one queue each way (Virtio 1.2, section 5.1).
 //!
-//! The card is asked for no offload: a frame is whole and its checksums are in it, both ways. The queues are
-//! used without `EVENT_IDX`, whose test in `VirtQueue::should_notify` fails when the index wraps.
+//! Whoever opens a card says which of its offloads are to be used. What stands in frames' headers of them is not
+//! looked at here.
 
-use super::{Buffer, El1, Features, QUEUE, TAKEN, VERSION_1};
-use crate::gic;
-use crate::machine::VirtioMmio;
+use super::queue::{Parts, Queue};
+use super::{Buffer, Fault, Features, QUEUE, VERSION_1};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::fmt;
-use core::ptr::NonNull;
-use core::sync::atomic::{Ordering, fence};
-use virtio_drivers::Error;
-use virtio_drivers::queue::VirtQueue;
 use virtio_drivers::transport::mmio::MmioTransport;
-use virtio_drivers::transport::{DeviceType, InterruptStatus, Transport};
+use virtio_drivers::transport::{DeviceStatus, InterruptStatus, Transport};
 
 /// Feature bits.
 const MTU: u64 = 1 << 3;
 const MAC: u64 = 1 << 5;
+const MRG_RXBUF: u64 = 1 << 15;
 const STATUS: u64 = 1 << 16;
 
-/// Bytes before each frame: `struct virtio_net_hdr`, of which nothing is used.
-const HEADER: usize = 12;
+/// Bytes before each frame: `struct virtio_net_hdr`.
+pub const HEADER: usize = 12;
+/// Where in it the number of a frame's buffers is.
+const BUFFERS: usize = 10;
 /// Bytes of a frame beside what the MTU counts: addresses, type, a VLAN's tag.
 const FRAME_EXTRA: usize = 18;
 /// The MTU of a card that tells none.
 const DEFAULT_MTU: u16 = 1500;
 /// The largest MTU that buffers are made for; a card that tells of a larger one is used with [`DEFAULT_MTU`].
 const MAX_MTU: u16 = 9000;
+/// Most bytes of a frame that is to be split, or was joined.
+const LARGE: usize = u16::MAX as usize + FRAME_EXTRA;
+/// Bytes of a buffer when a frame may have several.
+const PART: usize = 4096;
 
 /// The queues' numbers.
 const RECEIVE: u16 = 0;
 const SEND: u16 = 1;
 
-/// Why a card cannot be used, or not any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// It cannot be set up.
-    Setup(Error),
-    /// It speaks only what was before Virtio 1.0.
-    Legacy,
-    /// There is no memory for its buffers.
-    Memory,
-    /// It gave back a buffer that it did not have.
-    NotIts(u16),
-    /// It says that it wrote so many bytes to a buffer, which is less than a header or more than there is.
-    Length(u32),
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Setup(e) => write!(f, "cannot be set up: {e}"),
-            Self::Legacy => f.write_str("speaks no Virtio 1.0"),
-            Self::Memory => f.write_str("has no memory for its buffers"),
-            Self::NotIts(n) => write!(f, "gave back buffer {n}, which it did not have"),
-            Self::Length(n) => write!(f, "says that it wrote {n} bytes to a buffer"),
-        }
+// SAFETY: pages that are the buffer's own until it is dropped, and never none.
+unsafe impl Parts for Buffer {
+    fn with_parts<R>(
+        &mut self,
+        f: impl for<'a> FnOnce(&'a [&'a [u8]], &'a mut [&'a mut [u8]]) -> R,
+    ) -> R {
+        f(&[], &mut [&mut **self])
     }
 }
 
-impl core::error::Error for Fault {}
+/// A frame on its way out; it has bytes.
+struct Sending {
+    header: Box<[u8; HEADER]>,
+    frame: Vec<u8>,
+}
 
-impl From<Error> for Fault {
-    fn from(e: Error) -> Self {
-        Self::Setup(e)
+// SAFETY: a box and a vector that nobody changes: their contents do not move with them.
+unsafe impl Parts for Sending {
+    fn with_parts<R>(
+        &mut self,
+        f: impl for<'a> FnOnce(&'a [&'a [u8]], &'a mut [&'a mut [u8]]) -> R,
+    ) -> R {
+        f(&[&self.header[..], &self.frame], &mut [])
+    }
+}
+
+/// A frame that came in.
+pub struct Received {
+    /// What the card says of it.
+    pub header: [u8; HEADER],
+    /// Its bytes; none when it was too long, or there was no memory for it.
+    pub bytes: Vec<u8>,
+}
+
+/// One of which not all buffers have come.
+struct Partial {
+    frame: Received,
+    /// It is not to be had.
+    dropped: bool,
+    /// Buffers that are to come.
+    left: u16,
+}
+
+impl Partial {
+    fn add(&mut self, bytes: &[u8]) {
+        let all = &mut self.frame.bytes;
+        self.dropped |= all.len() + bytes.len() > LARGE || all.try_reserve(bytes.len()).is_err();
+        match self.dropped {
+            true => *all = Vec::new(),
+            false => all.extend_from_slice(bytes),
+        }
     }
 }
 
 /// A virtio-net device. It does nothing more once this is dropped.
-pub struct Card {
+pub struct Card<T: Transport = MmioTransport<'static>> {
     /// Dropped first, which resets the device: then it uses no buffer any more.
-    transport: MmioTransport<'static>,
-    receive: VirtQueue<El1, QUEUE>,
-    send: VirtQueue<El1, QUEUE>,
-    /// Buffers that it may write to, by their tokens.
-    posted: Vec<Option<Buffer>>,
-    /// Frames that it sends, by their tokens.
-    sending: Vec<Option<Vec<u8>>>,
-    header: Box<[u8; HEADER]>,
+    transport: T,
+    /// Buffers that it may write to.
+    receive: Queue<Buffer>,
+    partial: Option<Partial>,
+    send: Queue<Sending>,
     mac: Option<[u8; 6]>,
     mtu: u16,
     link: bool,
     features: u64,
+    /// It says that it cannot go on.
+    stuck: bool,
 }
 
+#[cfg(target_os = "none")]
 impl Card {
     /// The card behind a transport, ready to receive; `None` if there is none or it is in use. Its interrupt
-    /// is let through.
+    /// is let through. `choose` says which offloads of those that it offers are to be used: feature bits, as in Virtio
+    /// 1.2, section 5.1.3.
     ///
     /// # Errors
     /// There is one, and it cannot be used.
-    pub fn open(at: &VirtioMmio) -> Result<Option<Self>, Fault> {
-        if TAKEN.lock().contains(&at.base) {
-            return Ok(None);
-        }
-        let Some(header) = NonNull::new(at.base as *mut _) else {
-            return Ok(None);
-        };
-        // SAFETY: registers that the device tree names as a virtio-mmio transport, mapped for
-        // ever; `TAKEN` has each of them used once.
-        let Ok(mut transport) = (unsafe { MmioTransport::new(header, at.size as usize) }) else {
+    pub fn open(
+        at: &crate::machine::VirtioMmio,
+        choose: impl FnOnce(u64) -> u64,
+    ) -> Result<Option<Self>, Fault> {
+        use virtio_drivers::transport::DeviceType;
+
+        let Some(transport) = super::transport(at, DeviceType::Network) else {
             return Ok(None);
         };
-        if transport.device_type() != DeviceType::Network {
-            return Ok(None);
-        }
-        TAKEN.lock().push(at.base);
-        let (mtu, wanted) = match transport.read_device_features() & MTU {
+        let card = Self::start(transport, choose)?;
+        crate::gic::enable(at.intid, crate::gic::Trigger::Edge);
+        Ok(Some(card))
+    }
+}
+
+impl<T: Transport> Card<T> {
+    fn start(mut transport: T, choose: impl FnOnce(u64) -> u64) -> Result<Self, Fault> {
+        let offered = transport.read_device_features();
+        let (mtu, wanted) = match offered & MTU {
             0 => (DEFAULT_MTU, 0),
             _ => match transport.read_config_space::<u16>(10)? {
                 mtu @ DEFAULT_MTU..=MAX_MTU => (mtu, MTU),
@@ -118,7 +141,7 @@ impl Card {
         };
         let features = transport
             .begin_init(Features::from_bits_retain(
-                MAC | STATUS | VERSION_1 | wanted,
+                MAC | STATUS | VERSION_1 | wanted | choose(offered),
             ))
             .bits();
         if features & VERSION_1 == 0 {
@@ -128,38 +151,44 @@ impl Card {
         for (i, byte) in mac.iter_mut().enumerate() {
             *byte = transport.read_config_space(i)?;
         }
-        let receive = VirtQueue::new(&mut transport, RECEIVE, false, false)?;
-        let mut send = VirtQueue::new(&mut transport, SEND, false, false)?;
+        let receive = Queue::new(&mut transport, RECEIVE, false)?;
+        let mut send = Queue::new(&mut transport, SEND, false)?;
         // What was sent is looked after when there is more to send.
-        send.set_dev_notify(false);
+        send.set_interrupt(false);
         transport.finish_init();
         let mut card = Self {
             transport,
             receive,
+            partial: None,
             send,
-            posted: (0..QUEUE).map(|_| None).collect(),
-            sending: (0..QUEUE).map(|_| None).collect(),
-            header: Box::new([0; HEADER]),
             mac: (features & MAC != 0).then_some(mac),
             mtu,
             link: true,
             features,
+            stuck: false,
         };
         card.read_link();
+        let len = match features & MRG_RXBUF {
+            0 => HEADER + card.max_frame(),
+            _ => PART,
+        };
         for _ in 0..QUEUE {
-            let buffer = Buffer::new(HEADER + card.max_frame()).ok_or(Fault::Memory)?;
-            card.post(buffer)?;
+            card.post(Buffer::new(len).ok_or(Fault::Memory)?)?;
         }
-        gic::enable(at.intid, gic::Trigger::Edge);
-        Ok(Some(card))
+        Ok(card)
     }
 
+    /// The features that it is used with.
+    #[must_use]
+    pub fn features(&self) -> u64 {
+        self.features
+    }
     /// Its Ethernet address, if it has one.
     #[must_use]
     pub fn mac(&self) -> Option<[u8; 6]> {
         self.mac
     }
-    /// Most bytes of a frame that it sends.
+    /// Most bytes of a frame, unless it is to be split or was joined.
     #[must_use]
     pub fn max_frame(&self) -> usize {
         usize::from(self.mtu) + FRAME_EXTRA
@@ -181,59 +210,80 @@ impl Card {
     pub fn acknowledge(&mut self) {
         let what = self.transport.ack_interrupt();
         if what.contains(InterruptStatus::DEVICE_CONFIGURATION_INTERRUPT) {
+            let status = self.transport.get_status();
+            self.stuck = status.contains(DeviceStatus::DEVICE_NEEDS_RESET);
             self.read_link();
         }
     }
 
     /// Gives the card a buffer to write to.
-    fn post(&mut self, mut buffer: Buffer) -> Result<(), Fault> {
-        // SAFETY: the buffer stays in `posted` until `pop_used`, or the device is reset before it goes.
-        let token = unsafe { self.receive.add(&[], &mut [&mut *buffer])? };
-        let slot = self.posted.get_mut(usize::from(token));
-        *slot.ok_or(Fault::NotIts(token))? = Some(buffer);
-        fence(Ordering::SeqCst);
-        if self.receive.should_notify() {
-            self.transport.notify(RECEIVE);
-        }
-        Ok(())
+    fn post(&mut self, buffer: Buffer) -> Result<(), Fault> {
+        // There is room: at most as many are made.
+        let posted = self.receive.add(buffer, &mut self.transport);
+        posted.map_err(|_| Fault::Memory)
     }
 
-    /// The next frame that came in; an empty one when there was no memory for it. With `None` an interrupt
-    /// tells of the next.
+    /// The next frame that came in. With `None` an interrupt tells of the next.
     ///
     /// # Errors
     /// The card misbehaves and is not to be used any more.
-    pub fn receive(&mut self) -> Result<Option<Vec<u8>>, Fault> {
-        let Some(token) = self.receive.peek_used() else {
-            return Ok(None);
-        };
-        let slot = self.posted.get_mut(usize::from(token));
-        let slot = slot.ok_or(Fault::NotIts(token))?;
-        let buffer = slot.as_mut().ok_or(Fault::NotIts(token))?;
-        // SAFETY: the same buffer as at `add`.
-        let len = unsafe { self.receive.pop_used(token, &[], &mut [&mut **buffer])? };
-        let buffer = slot.take().ok_or(Fault::NotIts(token))?;
-        let bytes = buffer.get(HEADER..len as usize);
-        let bytes = bytes.ok_or(Fault::Length(len))?;
-        let mut frame = Vec::new();
-        if frame.try_reserve_exact(bytes.len()).is_ok() {
-            frame.extend_from_slice(bytes);
+    pub fn receive(&mut self) -> Result<Option<Received>, Fault> {
+        if self.stuck {
+            return Err(Fault::Stuck);
         }
-        self.post(buffer)?;
-        Ok(Some(frame))
+        while let Some((buffer, len)) = self.receive.take()? {
+            let bytes = buffer.get(..len as usize).ok_or(Fault::Length(len))?;
+            let mut partial = match self.partial.take() {
+                Some(mut partial) => {
+                    partial.add(bytes);
+                    partial
+                }
+                None => self.begin(bytes)?,
+            };
+            self.post(buffer)?;
+            partial.left -= 1;
+            if partial.left == 0 {
+                // What waits is counted by its bytes: it is to hold no more.
+                partial.frame.bytes.shrink_to_fit();
+                return Ok(Some(partial.frame));
+            }
+            self.partial = Some(partial);
+        }
+        Ok(None)
+    }
+
+    /// A frame's first buffer, which counts among those that are to come.
+    fn begin(&self, bytes: &[u8]) -> Result<Partial, Fault> {
+        let Some((header, bytes)) = bytes.split_first_chunk() else {
+            return Err(Fault::Length(bytes.len() as u32));
+        };
+        let header: [u8; HEADER] = *header;
+        let left = match self.features & MRG_RXBUF {
+            0 => 1,
+            _ => u16::from_le_bytes([header[BUFFERS], header[BUFFERS + 1]]),
+        };
+        if left == 0 || usize::from(left) > QUEUE {
+            return Err(Fault::Buffers(left));
+        }
+        let mut partial = Partial {
+            frame: Received {
+                header,
+                bytes: Vec::new(),
+            },
+            dropped: false,
+            left,
+        };
+        if left > 1 {
+            let most = LARGE.min(usize::from(left) * PART);
+            partial.dropped = partial.frame.bytes.try_reserve_exact(most).is_err();
+        }
+        partial.add(bytes);
+        Ok(partial)
     }
 
     /// Forgets what was sent.
     fn reclaim(&mut self) -> Result<(), Fault> {
-        while let Some(token) = self.send.peek_used() {
-            let slot = self.sending.get_mut(usize::from(token));
-            let slot = slot.ok_or(Fault::NotIts(token))?;
-            let frame = slot.as_ref().ok_or(Fault::NotIts(token))?;
-            let buffers: [&[u8]; 2] = [&self.header[..], frame];
-            // SAFETY: the same buffers as at `add`.
-            unsafe { self.send.pop_used(token, &buffers, &mut [])? };
-            *slot = None;
-        }
+        while self.send.take()?.is_some() {}
         Ok(())
     }
 
@@ -242,38 +292,34 @@ impl Card {
     /// # Errors
     /// The card misbehaves and is not to be used any more.
     pub fn has_room(&mut self) -> Result<bool, Fault> {
-        let room = |queue: &VirtQueue<El1, QUEUE>| queue.available_desc() >= 2;
+        let room = |queue: &Queue<Sending>| queue.room() >= 2;
         self.reclaim()?;
         if !room(&self.send) {
-            self.send.set_dev_notify(true);
-            // What it has done until it sees that is not told.
-            fence(Ordering::SeqCst);
+            self.send.set_interrupt(true);
             self.reclaim()?;
         }
         let has = room(&self.send);
         if has {
-            self.send.set_dev_notify(false);
+            self.send.set_interrupt(false);
         }
         Ok(has)
     }
 
-    /// Sends a frame, for which there is room. One that is empty or too long for the card is not sent: false.
-    ///
-    /// # Errors
-    /// The card misbehaves and is not to be used any more.
-    pub fn send(&mut self, frame: Vec<u8>) -> Result<bool, Fault> {
-        if frame.is_empty() || frame.len() > self.max_frame() {
-            return Ok(false);
+    /// Sends a frame, for which there is room, with its header, which has no feature that is not used. One that is empty
+    /// or too long for the card is not sent: false.
+    pub fn send(&mut self, header: [u8; HEADER], frame: Vec<u8>) -> bool {
+        let most = match header[1] {
+            0 => self.max_frame(),
+            _ => LARGE,
+        };
+        if frame.is_empty() || frame.len() > most {
+            return false;
         }
-        // SAFETY: both stay as they are, where they are, until `pop_used`, or the device is reset before they
-        // go; a vector's bytes do not move with it.
-        let token = unsafe { self.send.add(&[&self.header[..], &frame], &mut [])? };
-        let slot = self.sending.get_mut(usize::from(token));
-        *slot.ok_or(Fault::NotIts(token))? = Some(frame);
-        fence(Ordering::SeqCst);
-        if self.send.should_notify() {
-            self.transport.notify(SEND);
-        }
-        Ok(true)
+        let header = Box::new(header);
+        let sending = Sending { header, frame };
+        self.send.add(sending, &mut self.transport).is_ok()
     }
 }
+
+#[cfg(test)]
+mod tests;
