@@ -113,6 +113,8 @@ pub struct Machine {
     pub dom0: bool,
     /// Wait for a debugger.
     pub gdb: bool,
+    /// Where QEMU listens for commands (of its "human monitor"), for tests.
+    pub monitor: Option<PathBuf>,
     /// QEMU's `-icount`: virtual time follows instructions.
     pub icount: Option<String>,
 }
@@ -138,6 +140,7 @@ impl Machine {
             el2: true,
             dom0: true,
             gdb: false,
+            monitor: None,
             icount: None,
         }
     }
@@ -250,10 +253,13 @@ impl Machine {
             "-no-user-config",
             "-display",
             "none",
-            "-monitor",
-            "none",
             "-no-reboot",
         ]);
+        let monitor = match &self.monitor {
+            Some(socket) => format!("unix:{},server=on,wait=off", option_value(socket)?),
+            None => "none".to_owned(),
+        };
+        qemu.args(["-monitor", &monitor]);
         qemu.args(["-chardev", "stdio,id=console,signal=off,mux=off"]);
         for _ in 0..self.board.console {
             qemu.args(["-serial", "null"]);

@@ -3,6 +3,7 @@
 
 mod card;
 mod network;
+mod tap;
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -35,7 +36,19 @@ const HELLO_LINE: &str = "Hello from a Rust guest!";
 const HELLO_PROMPT: &str = "hello> ";
 const POWER_OFF: Duration = Duration::from_secs(30);
 
-/// What a scenario does; it fails by an error.
+/// Why a scenario cannot be played on this host.
+#[derive(Debug)]
+pub struct Skip(String);
+
+impl std::fmt::Display for Skip {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "not on this host: {}", self.0)
+    }
+}
+
+impl std::error::Error for Skip {}
+
+/// What a scenario does; it fails by an error, and is skipped by [`Skip`].
 type Play = Box<dyn Fn(&Stage) -> Result<()>>;
 
 /// One scenario.
@@ -116,6 +129,7 @@ pub fn all() -> Vec<Scenario> {
     all.push(scenario("network-faults", 15, network::faults));
     all.push(scenario("network-world", 10, card::world));
     all.push(scenario("network-wire", 5, card::wire));
+    all.push(scenario("network-tap", 10, card::tap));
     all.push(scenario("four-guests", 10, four_guests));
     all.push(scenario("create-destroy-linux", 25, create_destroy_linux));
     all

@@ -15,7 +15,7 @@ use crate::build;
 use crate::machine::BOARDS;
 use crate::process::output;
 use crate::project::Project;
-use crate::scenarios::{self, Scenario, Stage};
+use crate::scenarios::{self, Scenario, Skip, Stage};
 use crate::setup;
 
 #[derive(clap::Args)]
@@ -187,6 +187,10 @@ fn qemu(project: &Project, chosen: &[Scenario], counts: &mut Counts) -> Result<(
             Ok(()) => {
                 counts.passed += 1;
                 println!("PASS [{seconds:7.1}s] {name}");
+            }
+            Err(error) if error.is::<Skip>() => {
+                counts.skipped += 1;
+                println!("SKIP [{seconds:7.1}s] {name}: {error}");
             }
             Err(error) => {
                 counts.failed += 1;

@@ -25,7 +25,12 @@ pub type File = (String, Vec<u8>);
 
 /// Serves files by HTTP until this process ends; the port.
 pub fn serve_files(files: Vec<File>) -> Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    serve_files_at(Ipv4Addr::LOCALHOST, files)
+}
+
+/// The same at another of this host's addresses.
+pub fn serve_files_at(address: Ipv4Addr, files: Vec<File>) -> Result<u16> {
+    let listener = TcpListener::bind((address, 0))?;
     let port = listener.local_addr()?.port();
     let files = Arc::new(files);
     thread::spawn(move || {
@@ -62,18 +67,24 @@ fn answer(mut stream: &TcpStream, files: &[File]) -> Result<()> {
 
 /// What an HTTP server on this host's loopback interface gives for a path.
 pub fn fetch(port: u16, path: &str) -> Result<Vec<u8>> {
-    ask(port, path, &format!("GET {path} HTTP/1.0\r\n"), &[])
+    fetch_from(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port), path)
+}
+
+/// The same of a server elsewhere.
+pub fn fetch_from(server: SocketAddrV4, path: &str) -> Result<Vec<u8>> {
+    ask(server, path, &format!("GET {path} HTTP/1.0\r\n"), &[])
 }
 
 /// What it answers to what is sent to a path.
 pub fn post(port: u16, path: &str, content: &[u8]) -> Result<Vec<u8>> {
     let len = content.len();
     let head = format!("POST {path} HTTP/1.0\r\nContent-Length: {len}\r\n");
-    ask(port, path, &head, content)
+    let server = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
+    ask(server, path, &head, content)
 }
 
-fn ask(port: u16, path: &str, head: &str, content: &[u8]) -> Result<Vec<u8>> {
-    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+fn ask(server: SocketAddrV4, path: &str, head: &str, content: &[u8]) -> Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(server)?;
     stream.set_read_timeout(Some(SILENCE))?;
     stream.set_write_timeout(Some(SILENCE))?;
     write!(stream, "{head}Host: localhost\r\n\r\n")?;

@@ -2,7 +2,9 @@
 //! Machines with a network card: guests that reach the world, and what the world may send.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddrV4;
 
+use super::tap::{Tap, set_link};
 use super::*;
 use crate::net::{Forward, Link, Net};
 use crate::world::{self, Wire};
@@ -190,6 +192,106 @@ fn served_by_httpd(port: u16) -> Result<()> {
     let expected = format!("crc32 {} of {BYTES} bytes\n", crc32(&sent));
     ensure!(said == expected, "it says {said}, not {expected}");
     Ok(())
+}
+
+/// How many frames there were, and their bytes.
+#[derive(Clone, Copy)]
+struct Seen {
+    frames: u64,
+    bytes: u64,
+}
+
+/// What came in at the card, and what went out, as the bridge counts it, and the same as this host's interface does, which
+/// sends what the card receives.
+fn seen(session: &mut Session, tap: &Tap) -> Result<[[Seen; 2]; 2]> {
+    let bridges = session.json("bridge-list --json")?;
+    let card = &bridges[0]["ports"][0];
+    ensure!(card["port"] == "eth0", "no card first: {bridges}");
+    let way = |way: &str, from_host: &str| {
+        let number = |what: &str| card[way][what].as_u64().context("no number");
+        let card = Seen {
+            frames: number("frames")?,
+            bytes: number("bytes")?,
+        };
+        let host = Seen {
+            frames: tap.counter(&format!("{from_host}_packets"))?,
+            bytes: tap.counter(&format!("{from_host}_bytes"))?,
+        };
+        Ok::<_, anyhow::Error>([card, host])
+    };
+    Ok([way("in", "tx")?, way("out", "rx")?])
+}
+
+/// Many bytes went this way since, and few frames: most were larger than an Ethernet's.
+fn went_whole(what: &str, before: [Seen; 2], after: [Seen; 2], size: usize) -> Result<()> {
+    let least = size as u64 / 1460;
+    for (who, (before, after)) in ["the bridge", "the tap"]
+        .iter()
+        .zip(before.iter().zip(&after))
+    {
+        let (frames, bytes) = (after.frames - before.frames, after.bytes - before.bytes);
+        ensure!(
+            bytes > size as u64 && frames < least / 3,
+            "{what}, {who} counts {bytes} bytes in {frames} frames, of which there would be {least} if all were an Ethernet's"
+        );
+    }
+    Ok(())
+}
+
+/// A machine's card at a tap interface of this host's, which leaves checksums and segments to whoever comes last: a
+/// Linux guest fetches a file from this host and serves it to it, and large frames cross the card whole, both ways. The
+/// link goes and comes, and the bridge knows.
+pub(super) fn tap(stage: &Stage) -> Result<()> {
+    const SIZE: usize = 16 << 20;
+    let tap = Tap::new()?;
+    let (host, guest) = (tap.address(1), tap.address(2));
+    let file = world::bytes(5, SIZE);
+    let port = world::serve_files_at(host, vec![("/file".into(), file.clone())])?;
+    let monitor = stage.dir()?.join("monitor");
+    let machine = Machine {
+        net: Some(Net {
+            link: Link::Tap(tap.name().into()),
+            mac: Some("52:54:00:00:00:07".into()),
+        }),
+        append: vec!["dom0_ip=off".into()],
+        monitor: Some(monitor.clone()),
+        ..machine(3, 1)
+    };
+    stage.play(&machine, |session| {
+        session.vane("create linux disk=[] \"vif=['']\"")?;
+        linux_gets_address(session, "linux", &guest.to_string())?;
+        let before = seen(session, &tap)?;
+        attach_again(session, "linux")?;
+        session.shell_within(
+            &format!("wget -q -O /tmp/file http://{host}:{port}/file"),
+            LINUX,
+        )?;
+        session.shell("httpd -p 80 -h /tmp")?;
+        session.detach()?;
+        let between = seen(session, &tap)?;
+        let got = world::fetch_from(SocketAddrV4::new(guest, 80), "/file")?;
+        ensure!(
+            got == file,
+            "{} bytes came back of {SIZE}, or others",
+            got.len()
+        );
+        let after = seen(session, &tap)?;
+        went_whole("from this host", before[0], between[0], SIZE)?;
+        went_whole("to this host", between[1], after[1], SIZE)?;
+
+        for (up, shown) in [(false, "down"), (true, "up")] {
+            set_link(&monitor, up)?;
+            wait_until(session, ANSWER, |session| {
+                let bridges = session.json("bridge-list --json")?;
+                Ok(bridges[0]["ports"][0]["link"] == up)
+            })
+            .with_context(|| format!("the link is not {shown}"))?;
+        }
+        attach_again(session, "linux")?;
+        session.shell(&format!("ping -c 2 -W 5 {host}"))?;
+        session.detach()?;
+        session.vane("destroy linux").map(drop)
+    })
 }
 
 /// How long an answer may take.
