@@ -60,6 +60,8 @@ pub trait PageHost {
     type Mem: PhysMem + Cache;
     /// Machine memory and caches.
     fn mem(&self) -> &Self::Mem;
+    /// The slot of a domain number, of a domain that is not being destroyed.
+    fn find(&self, domid: DomId) -> Option<Slot>;
     /// Resolves a frame of `slot` to a page of RAM that is the domain's own (no foreign, granted,
     /// shared or device page) and that its own p2m lets it access so. Takes no reference: good
     /// until the machine is given back.
@@ -726,8 +728,7 @@ impl Grants {
 
     // ---- operations --------------------------------------------------------------------------
 
-    /// `GNTTABOP_map_grant_ref`, one element. `lookup` finds real domain numbers (no
-    /// `DOMID_SELF`).
+    /// `GNTTABOP_map_grant_ref`, one element.
     ///
     /// # Errors
     /// The element's status.
@@ -736,7 +737,6 @@ impl Grants {
         host: &mut H,
         caller: Slot,
         op: &MapOp,
-        lookup: impl Fn(DomId) -> Option<Slot>,
     ) -> Result<Mapped, GrantStatus> {
         let flags = op.flags;
         if flags & (gntmap::DEVICE_MAP | gntmap::HOST_MAP) == 0 {
@@ -750,7 +750,7 @@ impl Grants {
         } else {
             Access::Read
         };
-        let (granter, _) = self.granter(lookup(op.dom))?;
+        let (granter, _) = self.granter(host.find(op.dom))?;
         let me = self
             .table_mut(caller)
             .filter(|t| !t.dying)
@@ -886,20 +886,13 @@ impl Grants {
         })
     }
 
-    /// `GNTTABOP_copy`, one element. `lookup` finds real domain numbers; `DOMID_SELF` is the
-    /// caller.
-    pub fn copy<H: PageHost>(
-        &mut self,
-        host: &mut H,
-        caller: Slot,
-        op: &CopyOp,
-        lookup: impl Fn(DomId) -> Option<Slot>,
-    ) -> GrantStatus {
+    /// `GNTTABOP_copy`, one element. `DOMID_SELF` is the caller.
+    pub fn copy<H: PageHost>(&mut self, host: &H, caller: Slot, op: &CopyOp) -> GrantStatus {
         let who = |ptr: &CopyPtr, is_ref: bool| {
             if ptr.domid == DomId::SELF {
                 return Ok(caller);
             }
-            let slot = lookup(ptr.domid).ok_or(GrantStatus::BadDomain)?;
+            let slot = host.find(ptr.domid).ok_or(GrantStatus::BadDomain)?;
             if is_ref {
                 Ok(slot)
             } else {

@@ -14,6 +14,12 @@ pub struct Guest<'a, M> {
     pub frames: &'a Frames,
 }
 
+/// Where the guest's bytes were found last. Good as long as no page changes its place or its use.
+#[derive(Default)]
+pub struct Window {
+    page: Option<(u64, Pa)>,
+}
+
 impl<M: PhysMem + GuestVa> Guest<'_, M> {
     #[inline]
     fn place(&self, va: u64, access: Access) -> Result<Pa, Errno> {
@@ -59,6 +65,60 @@ impl<M: PhysMem + GuestVa> Guest<'_, M> {
             self.m.write(self.place(va, Access::Write)?, now);
             va = va.wrapping_add(n as u64);
             rest = later;
+        }
+        Ok(())
+    }
+
+    /// The place of bytes that the guest could write, if they are within a page.
+    #[inline]
+    fn place_by(&self, window: &mut Window, va: u64, len: usize) -> Result<Option<Pa>, Errno> {
+        let (page, offset) = (va & !4095, va & 4095);
+        if offset as usize + len > 4096 {
+            return Ok(None);
+        }
+        let pa = match window.page {
+            Some((seen, pa)) if seen == page => pa,
+            _ => {
+                let pa = self.place(page, Access::Write)?;
+                window.page = Some((page, pa));
+                pa
+            }
+        };
+        Ok(Some(pa.add(offset)))
+    }
+
+    /// Reads an element of a list that is to be written too, once.
+    ///
+    /// # Errors
+    /// `EFAULT` where the guest itself could not write.
+    #[inline]
+    pub fn get_by<T: FromBytes + IntoBytes>(
+        &self,
+        window: &mut Window,
+        va: u64,
+    ) -> Result<T, Errno> {
+        let mut t = T::new_zeroed();
+        match self.place_by(window, va, size_of::<T>())? {
+            Some(pa) => self.m.read(pa, t.as_mut_bytes()),
+            None => self.read_as(va, t.as_mut_bytes(), Access::Write)?,
+        }
+        Ok(t)
+    }
+
+    /// Writes to an element of a list.
+    ///
+    /// # Errors
+    /// `EFAULT`.
+    #[inline]
+    pub fn put_by<T: IntoBytes + Immutable>(
+        &self,
+        window: &mut Window,
+        va: u64,
+        t: &T,
+    ) -> Result<(), Errno> {
+        match self.place_by(window, va, size_of::<T>())? {
+            Some(pa) => self.m.write(pa, t.as_bytes()),
+            None => self.write(va, t.as_bytes())?,
         }
         Ok(())
     }

@@ -8,12 +8,13 @@ use crate::event::{Events, Notify, Progress};
 use crate::frame::{Frames, Use};
 use crate::grant::{Destroyed, Grants, PageHost};
 use crate::machine::{Machine, StartState};
-use crate::p2m::{Ctx, Kind, P2m};
+use crate::p2m::{Ctx, Kind, P2m, Part};
 use crate::sched::Scheduler;
 use crate::types::{Access, CpuId, DomId, Errno, Gfn, Mfn, Pa, Slot, VcpuId, VcpuRef};
 use crate::vgic::{Version, Vgics};
 use crate::vtimer::{PPI_PHYSICAL, PPI_VIRTUAL, VTimers};
 use alloc::vec::Vec;
+use core::cell::Cell;
 
 /// VIRQ_DOM_EXC: a domain's state changed (`xen.h`).
 pub const VIRQ_DOM_EXC: u32 = 3;
@@ -129,6 +130,9 @@ pub struct Host<'a, M> {
     pub frames: &'a mut Frames,
     /// Domains, for their p2ms.
     pub domains: &'a mut Domains,
+    /// The last two parts of p2ms that pages were found in, the last one first. Whoever changes a p2m
+    /// through this forgets them.
+    seen: [Cell<Part>; 2],
 }
 
 impl<M: Machine> PageHost for Host<'_, M> {
@@ -136,9 +140,22 @@ impl<M: Machine> PageHost for Host<'_, M> {
     fn mem(&self) -> &M {
         self.m
     }
+    fn find(&self, domid: DomId) -> Option<Slot> {
+        self.domains.find_alive(domid)
+    }
     fn resolve(&self, slot: Slot, gfn: Gfn, access: Access) -> Result<Mfn, Errno> {
-        let d = self.domains.get(slot).ok_or(Errno::ESRCH)?;
-        let map = d.p2m.lookup(self.m, gfn).ok_or(Errno::EINVAL)?;
+        let [last, other] = &self.seen;
+        let part = if last.get().has(slot, gfn) {
+            last.get()
+        } else if other.get().has(slot, gfn) {
+            other.get()
+        } else {
+            let d = self.domains.get(slot).ok_or(Errno::ESRCH)?;
+            let part = d.p2m.part(self.m, gfn).ok_or(Errno::EINVAL)?;
+            other.set(last.replace(part));
+            part
+        };
+        let map = part.lookup(self.m, gfn).ok_or(Errno::EINVAL)?;
         if map.kind == Kind::Ram && map.allows(access) {
             Ok(map.mfn)
         } else {
@@ -152,6 +169,7 @@ impl<M: Machine> PageHost for Host<'_, M> {
         self.frames.put(mfn);
     }
     fn map_granted(&mut self, slot: Slot, gfn: Gfn, mfn: Mfn, access: Access) -> Result<(), Errno> {
+        self.seen = Default::default();
         let d = self.domains.get_mut(slot).ok_or(Errno::ESRCH)?;
         let kind = if access == Access::Write {
             Kind::Grant
@@ -170,6 +188,7 @@ impl<M: Machine> PageHost for Host<'_, M> {
         )
     }
     fn unmap_granted(&mut self, slot: Slot, gfn: Gfn, mfn: Mfn) -> Result<(), Errno> {
+        self.seen = Default::default();
         let d = self.domains.get_mut(slot).ok_or(Errno::EINVAL)?;
         match d.p2m.lookup(self.m, gfn) {
             Some(map) if map.mfn == mfn && matches!(map.kind, Kind::Grant | Kind::GrantRo) => {}
@@ -233,6 +252,7 @@ impl Hypervisor {
                 m,
                 frames: &mut self.frames,
                 domains: &mut self.domains,
+                seen: Default::default(),
             },
         )
     }
@@ -504,6 +524,7 @@ impl Hypervisor {
             m,
             frames: &mut self.frames,
             domains: &mut self.domains,
+            seen: Default::default(),
         };
         self.grants.create_domain(
             &mut host,

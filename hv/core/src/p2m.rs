@@ -93,6 +93,57 @@ impl Mapping {
     }
 }
 
+/// How 2 MiB of a domain's guest frames are translated: by one entry, or by a table of pages. Good
+/// until the p2m changes.
+#[derive(Clone, Copy)]
+pub struct Part {
+    entry: u64,
+    index: u32,
+    slot: Slot,
+    level: u8,
+}
+
+impl Default for Part {
+    /// Has no frame.
+    fn default() -> Self {
+        Self {
+            entry: 0,
+            index: u32::MAX,
+            slot: Slot(0),
+            level: 2,
+        }
+    }
+}
+
+impl Part {
+    /// Whether the frame is one of these.
+    #[inline]
+    #[must_use]
+    pub fn has(&self, slot: Slot, gfn: Gfn) -> bool {
+        self.slot == slot && u64::from(self.index) == gfn.0 / span(2)
+    }
+
+    /// Translates one of these frames.
+    #[inline]
+    #[must_use]
+    pub fn lookup<M: PhysMem>(&self, m: &M, gfn: Gfn) -> Option<Mapping> {
+        let (e, level) = if self.level == 2 && self.entry & TABLE == TABLE {
+            (m.load64(P2m::entry_pa(self.entry & ADDR, 3, gfn.0)), 3)
+        } else {
+            (self.entry, self.level)
+        };
+        if e & VALID == 0 {
+            return None;
+        }
+        let within = gfn.0 & (span(level) - 1);
+        Some(Mapping {
+            mfn: Mfn(((e & ADDR) >> 12) + within),
+            kind: Kind::from_bits(e)?,
+            order: 9 * (3 - level),
+        })
+    }
+}
+
 /// What a p2m operation works with besides the p2m itself.
 pub struct Ctx<'a, M> {
     /// Machine memory and TLB.
@@ -188,18 +239,21 @@ impl P2m {
     /// Translates a guest frame.
     #[must_use]
     pub fn lookup<M: PhysMem>(&self, m: &M, gfn: Gfn) -> Option<Mapping> {
+        self.part(m, gfn)?.lookup(m, gfn)
+    }
+
+    /// How the 2 MiB around a guest frame are translated.
+    #[must_use]
+    pub fn part<M: PhysMem>(&self, m: &M, gfn: Gfn) -> Option<Part> {
         if gfn.0 >= MAX_GFN {
             return None;
         }
-        let (_, e, level) = self.walk(m, gfn.0, 3);
-        if e & VALID == 0 {
-            return None;
-        }
-        let within = gfn.0 & (span(level) - 1);
-        Some(Mapping {
-            mfn: Mfn(((e & ADDR) >> 12) + within),
-            kind: Kind::from_bits(e)?,
-            order: 9 * (3 - level),
+        let (_, entry, level) = self.walk(m, gfn.0, 2);
+        Some(Part {
+            entry,
+            index: (gfn.0 / span(2)) as u32,
+            slot: self.slot,
+            level,
         })
     }
 

@@ -378,6 +378,77 @@ fn copies_respect_borders_and_rights() {
 }
 
 #[test]
+fn a_long_list_of_copies_may_lie_anywhere() {
+    const COUNT: u64 = 70;
+    const SIZE: u64 = size_of::<GnttabCopy>() as u64;
+    let w = World::boot(3);
+    let h = w.dom0();
+    let d = w.create(Config::default()).unwrap();
+    let g = setup(&w, &d);
+    // Some pages of the guest's, also from both sides of a border of 2 MiB.
+    let pages = [DATA, RAM0 + 0x1f_f000, RAM0 + 0x20_0000];
+    for (gref, page) in (8..).zip(pages) {
+        give(&g, gref, DomId(0), page, 0);
+    }
+    let base = w.dom0_base();
+    let source = |k: u64| base + [0x1_0000, 0x20_0000, 0x30_0000][(k % 3) as usize] + k * 16;
+    // Elements 20 and 61 cannot be had.
+    let element = |k: u64| GnttabCopy {
+        source: GnttabCopyPtr::own(
+            Gfn::of(if k == 20 { 1 << 50 } else { source(k) }),
+            (source(k) & 0xfff) as u16,
+        ),
+        dest: GnttabCopyPtr::gref(
+            d.id,
+            GrantRef(if k == 61 { 400 } else { 8 + (k / 3 % 3) as u32 }),
+            (k * 8) as u16,
+        ),
+        len: 8,
+        flags: gntcopy::DEST_GREF,
+        status: 77,
+        ..Default::default()
+    };
+    // It begins 60 bytes before a page's end: its second element lies in two pages.
+    let list = base + 0x8000 - 60;
+    for k in 0..COUNT {
+        h.put(source(k), &(k + 1).to_ne_bytes());
+        h.put(list + k * SIZE, &element(k));
+    }
+    let copy =
+        |at: u64, count: u64| h.raw(HypercallNr::GrantTableOp.number(), [5, at, count, 0, 0]);
+    assert_eq!(copy(list, COUNT), 0);
+    for k in 0..COUNT {
+        let want = match k {
+            20 => GrantStatus::BadPage.number(),
+            61 => GrantStatus::GeneralError.number(),
+            _ => 0,
+        };
+        let done: GnttabCopy = h.get(list + k * SIZE);
+        assert_eq!(done.status, want, "{k}");
+        assert_eq!((done.len, done.flags), (8, gntcopy::DEST_GREF), "{k}");
+        let page = pages[(k / 3 % 3) as usize];
+        let arrived = u64::from_ne_bytes(g.get(page + k * 8));
+        assert_eq!(arrived, if want == 0 { k + 1 } else { 0 }, "{k}");
+    }
+    assert!((8..11).all(|gref| flags(&g, gref) & (gtf::READING | gtf::WRITING) == 0));
+
+    // A list that runs off the end of memory is carried out as far as it goes.
+    let mut end = base;
+    while h.mfn(end >> 12, Access::Write).is_some() {
+        end += 0x1000;
+    }
+    let list = end - 2 * SIZE;
+    for k in 0..2 {
+        h.put(list + k * SIZE, &element(k));
+    }
+    assert_eq!(copy(list, 3), Errno::EFAULT.to_ret());
+    for k in 0..2 {
+        assert_eq!(h.get::<GnttabCopy>(list + k * SIZE).status, 0, "{k}");
+    }
+    w.check();
+}
+
+#[test]
 fn each_operation_answers_as_the_header_says() {
     let w = World::boot(3);
     let d = w.create(Config::default()).unwrap();

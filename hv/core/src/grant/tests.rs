@@ -76,6 +76,7 @@ struct Host {
     p2m: BTreeMap<(Slot, u64), Entry>,
     readonly: Option<(Slot, u64)>,
     fail_map: bool,
+    alive: [bool; 3],
 }
 
 impl Host {
@@ -92,6 +93,7 @@ impl Host {
             p2m: BTreeMap::new(),
             readonly: None,
             fail_map: false,
+            alive: [false; 3],
         }
     }
     fn i(mfn: Mfn) -> usize {
@@ -136,6 +138,10 @@ impl PageHost for Host {
     type Mem = Mem;
     fn mem(&self) -> &Mem {
         &self.mem
+    }
+    fn find(&self, number: DomId) -> Option<Slot> {
+        D.into_iter()
+            .find(|&s| domid(s) == number && self.alive[s.idx()])
     }
     fn resolve(&self, slot: Slot, gfn: Gfn, access: Access) -> Result<Mfn, Errno> {
         if access == Access::Write && self.readonly == Some((slot, gfn.0)) {
@@ -216,7 +222,6 @@ fn domid(slot: Slot) -> DomId {
 struct World {
     g: Box<Grants>,
     h: Host,
-    alive: [bool; 3],
 }
 
 impl World {
@@ -224,7 +229,6 @@ impl World {
         let mut w = Self {
             g: Box::new(Grants::new()),
             h: Host::new(),
-            alive: [false; 3],
         };
         for s in D {
             w.create(s);
@@ -236,11 +240,7 @@ impl World {
         self.g
             .create_domain(&mut self.h, s, domid(s), 4, 2)
             .unwrap();
-        self.alive[s.idx()] = true;
-    }
-    fn lookup(&self) -> impl Fn(DomId) -> Option<Slot> + use<> {
-        let alive = self.alive;
-        move |d| D.into_iter().find(|&s| domid(s) == d && alive[s.idx()])
+        self.h.alive[s.idx()] = true;
     }
     fn entry_pa(&self, s: Slot, gref: u32) -> Pa {
         let t = self.g.table(s).unwrap();
@@ -266,14 +266,13 @@ impl World {
         gfn: u64,
         flags: u32,
     ) -> Result<Mapped, GrantStatus> {
-        let l = self.lookup();
         let op = MapOp {
             host_addr: gfn << 12,
             flags,
             gref: GrantRef(gref),
             dom: domid(from),
         };
-        self.g.map(&mut self.h, by, &op, l)
+        self.g.map(&mut self.h, by, &op)
     }
     fn unmap(&mut self, by: Slot, handle: u32, gfn: u64) -> GrantStatus {
         self.g.unmap(
@@ -286,8 +285,7 @@ impl World {
         )
     }
     fn copy(&mut self, by: Slot, op: CopyOp) -> GrantStatus {
-        let l = self.lookup();
-        self.g.copy(&mut self.h, by, &op, l)
+        self.g.copy(&self.h, by, &op)
     }
     fn refs(&self, mfn: Mfn) -> u32 {
         self.h.refs[Host::i(mfn)]
@@ -386,13 +384,12 @@ fn refusals_have_the_status_of_the_abi() {
             );
         }
     }
-    let l = w.lookup();
     let op = MapOp {
         dom: DomId(77),
         flags: RW,
         ..MapOp::default()
     };
-    assert_eq!(w.g.map(&mut w.h, D[0], &op, l), Err(BadDomain));
+    assert_eq!(w.g.map(&mut w.h, D[0], &op), Err(BadDomain));
     for s in D {
         assert_eq!(
             w.g.usage(s),
@@ -1100,7 +1097,7 @@ fn apply(w: &mut World, m: &mut Model, op: Op) {
             gfn,
         } => {
             let s = D[s];
-            if w.alive[s.idx()] {
+            if w.h.alive[s.idx()] {
                 w.grant(s, r, flags, domid(D[to]), gfn);
                 m.scribbled
                     .insert((s, r), flags & 0x18 != 0 || pinned(m, s, r));
@@ -1113,13 +1110,13 @@ fn apply(w: &mut World, m: &mut Model, op: Op) {
             at,
             ro,
         } => {
-            if !w.alive[by] {
+            if !w.h.alive[by] {
                 return;
             }
             let (by, from) = (D[by], D[from]);
             let before = w.g.table(from).map(|t| (w.flags(from, r), t.shared[0].mfn));
             if let Ok(x) = w.map(by, from, r, at, if ro { RO } else { RW }) {
-                assert!(w.alive[from.idx()]);
+                assert!(w.h.alive[from.idx()]);
                 if !pinned(m, from, r) {
                     let (flags, _) = before.unwrap();
                     assert_eq!(flags & 3, 1);
@@ -1156,7 +1153,7 @@ fn apply(w: &mut World, m: &mut Model, op: Op) {
             }
             let pick = pick % m.held.len();
             let x = m.held[pick];
-            if !w.alive[x.by.idx()] {
+            if !w.h.alive[x.by.idx()] {
                 return;
             }
             if let Some(handle) = forge {
@@ -1181,7 +1178,7 @@ fn apply(w: &mut World, m: &mut Model, op: Op) {
             off,
             len,
         } => {
-            if !w.alive[by] {
+            if !w.h.alive[by] {
                 return;
             }
             let end = |e: Option<(usize, u32)>| e.map_or(own(0, off), |(d, r)| gref(r, D[d], off));
@@ -1211,7 +1208,7 @@ fn apply(w: &mut World, m: &mut Model, op: Op) {
             }
         }
         Op::Swap { s, a, b } => {
-            if w.alive[s] {
+            if w.h.alive[s] {
                 let s = D[s];
                 let status = w.g.swap_grant_ref(&mut w.h, s, GrantRef(a), GrantRef(b));
                 let busy = a != b && (pinned(m, s, a) || pinned(m, s, b));
@@ -1226,7 +1223,7 @@ fn apply(w: &mut World, m: &mut Model, op: Op) {
             }
         }
         Op::Exchange { s, a, b } => {
-            if w.alive[s] {
+            if w.h.alive[s] {
                 let (x, y) = (w.h.own(D[s], a), w.h.own(D[s], b));
                 w.h.p2m.insert((D[s], OWN_GFN + a), Entry::Ram(y));
                 w.h.p2m.insert((D[s], OWN_GFN + b), Entry::Ram(x));
@@ -1236,7 +1233,7 @@ fn apply(w: &mut World, m: &mut Model, op: Op) {
         Op::FailMap(fail) => w.h.fail_map = fail,
         Op::Destroy { s, budget } => {
             let slot = D[s];
-            if std::mem::take(&mut w.alive[s]) {
+            if std::mem::take(&mut w.h.alive[s]) {
                 w.h.depopulate(slot);
             }
             let before = w.g.usage(slot).mappings;
@@ -1264,11 +1261,11 @@ fn apply(w: &mut World, m: &mut Model, op: Op) {
         }
         Op::Create { s } => {
             let slot = D[s];
-            if !w.alive[s] && w.g.destroy(&mut w.h, slot, u32::MAX) == Destroyed::Done {
+            if !w.h.alive[s] && w.g.destroy(&mut w.h, slot, u32::MAX) == Destroyed::Done {
                 m.held.retain(|x| x.by != slot);
                 m.scribbled.retain(|&(s, _), _| s != slot);
                 w.create(slot);
-            } else if !w.alive[s] {
+            } else if !w.h.alive[s] {
                 m.held.retain(|x| x.by != slot);
             }
         }
@@ -1287,7 +1284,7 @@ proptest! {
         }
         // Everybody dies, in the order of their slots; then nothing is left.
         for s in D {
-            if std::mem::take(&mut w.alive[s.idx()]) {
+            if std::mem::take(&mut w.h.alive[s.idx()]) {
                 w.h.depopulate(s);
             }
             w.destroy_all(s);

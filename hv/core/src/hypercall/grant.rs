@@ -3,6 +3,7 @@
 
 use super::{Answer, Call, OK, Reply, done};
 use crate::grant::{CacheFlushOp, CopyOp, CopyPtr, Grants, MapOp, UnmapOp};
+use crate::guest::{Guest, Window};
 use crate::hypervisor::Host;
 use crate::machine::Machine;
 use crate::types::{Errno, GrantRef, Slot};
@@ -39,10 +40,7 @@ impl<M: Machine> Call<'_, M> {
                     gref: e.gref,
                     dom: e.dom,
                 };
-                match c.with_host(|g, h| {
-                    let found = h.domains.find_alive(op.dom);
-                    g.map(h, slot, &op, |_| found)
-                }) {
+                match c.with_host(|g, h| g.map(h, slot, &op)) {
                     Ok(mapped) => {
                         e.handle = mapped.handle;
                         e.dev_bus_addr = mapped.dev_bus_addr;
@@ -62,28 +60,7 @@ impl<M: Machine> Call<'_, M> {
                 self.hv.reap(m);
                 answer
             }
-            GrantOp::Copy => self.each(a, |c, e: &mut GnttabCopy| {
-                let end = |p: &GnttabCopyPtr| CopyPtr {
-                    frame: p.u,
-                    domid: p.domid,
-                    offset: p.offset,
-                };
-                let op = CopyOp {
-                    source: end(&e.source),
-                    dest: end(&e.dest),
-                    len: e.len,
-                    flags: e.flags,
-                };
-                e.status = c
-                    .with_host(|g, h| {
-                        let pair =
-                            [op.source.domid, op.dest.domid].map(|d| (d, h.domains.find_alive(d)));
-                        g.copy(h, slot, &op, |d| {
-                            pair.iter().find(|p| p.0 == d).and_then(|p| p.1)
-                        })
-                    })
-                    .number();
-            }),
+            GrantOp::Copy => self.copy_list(a),
             GrantOp::SetupTable => {
                 if a[2] != 1 {
                     return Err(Errno::EINVAL);
@@ -160,6 +137,43 @@ impl<M: Machine> Call<'_, M> {
             }
             GrantOp::DumpTable => Err(Errno::ENOSYS),
         }
+    }
+
+    /// Copies as the list at `a[1]` says, a batch at a time. A copy moves no page, so what stands behind
+    /// the list's addresses and the frames is looked up once in a batch; a grant is looked at anew each
+    /// time, as its granter may take it back meanwhile.
+    fn copy_list(&mut self, a: &mut [u64; 5]) -> Answer {
+        const STATUS: u64 = core::mem::offset_of!(GnttabCopy, status) as u64;
+        let slot = self.slot();
+        let (grants, host) = self.hv.grants_and_host(self.m);
+        let guest = Guest {
+            m: self.m,
+            frames: &*host.frames,
+        };
+        let mut list = Window::default();
+        for _ in 0..BATCH.min(a[2]) {
+            let e: GnttabCopy = guest.get_by(&mut list, a[1])?;
+            let end = |p: &GnttabCopyPtr| CopyPtr {
+                frame: p.u,
+                domid: p.domid,
+                offset: p.offset,
+            };
+            let op = CopyOp {
+                source: end(&e.source),
+                dest: end(&e.dest),
+                len: e.len,
+                flags: e.flags,
+            };
+            let status = grants.copy(&host, slot, &op).number();
+            let at = a[1].wrapping_add(STATUS);
+            guest.put_by(&mut list, at, &status)?;
+            a[1] = a[1].wrapping_add(size_of::<GnttabCopy>() as u64);
+            a[2] -= 1;
+        }
+        if a[2] != 0 {
+            return Ok(Reply::Again);
+        }
+        OK
     }
 
     /// Writes where the domain has its shared frames.
