@@ -90,8 +90,10 @@ impl Station {
         match self {
             Self::Vif(vif) => {
                 let inputs = vif.inputs.borrow();
-                let n = frame.flow() as usize % inputs.len().max(1);
-                let input = inputs.get(n)?;
+                let input = match inputs.len() {
+                    0 | 1 => inputs.first()?,
+                    n => inputs.get(frame.flow() as usize % n)?,
+                };
                 let taken = input.rx.borrow_mut().queue(frame.clone());
                 taken.then(|| Outlet::Vif(vif.clone(), input.clone()))
             }

@@ -489,6 +489,9 @@ impl<M: SharedMem> Inner<M> {
             self.out.pop_front();
             self.sent = 0;
         }
+        if RSP.available(&self.page)? == 0 {
+            return Ok(moved);
+        }
         let mut buffer = [0; wire::RING_SIZE as usize];
         let n = RSP.read(&self.page, &mut buffer)?;
         let mut bytes = buffer.get(..n).unwrap_or_default();
