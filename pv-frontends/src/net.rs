@@ -29,6 +29,12 @@
 //! other memory of the kernel's. The price is a copy. A frame of several pages is sent as several parts, which needs
 //! a back end that knows them (`feature-sg`).
 //!
+//! # Multicast
+//!
+//! A back end gives every interface all multicast frames, or, with [`Config::multicast_control`], only those to the addresses
+//! that [`Vif::join`] named ([`multicast`] makes one of an IP address). IPv6 needs those of all nodes and of the own address's
+//! solicited node.
+//!
 //! # When the back end fails
 //!
 //! When it closes, vanishes or breaks the protocol, what was received can still be taken, and then everything ends with an
@@ -50,11 +56,12 @@ use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use core::future::{Future, poll_fn};
 use core::mem::take;
+use core::net::IpAddr;
 use core::task::{Context, Poll, Waker};
-use guest_abi::io::netif::{MAX_TX_SIZE, RX_ENTRIES, TX_ENTRIES};
+use guest_abi::io::netif::{MAX_TX_SIZE, NetifExtraInfo, RX_ENTRIES, TX_ENTRIES};
 use guest_abi::io::xenbus::State;
 use guest_abi::{Errno, PAGE_SIZE, Port};
-use queue::{HEADER, Queue};
+use queue::{Answer, HEADER, Queue};
 
 #[cfg(feature = "smoltcp")]
 pub use phy::Phy;
@@ -88,16 +95,19 @@ pub struct Config {
     /// Frames may come with a blank TCP or UDP checksum ([`Checksum::Blank`]): those of other domains of the machine,
     /// which then need not be summed up at all.
     pub blank_checksums: bool,
+    /// Of multicast frames only those shall come that [`Vif::join`] asked for, where the back end can see to that.
+    pub multicast_control: bool,
 }
 
 impl Default for Config {
-    /// One queue, 256 KiB to receive and as much to send, every checksum in place.
+    /// One queue, 256 KiB to receive and as much to send, every checksum in place, all multicast frames.
     fn default() -> Self {
         Self {
             queues: 1,
             receive_pages: 64,
             send_pages: 64,
             blank_checksums: false,
+            multicast_control: false,
         }
     }
 }
@@ -121,6 +131,8 @@ pub struct Info {
     pub blank_ipv4: bool,
     /// Frames with TCP or UDP over IPv6 may be sent with [`Checksum::Blank`].
     pub blank_ipv6: bool,
+    /// Of multicast frames only those come that [`Vif::join`] asked for.
+    pub multicast_control: bool,
 }
 
 /// What is known of a frame's TCP or UDP checksum.
@@ -164,6 +176,8 @@ pub struct Vif<'x, P: Platform> {
     front: RefCell<Frontend<'x, P>>,
     info: Cell<Info>,
     link: RefCell<Link<'x, P>>,
+    /// The multicast addresses that were joined.
+    groups: RefCell<Vec<[u8; 6]>>,
 }
 
 /// An interface, blocking until a deadline. From [`Vif::by`].
@@ -206,19 +220,25 @@ impl<'x, P: Platform> Vif<'x, P> {
             front: RefCell::new(front),
             info: Cell::new(info),
             link: RefCell::new(link),
+            groups: RefCell::default(),
         })
     }
 
-    /// Begins anew after the back end failed or restarted. What can be done may have changed ([`Vif::info`]).
+    /// Begins anew after the back end failed or restarted, with the multicast addresses that were joined. What can be done may
+    /// have changed ([`Vif::info`]).
     ///
     /// # Errors
-    /// As [`Vif::open`].
+    /// As [`Vif::open`]; as [`Vif::join`], when it is connected but for the addresses.
     pub async fn reconnect(&mut self) -> Result<(), Error> {
         self.link.get_mut().fail(Error::Gone);
         let (mut link, info) = connect(self.front.get_mut(), &self.config).await?;
         link.stats = self.link.get_mut().stats;
         self.link = RefCell::new(link);
         self.info.set(info);
+        let groups = self.groups.get_mut().clone();
+        for group in groups {
+            self.ask(true, group).await?;
+        }
         Ok(())
     }
 
@@ -405,6 +425,70 @@ impl<'x, P: Platform> Vif<'x, P> {
         .await
     }
 
+    /// Has frames to a multicast address come, until [`Vif::leave`]. Where all come ([`Info::multicast_control`]), nothing is
+    /// to be done, but if the back end is another after a [`Vif::reconnect`], it is done then.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when it is no multicast address; [`Error::Failed`] when the back end has no room for it (Linux's and
+    /// Paravane's have for 64); why the interface failed.
+    pub async fn join(&self, group: [u8; 6]) -> Result<(), Error> {
+        self.set_group(true, group).await
+    }
+
+    /// Has frames to a multicast address not come any more.
+    ///
+    /// # Errors
+    /// As [`Vif::join`].
+    pub async fn leave(&self, group: [u8; 6]) -> Result<(), Error> {
+        self.set_group(false, group).await
+    }
+
+    async fn set_group(&self, add: bool, group: [u8; 6]) -> Result<(), Error> {
+        if group[0] & 1 == 0 {
+            return Err(Error::Invalid);
+        }
+        if self.groups.borrow().contains(&group) != add {
+            self.ask(add, group).await?;
+        }
+        let mut groups = self.groups.borrow_mut();
+        groups.retain(|g| *g != group);
+        if add {
+            groups.push(group);
+        }
+        Ok(())
+    }
+
+    /// Asks the back end for a multicast address, or not to have it, and waits for its answer.
+    async fn ask(&self, add: bool, group: [u8; 6]) -> Result<(), Error> {
+        if !self.info.get().multicast_control {
+            return Ok(());
+        }
+        let mut answer = None;
+        poll_fn(|cx| {
+            self.poll(cx);
+            // Has the back end tell of the next answer.
+            self.make_room();
+            let mut link = self.link.borrow_mut();
+            if answer.is_none() {
+                match link.ask(NetifExtraInfo::mcast(add, group)) {
+                    Err(Error::Busy) => {}
+                    Err(e) => return Poll::Ready(Err(e)),
+                    Ok(asked) => answer = Some(asked),
+                }
+            }
+            match (answer.as_ref().and_then(|a| a.get()), link.failed) {
+                (Some(true), _) => Poll::Ready(Ok(())),
+                (Some(false), _) => Poll::Ready(Err(Error::Failed)),
+                (None, Some(e)) => Poll::Ready(Err(e)),
+                (None, None) => {
+                    link.note(cx.waker());
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+
     /// The interface, blocking until `deadline` ([`Platform::now`]).
     pub fn by(&self, deadline: u64) -> Blocking<'_, 'x, P> {
         Blocking {
@@ -446,6 +530,22 @@ impl<P: Platform> Blocking<'_, '_, P> {
     pub fn recv(&self, to: &mut [u8]) -> Result<Received, Error> {
         self.run(self.vif.recv(to))
     }
+
+    /// [`Vif::join`].
+    ///
+    /// # Errors
+    /// [`Error::TimedOut`]; as there.
+    pub fn join(&self, group: [u8; 6]) -> Result<(), Error> {
+        self.run(self.vif.join(group))
+    }
+
+    /// [`Vif::leave`].
+    ///
+    /// # Errors
+    /// [`Error::TimedOut`]; as there.
+    pub fn leave(&self, group: [u8; 6]) -> Result<(), Error> {
+        self.run(self.vif.leave(group))
+    }
 }
 
 impl<P: Platform> Link<'_, P> {
@@ -464,6 +564,17 @@ impl<P: Platform> Link<'_, P> {
         let n = self.queue_of(frame);
         let queue = self.queues.get_mut(n).ok_or(Error::Gone)?;
         queue.submit(frame, checksum)
+    }
+
+    /// Asks the back end about a multicast address, and shows it that.
+    fn ask(&mut self, info: NetifExtraInfo) -> Result<Answer, Error> {
+        if let Some(e) = self.failed {
+            return Err(e);
+        }
+        let queue = self.queues.first_mut().ok_or(Error::Gone)?;
+        let answer = queue.ask(info)?;
+        queue.kick();
+        Ok(answer)
     }
 
     /// Whether any frame of that length can be sent, whatever its queue.
@@ -533,6 +644,21 @@ impl<P: Platform> Link<'_, P> {
     }
 }
 
+/// The Ethernet address of a multicast address (RFC 1112, RFC 2464); `None` when it is none.
+#[must_use]
+pub fn multicast(ip: IpAddr) -> Option<[u8; 6]> {
+    ip.is_multicast().then(|| match ip {
+        IpAddr::V4(ip) => {
+            let [_, b, c, d] = ip.octets();
+            [1, 0, 0x5e, b & 0x7f, c, d]
+        }
+        IpAddr::V6(ip) => {
+            let [.., a, b, c, d] = ip.octets();
+            [0x33, 0x33, a, b, c, d]
+        }
+    })
+}
+
 /// An Ethernet address as text, `00:16:3e:12:34:56`.
 fn mac(text: &str) -> Option<[u8; 6]> {
     let mut mac = [0; 6];
@@ -583,6 +709,8 @@ async fn info<P: Platform>(front: &Frontend<'_, P>, config: &Config) -> Result<I
         scatter_gather,
         blank_ipv4: !front.offers("feature-no-csum-offload").await?,
         blank_ipv6: front.offers("feature-ipv6-csum-offload").await?,
+        multicast_control: config.multicast_control
+            && front.offers("feature-multicast-control").await?,
     })
 }
 
@@ -611,7 +739,7 @@ async fn connect<'x, P: Platform>(
         // A kernel before this one may have said otherwise.
         ("feature-gso-tcpv4", false),
         ("feature-gso-tcpv6", false),
-        ("request-multicast-control", false),
+        ("request-multicast-control", info.multicast_control),
     ] {
         key(name.into(), on(value));
     }
@@ -664,7 +792,25 @@ async fn connect<'x, P: Platform>(
 
 #[cfg(test)]
 mod tests {
-    use super::mac;
+    use super::{mac, multicast};
+
+    #[test]
+    fn multicast_addresses() {
+        for (ip, mac) in [
+            ("224.0.0.251", Some([1, 0, 0x5e, 0, 0, 0xfb])),
+            ("239.255.1.2", Some([1, 0, 0x5e, 0x7f, 1, 2])),
+            ("10.0.0.1", None),
+            ("255.255.255.255", None),
+            ("ff02::1", Some([0x33, 0x33, 0, 0, 0, 1])),
+            (
+                "ff02::1:ff12:3456",
+                Some([0x33, 0x33, 0xff, 0x12, 0x34, 0x56]),
+            ),
+            ("fe80::1", None),
+        ] {
+            assert_eq!(multicast(ip.parse().unwrap()), mac, "{ip}");
+        }
+    }
 
     #[test]
     fn addresses() {

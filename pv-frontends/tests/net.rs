@@ -118,12 +118,14 @@ fn every_shape_of_connection() {
         receive_pages: 0,
         send_pages: 0,
         blank_checksums: true,
+        multicast_control: false,
     };
     let large = Config {
         queues: 9,
         receive_pages: u16::MAX,
         send_pages: u16::MAX,
         blank_checksums: true,
+        multicast_control: true,
     };
     let plain: &[(&str, &str)] = &[("feature-no-csum-offload", "1"), ("mtu", "9000")];
     let jumbo = [MODERN, &[("mtu", "9000")]].concat();
@@ -859,6 +861,7 @@ proptest! {
     fn a_hostile_back_end(script in prop::collection::vec(moves(), 1..120), connected in any::<bool>()) {
         let (w, server, xs) = start();
         nodes(&server, MODERN);
+        put(&server, &format!("{BACK}/feature-multicast-control"), "1");
         if connected {
             put(&server, &format!("{BACK}/state"), "2");
         }
@@ -890,13 +893,16 @@ proptest! {
             }
             true
         });
-        let mut vif = xs.by(w.now() + 10 * MS).run(Vif::open(xs.access(), 0, Config { send_pages: 4, ..Config::default() }));
+        let mut vif = xs.by(w.now() + 10 * MS).run(Vif::open(xs.access(), 0, Config { send_pages: 4, multicast_control: true, ..Config::default() }));
         let mut buffer = [0; 2000];
         for n in 0..30 {
             let begin = w.now();
             match &mut vif {
                 Ok(vif) => {
                     let _ = vif.by(begin + MS).send(&frame(14 + n, n));
+                    if n % 4 == 0 {
+                        let _ = vif.by(begin + MS).join([1, 0, 0x5e, 0, 0, n as u8]);
+                    }
                     if let Ok(got) = vif.by(begin + 2 * MS).recv(&mut buffer) {
                         prop_assert!((14..=vif.info().max_frame).contains(&got.len));
                     }

@@ -273,7 +273,7 @@ const fn key([a, b, c, d, e, f]: Mac) -> u64 {
     u64::from_be_bytes([0, 0, a, b, c, d, e, f])
 }
 
-const fn is_group(mac: Mac) -> bool {
+pub(crate) const fn is_group(mac: Mac) -> bool {
     mac[0] & 1 != 0
 }
 

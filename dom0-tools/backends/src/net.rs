@@ -6,16 +6,16 @@
 //! * [`Rx`] puts frames into the pages that the guest posted on another ring.
 //! * [`Waiting`] has what waits for a receiver, be it an [`Rx`] or one of the caller's.
 //! * [`Offload`] has a network card fill in checksums and split frames, and takes such from it.
-//! * [`Credit`] bounds how much a guest sends in a time.
+//! * [`Credit`] bounds how much a guest sends in a time, and [`Groups`] which multicast frames it receives.
 //!
 //! What the caller brings is [`Copies`] (the grant copies, many at a time), the rings' mapped pages
 //! ([`SharedMem`](guest_abi::mem::SharedMem)), event channels, and a [`bridge`](crate::bridge) that says
 //! where frames go. No page of a guest's but the rings is mapped.
 //!
 //! ```text
-//! event of a queue:  taken = tx.take(&ring, &mut copies, &mut credit, now, budget, &mut frames)?
+//! event of a queue:  taken = tx.take(&ring, &mut copies, &mut interface, now, budget, &mut frames)?
 //!                    if taken.notify { send event }           // Err: close the device
-//!                    for each frame: for each port that the bridge names: rx.queue(frame)
+//!                    for each frame: for each port that the bridge names: if interface.groups.allow(frame): rx.queue(frame)
 //!                    for each rx that got any: if rx.flush(&ring, &mut copies)? { send event }
 //! ```
 //!
@@ -27,6 +27,7 @@ mod config;
 mod credit;
 mod device;
 pub(crate) mod frame;
+mod groups;
 mod offload;
 mod rx;
 #[cfg(test)]
@@ -39,6 +40,7 @@ pub use config::{FrontConfig, QueueConfig};
 pub use credit::Credit;
 pub use device::{Device, Step, Vif};
 pub use frame::{Checksum, Frame, MIN_SEGMENT};
+pub use groups::{Groups, MAX_GROUPS};
 pub use offload::{Header, Offload};
 pub use rx::Rx;
 pub use tx::{Fault, Taken, Tx};
@@ -77,6 +79,26 @@ impl Limits {
     #[must_use]
     pub fn max_frame(&self) -> usize {
         usize::from(self.mtu).saturating_add(FRAME_EXTRA)
+    }
+}
+
+/// What all queues of an interface have in common.
+#[derive(Debug)]
+pub struct Interface {
+    /// How much the guest may send.
+    pub credit: Credit,
+    /// Which multicast frames it receives.
+    pub groups: Groups,
+}
+
+impl Interface {
+    /// Of an interface that was not connected yet.
+    #[must_use]
+    pub fn new(credit: Credit) -> Self {
+        Self {
+            credit,
+            groups: Groups::default(),
+        }
     }
 }
 

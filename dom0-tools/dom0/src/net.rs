@@ -16,8 +16,8 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use backends::bridge::{Bridge, Filter, Mac, Net, PortId};
 use backends::net::{
-    Copies, CopyIn, CopyOut, Credit, Device, Frame, FrontConfig, Limits, QueueConfig, Rx, Step, Tx,
-    Writes,
+    Copies, CopyIn, CopyOut, Credit, Device, Frame, FrontConfig, Groups, Interface, Limits,
+    QueueConfig, Rx, Step, Tx, Writes,
 };
 use core::cell::{Cell, RefCell};
 use el1::mem;
@@ -45,7 +45,7 @@ struct Served {
     mac: Mac,
     bridge: String,
     port: PortId,
-    credit: RefCell<Credit>,
+    interface: RefCell<Interface>,
     /// It is to end at once.
     stop: Cell<bool>,
     /// Something in it changed: to be stopped, a queue broke or ended, it ended.
@@ -85,6 +85,14 @@ enum Station {
 }
 
 impl Station {
+    /// Whether a frame is to go there at all.
+    fn wants(&self, frame: &Frame) -> bool {
+        match self {
+            Self::Vif(vif) => vif.interface.borrow().groups.allow(frame.bytes()),
+            Self::Card(_) | Self::Own(_) => true,
+        }
+    }
+
     /// Has a frame wait where it goes to; `None` when it is dropped.
     fn queue(&self, frame: &Rc<Frame>) -> Option<Outlet> {
         match self {
@@ -183,7 +191,7 @@ impl Networks {
             mac: start.mac.0,
             bridge: start.bridge.clone(),
             port,
-            credit: RefCell::new(credit),
+            interface: RefCell::new(Interface::new(credit)),
             stop: Cell::default(),
             changed: Notify::default(),
             fault: RefCell::default(),
@@ -272,6 +280,10 @@ impl Networks {
         let now = time::now_ns();
         let bridges = self.0.bridges.borrow();
         let info = |(name, switch): (&String, &Switch)| {
+            let mut macs = BTreeMap::<PortId, Vec<config::Mac>>::new();
+            for (mac, at) in switch.bridge.addresses(now) {
+                macs.entry(at).or_default().push(config::Mac(mac));
+            }
             let port = |(&id, station): (&PortId, &Station)| {
                 let (name, guest, mac, link) = match station {
                     Station::Vif(v) => (
@@ -287,7 +299,6 @@ impl Networks {
                     }
                 };
                 let c = switch.bridge.counters(id);
-                let addresses = switch.bridge.addresses(now);
                 BridgePort {
                     name,
                     guest,
@@ -297,10 +308,7 @@ impl Networks {
                     went: (c.out_frames, c.out_bytes),
                     refused: c.in_refused,
                     dropped: c.out_dropped,
-                    macs: addresses
-                        .filter(|(_, at)| *at == id)
-                        .map(|(mac, _)| config::Mac(mac))
-                        .collect(),
+                    macs: macs.remove(&id).unwrap_or_default(),
                 }
             };
             BridgeInfo {
@@ -331,7 +339,7 @@ impl Networks {
                 bridge.forward(from, frame.bytes(), now, &mut to);
                 let frame = Rc::new(frame);
                 for port in to.drain(..) {
-                    let Some(station) = stations.get(&port) else {
+                    let Some(station) = stations.get(&port).filter(|s| s.wants(&frame)) else {
                         continue;
                     };
                     let outlet = station.queue(&frame);
@@ -410,6 +418,9 @@ impl Task {
                 self.say(&format!("the guest breaks the protocol: {why}"));
                 self.write(device.broken());
             }
+            let control = self.node(&self.front, "request-multicast-control");
+            self.served.interface.borrow_mut().groups.control =
+                Groups::requested(control.as_deref());
             let state = self.node(&self.front, "state");
             let state = match state
                 .and_then(|s| s.parse().ok())
@@ -463,8 +474,9 @@ impl Task {
 
     fn connect(&self, config: &FrontConfig) -> Result<(), Errno> {
         self.served.draining.set(false);
-        // What an earlier connection's queues ended with.
+        // What an earlier connection's queues ended with, and asked for.
         self.served.fault.take();
+        self.served.interface.borrow_mut().groups.clear();
         let mut ready = Vec::new();
         for q in &config.queues {
             ready.push(self.open(config, q)?);
@@ -563,7 +575,7 @@ impl Runner {
             let taken = self.tx.take(
                 &*self.ring,
                 &mut Grants(self.served.dom),
-                &mut self.served.credit.borrow_mut(),
+                &mut self.served.interface.borrow_mut(),
                 time::now_ns(),
                 BUDGET,
                 &mut frames,

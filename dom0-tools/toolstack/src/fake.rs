@@ -662,7 +662,7 @@ impl Host for Fake {
     }
     fn bridges(&self) -> Vec<BridgeInfo> {
         let state = self.state.borrow();
-        let ports = state.nets.values().map(|n| BridgePort {
+        let vif = |n: &NetStart| BridgePort {
             name: alloc::format!("vif{}.{}", n.dom, n.devid),
             guest: Some((n.dom, n.devid)),
             mac: Some(n.mac),
@@ -672,7 +672,7 @@ impl Host for Fake {
             refused: 1,
             dropped: 0,
             macs: alloc::vec![n.mac],
-        });
+        };
         let card = BridgePort {
             name: "eth0".into(),
             guest: None,
@@ -684,10 +684,14 @@ impl Host for Fake {
             dropped: 4,
             macs: alloc::vec![Mac([2, 0, 0, 0, 0, 1])],
         };
-        alloc::vec![BridgeInfo {
-            name: DEFAULT_BRIDGE.into(),
-            ports: core::iter::once(card).chain(ports).collect(),
-        }]
+        let mut bridges = BTreeMap::from([(DEFAULT_BRIDGE.into(), alloc::vec![card])]);
+        for n in state.nets.values() {
+            bridges.entry(n.bridge.clone()).or_default().push(vif(n));
+        }
+        let bridges = bridges.into_iter();
+        bridges
+            .map(|(name, ports)| BridgeInfo { name, ports })
+            .collect()
     }
     fn xs_read(&self, path: &str) -> Result<Vec<u8>, Errno> {
         self.call()?;

@@ -6,8 +6,10 @@ use crate::share::{Line, Share};
 use crate::xenstore::Xenstore;
 use crate::{Error, Platform};
 use alloc::collections::VecDeque;
+use alloc::rc::Rc;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::cell::Cell;
 use guest_abi::io::netif::{
     NR_SLOTS_MIN, NetifExtraInfo, NetifRxRequest, NetifRxResponse, NetifTxRequest, NetifTxResponse,
     RX_ENTRIES, Status, netrxf, nettxf,
@@ -37,12 +39,20 @@ struct Tx<'x, P: Platform> {
     free: Vec<u16>,
     /// For each page: what the back end has of it.
     under_way: Vec<Option<Piece>>,
+    /// Entries with extra information that have no answer.
+    extras: u32,
 }
 
-/// A page with the back end. Of a frame of several, the last one counts.
-#[derive(Clone, Copy)]
-struct Piece {
-    last: bool,
+/// What the back end says to a request for a multicast address, when it does.
+pub(super) type Answer = Rc<Cell<Option<bool>>>;
+
+/// A page with the back end.
+#[derive(Clone)]
+enum Piece {
+    /// Of a frame; of one of several pages the last one counts.
+    Part { last: bool },
+    /// Of no use but that its number is the request's.
+    Group(Answer),
 }
 
 struct Rx<'x, P: Platform> {
@@ -124,6 +134,7 @@ impl<'x, P: Platform> Queue<'x, P> {
                 under_way: vec![None; tx_pages.len()],
                 pages: tx_pages,
                 free: tx_free,
+                extras: 0,
             },
             rx: Rx {
                 ring: FrontRing::new(&*rx_mem, PAGE_SIZE).ok_or(Error::Invalid)?,
@@ -182,6 +193,11 @@ impl<'x, P: Platform> Queue<'x, P> {
         Ok(())
     }
 
+    /// Writes a request for a multicast address to the ring.
+    pub(super) fn ask(&mut self, info: NetifExtraInfo) -> Result<Answer, Error> {
+        self.tx.ask(info)
+    }
+
     /// Takes what the back end did; whether that was anything.
     pub(super) fn take_responses(
         &mut self,
@@ -238,12 +254,32 @@ impl<P: Platform> Tx<'_, P> {
             };
             let _ = self.ring.push(&*self.mem, &request);
             if let Some(place) = self.under_way.get_mut(usize::from(page)) {
-                *place = Some(Piece { last });
+                *place = Some(Piece::Part { last });
             }
             flags = 0;
             let next = frame.get((n + 1) * PAGE_SIZE..).unwrap_or_default();
             size = next.len().min(PAGE_SIZE);
         }
+    }
+
+    fn ask(&mut self, info: NetifExtraInfo) -> Result<Answer, Error> {
+        if self.ring.free() < 2 {
+            return Err(Error::Busy);
+        }
+        let page = self.free.pop().ok_or(Error::Busy)?;
+        let request = NetifTxRequest {
+            flags: nettxf::EXTRA_INFO,
+            id: page,
+            ..NetifTxRequest::default()
+        };
+        let _ = self.ring.push(&*self.mem, &request);
+        let _ = self.ring.push(&*self.mem, &info.to_tx());
+        self.extras += 1;
+        let answer = Answer::default();
+        if let Some(place) = self.under_way.get_mut(usize::from(page)) {
+            *place = Some(Piece::Group(answer.clone()));
+        }
+        Ok(answer)
     }
 
     fn take(&mut self, want_room: bool, stats: &mut Stats) -> Result<bool, Error> {
@@ -257,16 +293,23 @@ impl<P: Platform> Tx<'_, P> {
                 break;
             };
             any = true;
+            let status = Status::from_number(response.status);
+            if status == Some(Status::Null) && self.extras > 0 {
+                // The place of extra information, which has no number.
+                self.extras -= 1;
+                continue;
+            }
             let place = self.under_way.get_mut(usize::from(response.id));
             let piece = place
                 .and_then(Option::take)
                 .ok_or(Error::Protocol("an answer to no request"))?;
             self.free.push(response.id);
-            if piece.last {
-                match Status::from_number(response.status) {
-                    Some(Status::Okay) => stats.sent += 1,
-                    _ => stats.send_errors += 1,
-                }
+            let good = status == Some(Status::Okay);
+            match piece {
+                Piece::Part { last: false } => {}
+                Piece::Part { last: true } if good => stats.sent += 1,
+                Piece::Part { last: true } => stats.send_errors += 1,
+                Piece::Group(answer) => answer.set(Some(good)),
             }
         }
         Ok(any)

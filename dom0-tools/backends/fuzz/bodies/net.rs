@@ -4,7 +4,7 @@
 use super::{Input, Page};
 use backends::bridge::{Bridge, Filter, Net};
 use backends::net::{
-    Copies, CopyIn, CopyOut, Credit, Device, FrontConfig, HEADER, Limits, Rx, Step, Tx,
+    Copies, CopyIn, CopyOut, Credit, Device, FrontConfig, HEADER, Interface, Limits, Rx, Step, Tx,
 };
 use guest_abi::io::netif::{NetifRxRequest, NetifTxRequest};
 use guest_abi::io::ring::head;
@@ -67,10 +67,11 @@ pub fn netback(data: &[u8]) {
         split_ipv6: flag(4) && flag(0) && flag(2),
         queues: Vec::new(),
     };
-    let mut credit = match flag(5) {
+    let mut interface = Interface::new(match flag(5) {
         true => Credit::new(input.u16().into(), input.u16().into()),
         false => Credit::unlimited(),
-    };
+    });
+    interface.groups.control = flag(7);
     let (tx_page, rx_page) = (Page::new(start), Page::new(start));
     let (Some(mut tx), Some(mut rx)) = (
         Tx::attach(&tx_page.mem(), &limits),
@@ -166,7 +167,7 @@ pub fn netback(data: &[u8]) {
                 let taken = tx.take(
                     &tx_page.mem(),
                     &mut guest,
-                    &mut credit,
+                    &mut interface,
                     now,
                     budget,
                     &mut frames,
@@ -191,7 +192,9 @@ pub fn netback(data: &[u8]) {
                     if let Some(bytes) = frame.completed() {
                         assert_eq!(bytes.len(), frame.bytes().len());
                     }
-                    let _ = rx.queue(Rc::new(frame));
+                    if interface.groups.allow(frame.bytes()) {
+                        let _ = rx.queue(Rc::new(frame));
+                    }
                     assert!(rx.waiting() <= ENTRIES as usize && rx.waiting_bytes() <= 512 * 1024);
                 }
                 let flushed = rx.flush(&rx_page.mem(), &mut guest);

@@ -37,6 +37,8 @@ impl Kind for Vif {
             ("feature-gso-tcpv4", one()),
             ("feature-gso-tcpv6", one()),
             ("feature-ipv6-csum-offload", one()),
+            ("feature-multicast-control", one()),
+            ("feature-dynamic-multicast-control", one()),
             ("feature-split-event-channels", one()),
             (
                 "multi-queue-max-queues",

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a guest sends.
 
-use super::{Checksum, Copies, CopyIn, Credit, Frame, HEADER, Limits};
+use super::{Checksum, Copies, CopyIn, Frame, Groups, HEADER, Interface, Limits};
 use alloc::vec::Vec;
 use core::fmt;
 use guest_abi::io::netif::{
@@ -130,6 +130,8 @@ struct Packet {
     split: Option<Split>,
     bytes: Vec<u8>,
     good: bool,
+    /// It only says which multicast frames the guest wants.
+    control: bool,
 }
 
 impl Tx {
@@ -144,8 +146,8 @@ impl Tx {
         })
     }
 
-    /// Takes up to `budget` packets, answers them, and appends those that are good to `frames`. When
-    /// none is left, the front end is asked for an event at the next one.
+    /// Takes up to `budget` packets, answers them, and appends those that are good to `frames`; requests that only
+    /// name a multicast address are heeded. When none is left, the front end is asked for an event at the next one.
     ///
     /// # Errors
     /// The front end breaks the protocol. The device is to be closed; nothing more is taken.
@@ -153,7 +155,7 @@ impl Tx {
         &mut self,
         ring: &impl SharedMem,
         copies: &mut impl Copies,
-        credit: &mut Credit,
+        interface: &mut Interface,
         now: u64,
         budget: usize,
         frames: &mut Vec<Frame>,
@@ -165,19 +167,20 @@ impl Tx {
         let mut work = core::mem::take(&mut self.work);
         work.entries.clear();
         work.packets.clear();
-        let gathered = self.gather(ring, credit, now, budget, &mut taken, &mut work);
+        let gathered = self.gather(ring, interface, now, budget, &mut taken, &mut work);
         self.broken = gathered.is_err();
         gathered?;
         work.fetch(copies);
         let mut entries = work.entries.iter();
         for packet in work.packets.drain(..) {
-            let frame = match packet.good {
+            let frame = match packet.good && !packet.control {
                 true => self.frame(packet.bytes, packet.checksum, packet.split),
                 false => None,
             };
-            let status = match frame {
-                Some(_) => Status::Okay,
-                None => Status::Error,
+            let good = packet.good && (packet.control || frame.is_some());
+            let status = match good {
+                true => Status::Okay,
+                false => Status::Error,
             };
             for entry in entries.by_ref().take(packet.entries) {
                 let status = entry.part.as_ref().map_or(Status::Null, |_| status);
@@ -188,7 +191,7 @@ impl Tx {
                 // There is space: the request was taken and has no answer.
                 let _ = self.ring.push(ring, &answer);
             }
-            taken.dropped += u32::from(frame.is_none());
+            taken.dropped += u32::from(!good && !packet.control);
             frames.extend(frame);
         }
         self.work = work;
@@ -199,7 +202,7 @@ impl Tx {
     fn gather(
         &mut self,
         ring: &impl SharedMem,
-        credit: &mut Credit,
+        interface: &mut Interface,
         now: u64,
         budget: usize,
         taken: &mut Taken,
@@ -214,13 +217,13 @@ impl Tx {
                     None => return Ok(()),
                 },
             };
-            if let Err(until) = credit.check(now) {
+            if let Err(until) = interface.credit.check(now) {
                 self.held = Some(first);
                 taken.until = Some(until);
                 return Ok(());
             }
-            credit.spend(first.size.into());
-            let packet = self.packet(ring, &first, &mut work.entries)?;
+            interface.credit.spend(first.size.into());
+            let packet = self.packet(ring, &first, &mut work.entries, &mut interface.groups)?;
             work.packets.push(packet);
         }
         taken.more = self.ring.final_check(ring)?;
@@ -248,10 +251,11 @@ impl Tx {
         ring: &impl SharedMem,
         first: &NetifTxRequest,
         entries: &mut Vec<Entry>,
+        groups: &mut Groups,
     ) -> Result<Packet, Fault> {
         let begin = entries.len();
         let total = usize::from(first.size);
-        let (mut good, mut split) = (true, None);
+        let (mut good, mut control, mut split) = (true, false, None);
         entries.push(Entry {
             id: first.id,
             part: Some(Part {
@@ -267,12 +271,29 @@ impl Tx {
             match ExtraType::from_number(info.kind) {
                 Some(ExtraType::Hash) => {}
                 Some(ExtraType::Gso) => split = Some(split_of(&info)?),
-                // What was not offered.
-                Some(_) => good = false,
+                Some(ExtraType::McastAdd) => {
+                    control = true;
+                    good &= groups.add(info.mcast_addr());
+                }
+                Some(ExtraType::McastDel) => {
+                    control = true;
+                    groups.remove(info.mcast_addr());
+                }
                 None => return Err(Fault::Extra(info.kind)),
             }
             extra = info.more();
             entries.push(Entry { id: 0, part: None });
+        }
+        if control {
+            // There is no packet: what else the first request says does not matter.
+            return Ok(Packet {
+                entries: entries.len() - begin,
+                checksum: Checksum::Present,
+                split: None,
+                bytes: Vec::new(),
+                good,
+                control,
+            });
         }
         let mut rest = 0;
         let mut more = first.flags & nettxf::MORE_DATA != 0;
@@ -316,6 +337,7 @@ impl Tx {
             split,
             bytes,
             good,
+            control,
         })
     }
 }

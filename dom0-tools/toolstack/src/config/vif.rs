@@ -31,11 +31,11 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// Bytes in an interval, at least 1.
+    /// Bytes in an interval.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         let bytes = u128::from(self.bytes_per_second) * u128::from(self.interval_us) / 1_000_000;
-        u64::try_from(bytes).unwrap_or(u64::MAX).max(1)
+        u64::try_from(bytes).unwrap_or(u64::MAX)
     }
 }
 
@@ -106,11 +106,11 @@ impl Vif {
             };
             match key {
                 "mac" => vif.mac = Some(parse_mac(value)?),
-                "bridge" => vif.bridge = Some(text()?),
+                "bridge" => vif.bridge = Some(parse_ifname("bridge", &text()?)?),
                 "ip" => vif.ip = parse_ips(&text()?)?,
                 "rate" => vif.rate = Some(parse_rate(value)?),
                 "script" => vif.script = Some(text()?),
-                "vifname" => vif.vifname = Some(parse_ifname(&text()?)?),
+                "vifname" => vif.vifname = Some(parse_ifname("interface", &text()?)?),
                 "mtu" => {
                     let mtu = text::number(value).and_then(|n| u16::try_from(n).ok());
                     vif.mtu = mtu.filter(|n| *n >= 68);
@@ -227,7 +227,8 @@ fn parse_ips(value: &str) -> Result<Vec<String>, String> {
         .collect()
 }
 
-fn parse_ifname(value: &str) -> Result<String, String> {
+/// A name as Linux takes for a network device, which a bridge is too.
+fn parse_ifname(what: &str, value: &str) -> Result<String, String> {
     let good = value.len() <= 15
         && value
             .chars()
@@ -235,7 +236,7 @@ fn parse_ifname(value: &str) -> Result<String, String> {
     match good {
         true => Ok(value.to_owned()),
         false => Err(format!(
-            "\"{value}\" is no interface name; at most 15 letters without / and :"
+            "{value:?} is no {what}'s name; it has at most 15 letters, and no spaces, / and :"
         )),
     }
 }
@@ -278,12 +279,18 @@ fn parse_rate(value: &str) -> Result<Rate, String> {
                 .ok_or_else(wrong)?
         }
     };
-    match bytes_per_second > 0 && interval_us > 0 {
-        true => Ok(Rate {
-            bytes_per_second,
-            interval_us,
-        }),
-        false => Err(wrong()),
+    if bytes_per_second == 0 || interval_us == 0 {
+        return Err(wrong());
+    }
+    let parsed = Rate {
+        bytes_per_second,
+        interval_us,
+    };
+    match parsed.bytes() {
+        0 => Err(format!(
+            "\"{value}\" is less than a byte in each interval; write a longer one, such as 1Kb/s@50ms"
+        )),
+        _ => Ok(parsed),
     }
 }
 
@@ -375,7 +382,15 @@ mod tests {
             ),
             (
                 "vifname=a-very-long-interface",
-                "\"a-very-long-interface\" is no interface name; at most 15 letters without / and :",
+                "\"a-very-long-interface\" is no interface's name; it has at most 15 letters, and no spaces, / and :",
+            ),
+            (
+                "bridge=a\x1b[2Jb",
+                "\"a\\u{1b}[2Jb\" is no bridge's name; it has at most 15 letters, and no spaces, / and :",
+            ),
+            (
+                "rate=1Kb/s@1us",
+                "\"1Kb/s@1us\" is less than a byte in each interval; write a longer one, such as 1Kb/s@50ms",
             ),
             (
                 "mac=00:16:3e:00:00:02,mac=00:16:3e:00:00:03",

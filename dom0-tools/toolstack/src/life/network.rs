@@ -84,11 +84,15 @@ impl<H: Host> Toolstack<H> {
         let devid = vif.devid.unwrap_or(0);
         let dev = &devid.to_string();
         let mac = vif.mac.unwrap_or_else(|| self.free_mac(uuid, devid));
+        let bridge = vif.bridge.as_deref().unwrap_or(DEFAULT_BRIDGE);
+        if let Some(port) = self.port_with(bridge, mac) {
+            return fail!("vif {devid}: {port} on {bridge} has {mac} already; give another mac");
+        }
         let start = NetStart {
             dom,
             devid,
             mac,
-            bridge: vif.bridge.as_deref().unwrap_or(DEFAULT_BRIDGE).to_owned(),
+            bridge: bridge.to_owned(),
             ips: vif.nets(),
             rate: vif.rate,
             mtu: vif.mtu.unwrap_or(MTU),
@@ -156,6 +160,13 @@ impl<H: Host> Toolstack<H> {
             .net_start(&start)
             .await
             .during(format!("vif {dev}"))
+    }
+
+    /// The port of a bridge where this address is, by its own right.
+    fn port_with(&self, bridge: &str, mac: Mac) -> Option<String> {
+        let bridges = self.host.bridges().into_iter();
+        let mut ports = bridges.filter(|b| b.name == bridge).flat_map(|b| b.ports);
+        ports.find(|p| p.mac == Some(mac)).map(|p| p.name)
     }
 
     /// An address for an interface that is given none, which no other interface here has.

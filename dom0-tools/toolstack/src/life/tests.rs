@@ -482,6 +482,36 @@ fn interfaces_come_and_go() {
 }
 
 #[test]
+fn an_address_is_one_interfaces_on_a_bridge() {
+    let t = toolstack();
+    let vif = |spec: &str| Vif::parse(spec).unwrap();
+    let same = "mac=00:16:3e:00:00:09";
+    let twice = format!("vif=['{same}', '{same}']");
+    let e = run(t.create(&config(&["disk=[]", &twice]), false))
+        .unwrap_err()
+        .0;
+    let has = "vif1.0 on xenbr0 has 00:16:3e:00:00:09 already; give another mac";
+    assert_eq!(e, format!("g: vif 1: {has}"));
+    assert!(t.host().state.borrow().nets.is_empty());
+    let dom = run(t.create(&config(&["disk=[]", &format!("vif=['{same}']")]), false)).unwrap();
+    let has = has.replace("vif1", &format!("vif{dom}"));
+    for (spec, error) in [
+        (same, format!("vif 1: {has}")),
+        (
+            "mac=52:54:00:12:34:56",
+            "vif 1: eth0 on xenbr0 has 52:54:00:12:34:56 already; give another mac".into(),
+        ),
+    ] {
+        assert_eq!(run(t.attach_vif(dom, &vif(spec))).unwrap_err().0, error);
+        assert_eq!(t.vifs(dom).len(), 1);
+    }
+    assert_eq!(
+        run(t.attach_vif(dom, &vif(&format!("{same},bridge=other")))),
+        Ok(1)
+    );
+}
+
+#[test]
 fn a_number_that_is_given_again() {
     let t = toolstack();
     let host = t.host();

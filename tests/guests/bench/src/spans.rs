@@ -55,10 +55,11 @@ fn frame(to: [u8; 6], from: [u8; 6], size: usize, answer: bool) -> Vec<u8> {
     frame
 }
 
-/// Whose frame it is, if it is one of these, and whether it wants an answer.
-fn ours(frame: &[u8]) -> Option<([u8; 6], bool)> {
+/// Whose frame it is, if it is one of these, and which answer it wants: none (0), one to itself, or one to a multicast
+/// address with this number.
+fn ours(frame: &[u8]) -> Option<([u8; 6], u8)> {
     let from = frame.get(6..12)?.try_into().ok()?;
-    (frame.get(12..14)? == TYPE).then_some((from, *frame.get(14)? != 0))
+    (frame.get(12..14)? == TYPE).then_some((from, *frame.get(14)?))
 }
 
 /// Sends what is to be sent, waiting where there is no room.
@@ -80,11 +81,14 @@ fn answer(guest: &mut Guest, xs: &'static Store) -> Result<(), Error> {
     let mut buffer = vec![0; vif.info().max_frame];
     loop {
         let n = vif.by(u64::MAX).recv(&mut buffer)?.len;
-        if let Some((from, true)) = ours(&buffer[..n]) {
-            let reply = frame(from, vif.info().mac, 60, false);
-            put(guest.kernel, &vif, &reply)?;
-            vif.kick();
-        }
+        let to = match ours(&buffer[..n]) {
+            None | Some((_, 0)) => continue,
+            Some((from, 1)) => from,
+            Some((_, n)) => [1, 0, 0x5e, 0, 0, n],
+        };
+        let reply = frame(to, vif.info().mac, 60, false);
+        put(guest.kernel, &vif, &reply)?;
+        vif.kick();
     }
 }
 

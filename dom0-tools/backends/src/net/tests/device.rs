@@ -23,6 +23,8 @@ fn choice(limits: Limits, keys: &[(&str, &str)]) -> Result<FrontConfig, BadKey> 
         "feature-ipv6-csum-offload",
         "feature-gso-tcpv4",
         "feature-gso-tcpv6",
+        "feature-multicast-control",
+        "feature-dynamic-multicast-control",
     ] {
         assert!(offer.contains(&(key, "1".into())), "{key}");
     }

@@ -32,7 +32,7 @@ struct Sender {
     front: TxFront,
     tx: Tx,
     guest: Guest,
-    credit: Credit,
+    interface: Interface,
     frames: Vec<Frame>,
 }
 
@@ -54,7 +54,7 @@ impl Sender {
             mem,
             front,
             guest,
-            credit: Credit::unlimited(),
+            interface: Interface::new(Credit::unlimited()),
             frames: Vec::new(),
         }
     }
@@ -70,7 +70,7 @@ impl Sender {
         self.tx.take(
             &self.mem,
             &mut self.guest,
-            &mut self.credit,
+            &mut self.interface,
             now,
             budget,
             &mut self.frames,
@@ -118,7 +118,7 @@ fn budget_and_credit_hold_packets_back() {
     s.send(&[request(0, 0, 100, 0); 5]);
     let taken = s.take(2, NOW).unwrap();
     assert_eq!((taken.more, s.frames.len()), (true, 2));
-    s.credit = Credit::new(150, 1000);
+    s.interface.credit = Credit::new(150, 1000);
     let taken = s.take(64, NOW).unwrap();
     assert_eq!((s.frames.len(), taken.until), (4, Some(NOW + 1_000_000)));
     assert_eq!(s.answers().len(), 4);
@@ -167,6 +167,75 @@ fn extra_information_is_no_part() {
     assert_eq!(s.answers(), [(100, 0), (0, 1), (101, 0)]);
     let whole = [&s.guest.pages[&0][..40], &s.guest.pages[&1][..20]];
     assert_eq!(s.frames[0].bytes(), whole.concat());
+}
+
+#[test]
+fn requests_say_which_multicast_frames_are_wanted() {
+    const EXTRA: u16 = nettxf::EXTRA_INFO;
+    let group = |n: u8| [1, 0, 0x5e, 0, 0, n];
+    let mcast = |add, n| NetifExtraInfo::mcast(add, group(n));
+    let asks = |info: NetifExtraInfo| [request(9, 0, 0, EXTRA), info.to_tx()];
+    let gets = |s: &Sender, n: u8| s.interface.groups.allow(&group(n));
+    let mut s = Sender::new(1500);
+    // Before control is requested, it changes nothing.
+    s.send(&asks(mcast(true, 1)));
+    let taken = s.take(64, NOW).unwrap();
+    assert!(taken.notify && taken.dropped == 0);
+    assert_eq!(s.answers(), [(109, 0), (0, 1)]);
+    assert!(gets(&s, 1) && gets(&s, 2));
+    s.interface.groups.control = true;
+    assert!(gets(&s, 1) && !gets(&s, 2));
+    // One that is not there is taken away; what goes before and after is sent all the same.
+    s.send(&[request(0, 0, 60, 0)]);
+    s.send(&asks(mcast(false, 3)));
+    s.send(&asks(mcast(false, 1)));
+    s.send(&[request(1, 0, 60, 0)]);
+    assert_eq!(s.take(64, NOW).unwrap().dropped, 0);
+    assert_eq!(
+        s.answers(),
+        [(100, 0), (109, 0), (0, 1), (109, 0), (0, 1), (101, 0)]
+    );
+    assert_eq!((s.frames.len(), s.guest.calls), (2, 1));
+    assert!(!gets(&s, 1));
+    // Several with one request, an address that is no group's, and fields that make no sense.
+    let more = |mut info: NetifExtraInfo| {
+        info.flags = 1;
+        info.to_tx()
+    };
+    let odd = nettxf::CSUM_BLANK | nettxf::MORE_DATA | EXTRA;
+    s.send(&[
+        request(9, 5000, 9000, odd),
+        more(mcast(true, 4)),
+        more(NetifExtraInfo::mcast(true, [2, 0, 0, 0, 0, 1])),
+        more(NetifExtraInfo::hash(1, 1, [1; 4], 0)),
+        more(mcast(true, 5)),
+        mcast(false, 4).to_tx(),
+        request(2, 0, 60, 0),
+    ]);
+    assert_eq!(s.take(64, NOW).unwrap().dropped, 0);
+    let null = (0, 1);
+    let answers = [(109, 0), null, null, null, null, null, (102, 0)];
+    assert_eq!(s.answers(), answers);
+    assert_eq!(s.frames.len(), 3);
+    assert!(gets(&s, 5) && !gets(&s, 4));
+    // As many as there may be, and no more.
+    for n in 0..62 {
+        s.send(&asks(mcast(true, 100 + n)));
+    }
+    assert_eq!(s.take(64, NOW).unwrap().dropped, 0);
+    s.answers();
+    s.send(&asks(mcast(true, 99)));
+    s.send(&asks(mcast(false, 100)));
+    s.send(&asks(mcast(true, 98)));
+    assert_eq!(s.take(64, NOW).unwrap().dropped, 0);
+    assert_eq!(
+        s.answers(),
+        [(109, -1), null, (109, 0), null, (109, 0), null]
+    );
+    assert!(!gets(&s, 99) && !gets(&s, 100) && gets(&s, 98) && gets(&s, 161));
+    // Without its end, it is a breach like any other.
+    s.send(&[request(9, 0, 0, EXTRA), more(mcast(true, 1))]);
+    assert_eq!(s.take(64, NOW), Err(Fault::Incomplete));
 }
 
 #[test]
@@ -474,7 +543,7 @@ proptest! {
         let mut guest = Guest::default();
         guest.pages.insert(3, vec![8; 4096]);
         guest.pages.insert(4, ipv4_tcp(&[8; 4096 - 58], 0x10));
-        let mut credit = Credit::new(3000, 10);
+        let mut interface = Interface::new(Credit::new(3000, 10));
         let (mut prod, mut now) = (start, NOW);
         for (n, (slot, bytes, nice, more, budget)) in acts.into_iter().enumerate() {
             for i in 0..=more {
@@ -485,7 +554,8 @@ proptest! {
                 if n == split as usize {
                     r = match i % 2 {
                         0 => request(4, 0, 4096, nettxf::EXTRA_INFO),
-                        _ => NetifExtraInfo::gso(size, 1, 0).to_tx(),
+                        _ if size < 800 => NetifExtraInfo::gso(size, 1, 0).to_tx(),
+                        _ => NetifExtraInfo::mcast(size < 1200, [1; 6]).to_tx(),
                     };
                 }
                 mem.write(64 + (slot + i as usize) % 256 * 12, r.as_bytes());
@@ -494,7 +564,7 @@ proptest! {
             mem.store32(head::REQ_PROD, prod);
             let mut frames = Vec::new();
             let before = mem.load32(head::RSP_PROD);
-            let taken = tx.take(&mem, &mut guest, &mut credit, now, budget, &mut frames);
+            let taken = tx.take(&mem, &mut guest, &mut interface, now, budget, &mut frames);
             prop_assert!(frames.len() <= budget);
             let answered = mem.load32(head::RSP_PROD).wrapping_sub(before);
             prop_assert!(answered <= 256 && answered as usize >= frames.len());
@@ -509,7 +579,7 @@ proptest! {
                 Err(_) => {
                     prop_assert!(frames.is_empty() && answered == 0);
                     prop_assert_eq!(
-                        tx.take(&mem, &mut guest, &mut credit, now, 9, &mut frames),
+                        tx.take(&mem, &mut guest, &mut interface, now, 9, &mut frames),
                         Ok(Taken::default())
                     );
                     break;

@@ -17,6 +17,9 @@ use guest_abi::io::ring::{FrontRing, head};
 use guest_abi::mem::SharedMem;
 use guest_abi::{GrantRef, Port};
 
+/// A multicast address that the peer sends to, when asked with its last byte.
+const GROUP: [u8; 6] = [1, 0, 0x5e, 0, 0, 9];
+
 /// A connected interface.
 struct Net {
     tx: FrontRing<NetifTxRequest, NetifTxResponse>,
@@ -70,6 +73,8 @@ impl Served {
         self.frame(data, 0);
         self.sending(&mut net, data);
         self.receiving(&mut net, data, room);
+        let request = format!("{}/request-multicast-control", front.path);
+        self.multicast(&mut net, data, room, &request);
         let r = self.close(&mut front);
         let held = self.in_use(self.gref_of(&tx)) || self.in_use(self.gref_of(&rx));
         self.case("net.close", format!("{r} held {held}"));
@@ -99,6 +104,12 @@ impl Served {
             let gref = self.grant(0, data.addr(), false);
             let r = self.tx(&mut net, &[slot(gref, 0, 60, 0)]);
             self.case("net.reopen.frame", r);
+            // Requested before it connected, and the addresses of before are forgotten.
+            let r = self.group_comes(&mut net, data, room);
+            self.case("net.reopen.multicast", r);
+            let r = self.ask_group(&mut net, true, GROUP);
+            let comes = self.group_comes(&mut net, data, room);
+            self.case("net.reopen.multicast.added", format!("{r}; {comes}"));
         }
         let r = self.close(&mut front);
         self.case("net.last_close", r);
@@ -249,6 +260,14 @@ impl Served {
                 with(NetifExtraInfo::mcast(false, [1, 0, 0x5e, 0, 0, 1]), 0),
             ),
             (
+                "mcast_del_again",
+                with(NetifExtraInfo::mcast(false, [1, 0, 0x5e, 0, 0, 1]), 0),
+            ),
+            (
+                "mcast_fields",
+                with(NetifExtraInfo::mcast(false, [1, 0, 0x5e, 0, 0, 1]), 5000),
+            ),
+            (
                 "hash",
                 with(NetifExtraInfo::hash(0, 0, [1, 2, 3, 4], 0), 60),
             ),
@@ -342,6 +361,87 @@ impl Served {
             self.case(format!("net.rx.{name}"), r);
         }
         self.case("net.rx.held", self.in_use(good));
+    }
+
+    /// Has the peer send to a multicast address, and then to us: whether the first came.
+    fn group_comes(&mut self, net: &mut Net, data: Shared, room: Shared) -> String {
+        let (good, gref) = (
+            self.grant(0, data.addr(), false),
+            self.grant(0, room.addr(), false),
+        );
+        for answer in [GROUP[5], 1] {
+            self.frame(data, answer);
+            self.tx(net, &[slot(good, 0, 60, 0)]);
+        }
+        self.frame(data, 0);
+        let mut came = false;
+        loop {
+            let request = NetifRxRequest {
+                id: 200,
+                gref: GrantRef(gref),
+                ..NetifRxRequest::default()
+            };
+            let _ = net.rx.push(&net.rx_page, &request);
+            if net.rx.publish(&net.rx_page) {
+                self.send(net.port);
+            }
+            let answer = self.within(3000 * MS, |_| net.rx.pop(&net.rx_page).ok().flatten());
+            let mut to = [0; 6];
+            room.read(0, &mut to);
+            match (answer, to) {
+                (None, _) => return "nothing".into(),
+                (_, GROUP) if !came => came = true,
+                _ => return came.to_string(),
+            }
+        }
+    }
+
+    /// Asks for a multicast address, or not to have it.
+    fn ask_group(&mut self, net: &mut Net, add: bool, group: [u8; 6]) -> String {
+        let info = NetifExtraInfo::mcast(add, group);
+        self.tx(net, &[slot(0, 0, 0, nettxf::EXTRA_INFO), extra(info)])
+    }
+
+    fn multicast(&mut self, net: &mut Net, data: Shared, room: Shared, request: &str) {
+        let r = self.group_comes(net, data, room);
+        self.case("net.multicast.not_requested", r);
+        for (name, value, comes) in [
+            ("requested", 1, "false"),
+            ("no_more", 0, "true"),
+            ("again", 1, "false"),
+        ] {
+            self.put(request, value);
+            // The back end may see it a little later.
+            let r = (0..50).find(|_| {
+                self.wait_ms(20);
+                self.group_comes(net, data, room) == comes
+            });
+            self.case(
+                format!("net.multicast.{name}"),
+                r.map_or("no change", |_| comes),
+            );
+        }
+        for (name, add, group) in [
+            ("other", true, [1, 0, 0x5e, 0, 0, 8]),
+            ("no_group", true, [0, 0x16, 0x3e, 0, 0, 8]),
+            ("added", true, GROUP),
+            ("added_twice", true, GROUP),
+            ("taken_away", false, GROUP),
+            ("taken_away_twice", false, GROUP),
+            ("not_there", false, GROUP),
+            ("added_again", true, GROUP),
+        ] {
+            let r = self.ask_group(net, add, group);
+            let comes = self.group_comes(net, data, room);
+            self.case(format!("net.multicast.{name}"), format!("{r}; {comes}"));
+        }
+        let full = (0..100).find(|n| {
+            self.ask_group(net, true, [1, 0, 0x5e, 1, 0, *n])
+                .contains("Error")
+        });
+        self.case("net.multicast.most", format!("{full:?} more"));
+        let r = self.ask_group(net, true, [1, 0, 0x5e, 1, 1, 0]);
+        self.case("net.multicast.too_many", r);
     }
 
     /// What ends an interface.
