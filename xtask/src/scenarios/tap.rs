@@ -56,7 +56,7 @@ impl Tap {
             number,
         };
         if let Err(e) = ip(&["tuntap", "add", "dev", &tap.name, "mode", "tap"]) {
-            let why = format!("{e:#}");
+            let why = format!("{e:#}").replace('\n', " ");
             ensure!(why.contains("not permitted"), "{why}");
             return skip(&why);
         }
