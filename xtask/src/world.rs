@@ -103,7 +103,12 @@ fn ask(server: SocketAddrV4, path: &str, head: &str, content: &[u8]) -> Result<V
 
 /// Answers questions for the IPv4 address of a name until this process ends; the port.
 pub fn serve_name(name: &str, address: Ipv4Addr) -> Result<u16> {
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    serve_name_at(Ipv4Addr::LOCALHOST, name, address)
+}
+
+/// The same at another of this host's addresses.
+pub fn serve_name_at(own: Ipv4Addr, name: &str, address: Ipv4Addr) -> Result<u16> {
+    let socket = UdpSocket::bind((own, 0))?;
     let port = socket.local_addr()?.port();
     // As it stands in messages: each part with its length before it, and an empty one at the end.
     let name: Vec<u8> = name

@@ -248,6 +248,7 @@ pub(super) fn tap(stage: &Stage) -> Result<()> {
     let (host, guest) = (tap.address(1), tap.address(2));
     let file = world::bytes(5, SIZE);
     let port = world::serve_files_at(host, vec![("/file".into(), file.clone())])?;
+    let dns = world::serve_name_at(host, "world.test", guest)?;
     let monitor = stage.dir()?.join("monitor");
     let machine = Machine {
         net: Some(Net {
@@ -290,6 +291,12 @@ pub(super) fn tap(stage: &Stage) -> Result<()> {
         }
         attach_again(session, "linux")?;
         session.shell(&format!("ping -c 2 -W 5 {host}"))?;
+        // UDP's checksums are left to the card, too.
+        let shown = session.shell(&format!("nslookup world.test {host}:{dns}"))?;
+        ensure!(
+            shown.contains(&guest.to_string()),
+            "no {guest} in:\n{shown}"
+        );
         session.detach()?;
         session.vane("destroy linux").map(drop)
     })
