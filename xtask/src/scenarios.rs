@@ -670,6 +670,9 @@ fn rust_guests(stage: &Stage) -> Result<()> {
 
             // The kernel of docs/PORTING.md.
             session.vane("create port")?;
+            wait_until(session, HELLO, |session| {
+                Ok(session.json("network-list port --json")?[0]["state"] == 4)
+            })?;
             // Which asks for an address: a frame for all.
             session.vane("create httpd")?;
             session.attach("port")?;
