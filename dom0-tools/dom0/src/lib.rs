@@ -22,6 +22,8 @@ mod card;
 #[cfg(target_os = "none")]
 mod console;
 #[cfg(target_os = "none")]
+mod device;
+#[cfg(target_os = "none")]
 mod disk;
 #[cfg(target_os = "none")]
 mod host;

@@ -3,28 +3,26 @@
 //! Frames are copied out of the sender's pages and into the receivers'.
 
 use crate::card::Card;
-use crate::exec::{Notify, yield_now};
+use crate::device::{Devices, Served, Service};
+use crate::exec::yield_now;
 use crate::host::Dom0;
 use crate::ip::Address;
 use crate::own::Own;
 use crate::rt::Listener;
-use crate::xs::Watch;
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::rc::Rc;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 use backends::bridge::{Bridge, Filter, Mac, Net, PortId};
 use backends::net::{
     Copies, CopyIn, CopyOut, Credit, Device, Frame, FrontConfig, Groups, Interface, Limits,
-    QueueConfig, Rx, Step, Tx, Writes,
+    QueueConfig, Rx, Tx,
 };
-use core::cell::{Cell, RefCell};
+use core::cell::RefCell;
 use el1::mem;
 use el1::{hvc, time};
 use embassy_futures::select::select3;
-use guest_abi::grant_table::GrantStatus;
-use guest_abi::io::xenbus::State;
 use guest_abi::{DomId, Errno, Port};
 use toolstack::config;
 use toolstack::host::{BridgeInfo, BridgePort, DEFAULT_BRIDGE, NetStart};
@@ -35,39 +33,16 @@ const QUEUES: u16 = 4;
 const BUDGET: usize = 64;
 /// Bytes for one port that are delivered before more are taken from the sender.
 const EAGER: usize = 128 << 10;
-/// Most lines that are shown of what goes wrong with an interface.
-const REPORTS: u32 = 8;
 
 /// An interface that is served.
-struct Served {
-    dom: DomId,
-    devid: u32,
+struct Vif {
+    served: Rc<Served>,
     mac: Mac,
     bridge: String,
     port: PortId,
     interface: RefCell<Interface>,
-    /// It is to end at once.
-    stop: Cell<bool>,
-    /// Something in it changed: to be stopped, a queue broke or ended, it ended.
-    changed: Notify,
-    /// Why a queue broke, until it was told.
-    fault: RefCell<Option<String>>,
-    /// Queues that are to end.
-    draining: Cell<bool>,
-    /// Wakes for the queues.
-    wake: RefCell<Vec<Rc<Notify>>>,
     /// The receiving sides of the queues that run.
     inputs: RefCell<Vec<Rc<Input>>>,
-    /// Queues that run.
-    queues: Cell<usize>,
-    ended: Cell<bool>,
-}
-
-impl Served {
-    fn broke(&self, why: String) {
-        *self.fault.borrow_mut() = Some(why);
-        self.changed.notify();
-    }
 }
 
 /// Where a queue's guest receives.
@@ -79,7 +54,7 @@ struct Input {
 
 /// What is behind a bridge's port.
 enum Station {
-    Vif(Rc<Served>),
+    Vif(Rc<Vif>),
     Card(Rc<Card>),
     Own(Rc<Own>),
 }
@@ -113,7 +88,7 @@ impl Station {
 
 /// Where frames wait to be given away.
 enum Outlet {
-    Vif(Rc<Served>, Rc<Input>),
+    Vif(Rc<Vif>, Rc<Input>),
     Card(Rc<Card>),
     Own(Rc<Own>),
 }
@@ -154,7 +129,7 @@ struct Switch {
 
 #[derive(Default)]
 struct Shared {
-    vifs: RefCell<BTreeMap<(DomId, u32), Rc<Served>>>,
+    vifs: Devices,
     bridges: RefCell<BTreeMap<String, Switch>>,
     own: RefCell<Option<Rc<Own>>>,
 }
@@ -166,13 +141,7 @@ pub struct Networks(Rc<Shared>);
 impl Networks {
     /// Serves an interface. Its bridge is made when there is none of that name.
     pub fn start(&self, dom0: Dom0, start: &NetStart) -> Result<(), Errno> {
-        let key = (start.dom, start.devid);
-        if self.0.vifs.borrow().contains_key(&key) {
-            return Err(Errno::EEXIST);
-        }
-        let back = format!("/local/domain/0/backend/vif/{}/{}", key.0, key.1);
-        let front = format!("/local/domain/{}/device/vif/{}", key.0, key.1);
-        let watches = (dom0.xs.watch(&back)?, dom0.xs.watch(&front)?);
+        let new = self.0.vifs.open(dom0, "vif", start.dom, start.devid)?;
         let ips = start.ips.iter();
         let filter = Filter {
             mac: (!start.ips.is_empty()).then_some(start.mac.0),
@@ -185,61 +154,31 @@ impl Networks {
         let mut bridges = self.0.bridges.borrow_mut();
         let switch = bridges.entry(start.bridge.clone()).or_default();
         let port = switch.bridge.add(filter).ok_or(Errno::ENOSPC)?;
-        let served = Rc::new(Served {
-            dom: start.dom,
-            devid: start.devid,
+        let vif = Rc::new(Vif {
+            served: new.0.clone(),
             mac: start.mac.0,
             bridge: start.bridge.clone(),
             port,
             interface: RefCell::new(Interface::new(credit)),
-            stop: Cell::default(),
-            changed: Notify::default(),
-            fault: RefCell::default(),
-            draining: Cell::default(),
-            wake: RefCell::default(),
             inputs: RefCell::default(),
-            queues: Cell::default(),
-            ended: Cell::default(),
         });
-        switch.stations.insert(port, Station::Vif(served.clone()));
-        drop(bridges);
-        self.0.vifs.borrow_mut().insert(key, served.clone());
-        let task = Task {
-            dom0,
-            nets: self.clone(),
-            limits: Limits {
-                queues: QUEUES,
-                mtu: start.mtu,
-            },
-            back,
-            front,
-            served: served.clone(),
-            said: Cell::default(),
+        switch.stations.insert(port, Station::Vif(vif.clone()));
+        let limits = Limits {
+            queues: QUEUES,
+            mtu: start.mtu,
         };
-        let nets = self.clone();
-        dom0.rt.spawn(async move {
-            task.run(watches).await;
-            nets.0.vifs.borrow_mut().remove(&key);
-            if let Some(switch) = nets.0.bridges.borrow_mut().get_mut(&served.bridge) {
-                switch.bridge.remove(served.port);
-                switch.stations.remove(&served.port);
-            }
-            served.ended.set(true);
-            served.changed.notify();
-        });
+        let task = Task {
+            nets: self.clone(),
+            limits,
+            vif,
+        };
+        self.0.vifs.serve(new, Device::new(limits), task);
         Ok(())
     }
 
     /// Ends serving an interface, and waits until nothing of the guest's is held any more.
     pub async fn stop(&self, dom: DomId, devid: u32) {
-        let served = self.0.vifs.borrow().get(&(dom, devid)).cloned();
-        let Some(served) = served else { return };
-        let mut seen = served.changed.seen();
-        served.stop.set(true);
-        served.changed.notify();
-        while !served.ended.get() {
-            served.changed.changed(&mut seen).await;
-        }
+        self.0.vifs.stop(dom, devid).await;
     }
 
     /// Makes a bridge, unless it is there.
@@ -287,10 +226,10 @@ impl Networks {
             let port = |(&id, station): (&PortId, &Station)| {
                 let (name, guest, mac, link) = match station {
                     Station::Vif(v) => (
-                        format!("vif{}.{}", v.dom, v.devid),
-                        Some((v.dom, v.devid)),
+                        format!("vif{}.{}", v.served.dom, v.served.id),
+                        Some((v.served.dom, v.served.id)),
                         Some(v.mac),
-                        v.queues.get() > 0,
+                        v.served.queues() > 0,
                     ),
                     Station::Card(card) => ("eth0".into(), None, card.mac(), card.link()),
                     Station::Own(own) => {
@@ -361,151 +300,70 @@ impl Networks {
 }
 
 /// Gives a guest what waits for it.
-fn flush(vif: &Served, input: &Input) {
+fn flush(vif: &Vif, input: &Input) {
     match input
         .rx
         .borrow_mut()
-        .flush(&*input.ring, &mut Grants(vif.dom))
+        .flush(&*input.ring, &mut Grants(vif.served.dom))
     {
         Ok(true) => hvc::send(input.port),
         Ok(false) => {}
-        Err(e) => vif.broke(e.to_string()),
+        Err(e) => vif.served.broke(e),
     }
 }
 
 struct Task {
-    dom0: Dom0,
     nets: Networks,
     limits: Limits,
-    back: String,
-    front: String,
-    served: Rc<Served>,
-    /// Lines that were shown.
-    said: Cell<u32>,
+    vif: Rc<Vif>,
 }
 
-impl Task {
-    fn node(&self, dir: &str, key: &str) -> Option<String> {
-        let value = self
-            .dom0
-            .xs
-            .with(|s| s.read(&format!("{dir}/{key}")))
-            .ok()?;
-        String::from_utf8(value).ok()
-    }
-
-    /// Writes to the back end's folder, unless that is gone.
-    fn write(&self, writes: Writes) {
-        let _ = self.dom0.xs.with(|s| {
-            s.transact(|t| {
-                if t.exists(&format!("{}/frontend", self.back)) {
-                    for (key, value) in &writes {
-                        t.write(&format!("{}/{key}", self.back), value.as_bytes())?;
-                    }
-                }
-                Ok::<(), Errno>(())
-            })
-        });
-    }
-
-    async fn run(&self, (mut back, mut front): (Watch, Watch)) {
-        let mut device = Device::new(self.limits);
-        loop {
-            let mut seen = self.served.changed.seen();
-            while back.try_next().is_some() || front.try_next().is_some() {}
-            let fault = self.served.fault.take();
-            if let Some(why) = fault {
-                self.say(&format!("the guest breaks the protocol: {why}"));
-                self.write(device.broken());
-            }
-            let control = self.node(&self.front, "request-multicast-control");
-            self.served.interface.borrow_mut().groups.control =
-                Groups::requested(control.as_deref());
-            let state = self.node(&self.front, "state");
-            let state = match state
-                .and_then(|s| s.parse().ok())
-                .and_then(State::from_number)
-            {
-                Some(state) if !self.served.stop.get() => state,
-                _ => State::Unknown,
-            };
-            let online = self.node(&self.back, "online").as_deref() != Some("0");
-            match device.step(state, online, |key| self.node(&self.front, key)) {
-                Step::Wait if self.served.stop.get() => break,
-                Step::Wait => {
-                    let changed = self.served.changed.changed(&mut seen);
-                    select3(back.changed(), front.changed(), changed).await;
-                }
-                Step::Write(writes) => self.write(writes),
-                Step::Connect(config) => {
-                    let writes = match self.connect(&config) {
-                        Ok(()) => device.connected(),
-                        Err(e) => {
-                            self.say(&format!("cannot connect: {e}"));
-                            device.connect_failed()
-                        }
-                    };
-                    self.write(writes);
-                }
-                Step::Refuse(bad, writes) => {
-                    self.say(&format!("{bad}, which makes no sense"));
-                    self.write(writes);
-                }
-                Step::Disconnect => {
-                    self.disconnect().await;
-                    device.disconnected();
-                }
-                Step::Gone => break,
-            }
-        }
-        self.disconnect().await;
-    }
-
-    fn say(&self, what: &str) {
-        let said = self.said.get();
-        if said >= REPORTS {
-            return;
-        }
-        self.said.set(said + 1);
-        self.dom0
-            .terminal
-            .write(&format!("{}: {what}\n", self.back));
-    }
+impl Service for Task {
+    type Kind = backends::net::Vif;
 
     fn connect(&self, config: &FrontConfig) -> Result<(), Errno> {
-        self.served.draining.set(false);
-        // What an earlier connection's queues ended with, and asked for.
-        self.served.fault.take();
-        self.served.interface.borrow_mut().groups.clear();
+        // What it asked for with an earlier connection.
+        self.vif.interface.borrow_mut().groups.clear();
         let mut ready = Vec::new();
         for q in &config.queues {
             ready.push(self.open(config, q)?);
         }
         for runner in ready {
-            let mut wake = self.served.wake.borrow_mut();
-            wake.push(runner.tx_port.waker());
-            self.served.inputs.borrow_mut().push(runner.input.clone());
-            self.served.queues.set(self.served.queues.get() + 1);
-            self.dom0.rt.spawn(runner.run());
+            self.vif.inputs.borrow_mut().push(runner.input.clone());
+            let wake = runner.tx_port.waker();
+            self.vif.served.begin(wake, runner.run());
         }
         Ok(())
     }
 
+    fn look(&self) {
+        let control = self.vif.served.front("request-multicast-control");
+        self.vif.interface.borrow_mut().groups.control = Groups::requested(control.as_deref());
+    }
+
+    fn disconnect(&self) {
+        self.vif.inputs.borrow_mut().clear();
+    }
+
+    async fn ended(&self) {
+        let mut bridges = self.nets.0.bridges.borrow_mut();
+        if let Some(switch) = bridges.get_mut(&self.vif.bridge) {
+            switch.bridge.remove(self.vif.port);
+            switch.stations.remove(&self.vif.port);
+        }
+    }
+}
+
+impl Task {
     fn open(&self, config: &FrontConfig, q: &QueueConfig) -> Result<Runner, Errno> {
-        let map = |gref| {
-            mem::map_grants(self.served.dom, &[gref], true).map_err(|e| match e {
-                GrantStatus::NoSpace => Errno::ENOMEM,
-                _ => Errno::EINVAL,
-            })
-        };
-        let (ring, rx_ring) = (map(q.tx_ring)?, map(q.rx_ring)?);
+        let served = &self.vif.served;
+        let (ring, rx_ring) = (served.map(&[q.tx_ring])?, served.map(&[q.rx_ring])?);
         let tx = Tx::attach(&*ring, &self.limits).ok_or(Errno::EINVAL)?;
         let rx = Rx::attach(&*rx_ring, config).ok_or(Errno::EINVAL)?;
-        let connect = |port| self.dom0.rt.connect(self.served.dom, port);
-        let tx_port = connect(q.tx_port)?;
+        let tx_port = served.bind(q.tx_port)?;
         let rx_port = match q.rx_port == q.tx_port {
             true => None,
-            false => Some(connect(q.rx_port)?),
+            false => Some(served.bind(q.rx_port)?),
         };
         let input = Input {
             rx: RefCell::new(rx),
@@ -513,27 +371,14 @@ impl Task {
             port: rx_port.as_ref().unwrap_or(&tx_port).port(),
         };
         Ok(Runner {
-            dom0: self.dom0,
             nets: self.nets.clone(),
-            served: self.served.clone(),
+            vif: self.vif.clone(),
             tx,
             ring,
             tx_port,
             rx_port,
             input: Rc::new(input),
         })
-    }
-
-    async fn disconnect(&self) {
-        self.served.draining.set(true);
-        self.served.inputs.borrow_mut().clear();
-        for wake in self.served.wake.take() {
-            wake.notify();
-        }
-        let mut seen = self.served.changed.seen();
-        while self.served.queues.get() > 0 {
-            self.served.changed.changed(&mut seen).await;
-        }
     }
 }
 
@@ -558,9 +403,8 @@ impl Copies for Grants {
 
 /// A pair of rings at work.
 struct Runner {
-    dom0: Dom0,
     nets: Networks,
-    served: Rc<Served>,
+    vif: Rc<Vif>,
     tx: Tx,
     ring: mem::Mapping,
     tx_port: Listener,
@@ -571,16 +415,16 @@ struct Runner {
 impl Runner {
     async fn run(mut self) {
         let mut frames = Vec::new();
-        while !self.served.draining.get() {
+        while !self.vif.served.draining() {
             let taken = self.tx.take(
                 &*self.ring,
-                &mut Grants(self.served.dom),
-                &mut self.served.interface.borrow_mut(),
+                &mut Grants(self.vif.served.dom),
+                &mut self.vif.interface.borrow_mut(),
                 time::now_ns(),
                 BUDGET,
                 &mut frames,
             );
-            let (bridge, port) = (&self.served.bridge, self.served.port);
+            let (bridge, port) = (&self.vif.bridge, self.vif.port);
             let (mut more, mut until) = (false, None);
             match taken {
                 Ok(taken) => {
@@ -592,25 +436,21 @@ impl Runner {
                     }
                     (more, until) = (taken.more, taken.until);
                 }
-                Err(e) => self.served.broke(e.to_string()),
+                Err(e) => self.vif.served.broke(e),
             }
             self.nets.forward(bridge, port, frames.drain(..));
-            flush(&self.served, &self.input);
+            flush(&self.vif, &self.input);
             if more {
                 yield_now().await;
             } else {
                 self.wait(until).await;
             }
         }
-        let served = self.served.clone();
-        drop(self);
-        served.queues.set(served.queues.get() - 1);
-        served.changed.notify();
     }
 
     /// Waits for an event, or a time in nanoseconds.
     async fn wait(&mut self, until: Option<u64>) {
-        let rt = self.dom0.rt;
+        let rt = self.vif.served.dom0.rt;
         let posted = async {
             match &mut self.rx_port {
                 Some(port) => port.wait().await,
