@@ -261,13 +261,7 @@ impl<'x, P: Platform> Disk<'x, P> {
     }
 
     fn poll(&self, cx: &mut Context<'_>) {
-        let gone = match self.front.try_borrow_mut() {
-            Ok(mut front) => {
-                while let Poll::Ready(Ok(_)) = front.poll_peer(cx) {}
-                front.peer() != State::Connected
-            }
-            Err(_) => false,
-        };
+        let gone = Frontend::is_gone(&self.front, cx);
         let woken = {
             let mut link = self.link.borrow_mut();
             link.take_responses();

@@ -10,6 +10,7 @@ use crate::{Error, Platform};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::cell::RefCell;
 use core::future::{Future, poll_fn};
 use core::pin::Pin;
 use core::str::FromStr;
@@ -153,6 +154,16 @@ impl<'x, P: Platform> Frontend<'x, P> {
             let xs = self.store.xenstore();
             self.reading = Some(xs.request(MsgType::Read, 0, &[path.as_bytes()])?);
         }
+    }
+
+    /// Whether the other end of a device that was connected is not any more.
+    pub(crate) fn is_gone(front: &RefCell<Self>, cx: &mut Context<'_>) -> bool {
+        let Ok(mut front) = front.try_borrow_mut() else {
+            // Whoever looks at it has woken the caller, and looks to its end.
+            return false;
+        };
+        while let Poll::Ready(Ok(_)) = front.poll_peer(cx) {}
+        front.peer != State::Connected
     }
 
     /// Waits until the other end is in a state that `wanted` accepts, which may be the one it is in.
