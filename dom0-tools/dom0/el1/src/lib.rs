@@ -58,7 +58,7 @@ pub use machine::Machine;
 const LIMIT: u64 = 1 << 39;
 
 #[cfg(target_os = "none")]
-core::arch::global_asm!(include_str!("boot.s"));
+core::arch::global_asm!(include_str!("boot.s"), include_str!("bytes.s"));
 
 /// Names the program's main function, `fn(el1::Machine) -> !`.
 #[macro_export]
