@@ -6,7 +6,7 @@ mod common;
 use backends::bridge::{Bridge, Filter};
 use backends::net::{
     Checksum as Sum, Copies, CopyIn, CopyOut, Credit, Device, Frame, Groups, Interface, Limits, Rx,
-    Step, Tx, Writes,
+    Step, Tx, Waiting, Writes,
 };
 use common::net::{BACK, FRONT, get, nodes, put};
 use common::*;
@@ -100,7 +100,11 @@ fn serve_net(w: &'static World, server: &Server, limits: Limits) -> Rc<Knobs> {
                     k.ring.borrow_mut().get_or_insert(tx.clone());
                     queues.push(Queue {
                         tx: (Tx::attach(&tx, &limits).unwrap(), tx, q.tx_ring),
-                        rx: (Rx::attach(&rx, &c).unwrap(), rx, q.rx_ring),
+                        rx: (
+                            Rx::attach(&rx, &c, Waiting::default()).unwrap(),
+                            rx,
+                            q.rx_ring,
+                        ),
                     });
                 }
                 k.queues.set(queues.len());

@@ -44,7 +44,7 @@ pub use groups::{Groups, MAX_GROUPS};
 pub use offload::{Header, Offload};
 pub use rx::Rx;
 pub use tx::{Fault, Taken, Tx};
-pub use waiting::Waiting;
+pub use waiting::{Pool, Waiting};
 
 use guest_abi::GrantRef;
 

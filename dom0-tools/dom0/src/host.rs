@@ -107,7 +107,7 @@ impl Dom0 {
                 *s = s.rotate_left(3) ^ b;
             }
         }
-        let networks = Networks::default();
+        let networks = Networks::new(heap::total() / 4);
         networks.make(DEFAULT_BRIDGE);
         Self(Box::leak(Box::new(Inner {
             rt,

@@ -16,8 +16,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use backends::bridge::{Bridge, Filter, Mac, Net, PortId};
 use backends::net::{
-    Copies, CopyIn, CopyOut, Credit, Device, Frame, FrontConfig, Groups, Interface, Limits,
-    QueueConfig, Rx, Tx,
+    Copies, CopyIn, CopyOut, Credit, Device, Frame, FrontConfig, Groups, Interface, Limits, Pool,
+    QueueConfig, Rx, Tx, Waiting,
 };
 use core::cell::RefCell;
 use el1::mem;
@@ -127,18 +127,29 @@ struct Switch {
     stations: BTreeMap<PortId, Station>,
 }
 
-#[derive(Default)]
 struct Shared {
+    /// What waits for guests, as far as it is not little.
+    pool: Rc<Pool>,
     vifs: Devices,
     bridges: RefCell<BTreeMap<String, Switch>>,
     own: RefCell<Option<Rc<Own>>>,
 }
 
 /// All bridges and interfaces.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Networks(Rc<Shared>);
 
 impl Networks {
+    /// None yet. Frames that wait for guests may use about so many bytes.
+    pub fn new(waiting: usize) -> Self {
+        Self(Rc::new(Shared {
+            pool: Rc::new(Pool::new(waiting)),
+            vifs: Devices::default(),
+            bridges: RefCell::default(),
+            own: RefCell::default(),
+        }))
+    }
+
     /// Serves an interface. Its bridge is made when there is none of that name.
     pub fn start(&self, dom0: Dom0, start: &NetStart) -> Result<(), Errno> {
         let new = self.0.vifs.open(dom0, "vif", start.dom, start.devid)?;
@@ -359,7 +370,8 @@ impl Task {
         let served = &self.vif.served;
         let (ring, rx_ring) = (served.map(&[q.tx_ring])?, served.map(&[q.rx_ring])?);
         let tx = Tx::attach(&*ring, &self.limits).ok_or(Errno::EINVAL)?;
-        let rx = Rx::attach(&*rx_ring, config).ok_or(Errno::EINVAL)?;
+        let waiting = Waiting::of(self.nets.0.pool.clone());
+        let rx = Rx::attach(&*rx_ring, config, waiting).ok_or(Errno::EINVAL)?;
         let tx_port = served.bind(q.tx_port)?;
         let rx_port = match q.rx_port == q.tx_port {
             true => None,

@@ -5,6 +5,7 @@ use super::{Input, Page};
 use backends::bridge::{Bridge, Filter, Net};
 use backends::net::{
     Copies, CopyIn, CopyOut, Credit, Device, FrontConfig, HEADER, Interface, Limits, Rx, Step, Tx,
+    Waiting,
 };
 use guest_abi::io::netif::{NetifRxRequest, NetifTxRequest};
 use guest_abi::io::ring::head;
@@ -75,7 +76,7 @@ pub fn netback(data: &[u8]) {
     let (tx_page, rx_page) = (Page::new(start), Page::new(start));
     let (Some(mut tx), Some(mut rx)) = (
         Tx::attach(&tx_page.mem(), &limits),
-        Rx::attach(&rx_page.mem(), &config),
+        Rx::attach(&rx_page.mem(), &config, Waiting::default()),
     ) else {
         panic!("a page holds a ring");
     };

@@ -65,8 +65,8 @@ impl Outgoing {
 }
 
 impl Rx {
-    /// Takes up the ring that a front end made in one page. `None` never happens with a page.
-    pub fn attach(ring: &impl SharedMem, config: &FrontConfig) -> Option<Self> {
+    /// Takes up the ring that a front end made in one page; frames wait in `waiting`. `None` never happens with a page.
+    pub fn attach(ring: &impl SharedMem, config: &FrontConfig, waiting: Waiting) -> Option<Self> {
         Some(Self {
             ring: BackRing::attach(ring, PAGE_SIZE)?,
             scatter_gather: config.scatter_gather,
@@ -74,7 +74,7 @@ impl Rx {
             blank_ipv6: config.blank_ipv6,
             split_ipv4: config.split_ipv4,
             split_ipv6: config.split_ipv6,
-            waiting: Waiting::default(),
+            waiting,
             broken: false,
             frames: Vec::new(),
             slots: Vec::new(),

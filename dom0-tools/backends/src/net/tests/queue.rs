@@ -353,7 +353,7 @@ impl Receiver {
         let mem = Mem::new(4096);
         let front = RxFront::new(&mem, 4096).unwrap();
         Self {
-            rx: Rx::attach(&mem, config).unwrap(),
+            rx: Rx::attach(&mem, config, Waiting::default()).unwrap(),
             mem,
             front,
             guest: Guest::default(),
@@ -601,7 +601,7 @@ proptest! {
         let mem = Mem::new(4096);
         mem.store32(head::REQ_PROD, start);
         mem.store32(head::RSP_PROD, start);
-        let mut rx = Rx::attach(&mem, &CONFIG).unwrap();
+        let mut rx = Rx::attach(&mem, &CONFIG, Waiting::default()).unwrap();
         let mut guest = Guest::default();
         guest.pages.insert(3, vec![8; 4096]);
         let mut prod = start;
