@@ -68,9 +68,9 @@ impl Station {
         }
     }
 
-    /// Has a frame wait where it goes to; `None` when it is dropped.
-    fn queue(&self, frame: &Rc<Frame>) -> Option<Outlet> {
-        match self {
+    /// Has a frame wait where it goes to, and whether it does, with all of its segments; `None` when there is nobody.
+    fn queue(&self, frame: &Rc<Frame>) -> Option<(Outlet, bool)> {
+        Some(match self {
             Self::Vif(vif) => {
                 let inputs = vif.inputs.borrow();
                 let input = match inputs.len() {
@@ -78,11 +78,11 @@ impl Station {
                     n => inputs.get(frame.flow() as usize % n)?,
                 };
                 let taken = input.rx.borrow_mut().queue(frame.clone());
-                taken.then(|| Outlet::Vif(vif.clone(), input.clone()))
+                (Outlet::Vif(vif.clone(), input.clone()), taken)
             }
-            Self::Card(card) => card.queue(frame).then(|| Outlet::Card(card.clone())),
-            Self::Own(own) => own.queue(frame).then(|| Outlet::Own(own.clone())),
-        }
+            Self::Card(card) => (Outlet::Card(card.clone()), card.queue(frame)),
+            Self::Own(own) => (Outlet::Own(own.clone()), own.queue(frame)),
+        })
     }
 }
 
@@ -292,9 +292,11 @@ impl Networks {
                     let Some(station) = stations.get(&port).filter(|s| s.wants(&frame)) else {
                         continue;
                     };
-                    let outlet = station.queue(&frame);
-                    bridge.sent(port, frame.bytes().len(), outlet.is_some());
-                    let Some(outlet) = outlet else { continue };
+                    let queued = station.queue(&frame);
+                    let all = queued.as_ref().is_some_and(|(_, all)| *all);
+                    bridge.sent(port, frame.bytes().len(), all);
+                    // Some of its segments may wait where not all do.
+                    let Some((outlet, _)) = queued else { continue };
                     if outlet.waiting_bytes() >= EAGER {
                         outlet.flush();
                     }
