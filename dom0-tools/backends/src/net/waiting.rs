@@ -145,6 +145,7 @@ mod tests {
         Rc::new(Frame::new(vec![0; len], Checksum::Present).unwrap())
     }
 
+    // XSA-392.
     #[test]
     fn what_waits_is_bounded() {
         let mut w = Waiting::default();

@@ -113,6 +113,34 @@ fn frames_are_gathered_with_one_call() {
 }
 
 #[test]
+fn xsa_448_parts_of_no_bytes() {
+    let more = nettxf::MORE_DATA;
+    let mut s = Sender::new(1500);
+    // At the end, in the midst, before all that there is, and nothing but such.
+    s.send(&[request(0, 0, 60, more), request(1, 4096, 0, 0)]);
+    s.send(&[
+        request(0, 0, 60, more),
+        request(77, 0, 0, more),
+        request(1, 9, 20, 0),
+    ]);
+    s.send(&[request(77, 4096, 60, more), request(1, 0, 60, 0)]);
+    s.send(&[request(0, 0, 0, more), request(1, 0, 0, 0)]);
+    assert_eq!(s.take(64, NOW).unwrap().dropped, 1);
+    let page = |n| &s.guest.pages[&n];
+    let expected = [
+        page(0)[..60].to_vec(),
+        [&page(0)[..40], &page(1)[9..29]].concat(),
+        page(1)[..60].to_vec(),
+    ];
+    assert_eq!(
+        s.frames.iter().map(Frame::bytes).collect::<Vec<_>>(),
+        expected
+    );
+    let statuses: Vec<i16> = s.answers().iter().map(|a| a.1).collect();
+    assert_eq!(statuses, [0, 0, 0, 0, 0, 0, 0, -1, -1]);
+}
+
+#[test]
 fn budget_and_credit_hold_packets_back() {
     let mut s = Sender::new(1500);
     s.send(&[request(0, 0, 100, 0); 5]);
@@ -265,6 +293,7 @@ fn a_packet_that_is_to_be_split_is_one_frame() {
     assert_eq!(s.answers(), [(100, -1), (0, 1), (101, -1)]);
 }
 
+// Among them those of XSA-39 and XSA-432.
 #[test]
 fn breaches_of_the_protocol_end_the_queue() {
     let cross = |offset, size| Fault::CrossPage { offset, size };
