@@ -246,6 +246,7 @@ fn measure(project: &Project, built: &Built, on: Hypervisor) -> Result<Column> {
         gic: 2,
         cpus: 1,
         icount: true,
+        world: None,
         log: project.dir("bench")?.join(format!("{name}.log")),
         bound: Duration::from_secs(200),
     };

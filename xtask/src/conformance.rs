@@ -138,6 +138,7 @@ fn run(project: &Project, built: &Built, on: Hypervisor, part: Part) -> Result<R
         },
         cpus: if part == Part::Races { 2 } else { 1 },
         icount: false,
+        world: None,
         log: project
             .dir("conformance")?
             .join(format!("{name}-{}.log", part.name())),
@@ -196,7 +197,7 @@ fn served(rig: &Rig<'_>, on: Hypervisor, image: &Path) -> Result<Started> {
     write_atomic(&file, &disk())?;
     let disk = |vdev, read_only| PvDisk {
         vdev,
-        file: &file,
+        file: Some(&file),
         read_only,
     };
     // One to try, and seven that end.

@@ -12,12 +12,13 @@ use dtoolkit::fdt::Fdt;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 
 use crate::build::Built;
-use crate::machine::{Machine, option_value};
+use crate::machine::{Disk, Machine, option_value};
+use crate::net::Net;
 use crate::process::{output, which};
 use crate::project::{Project, read, write_atomic};
 use crate::session::Session;
 use crate::volume::Volume;
-use crate::xen;
+use crate::{world, xen};
 
 /// A hypervisor to run test domains on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -61,8 +62,8 @@ pub struct Served<'a> {
 pub struct PvDisk<'a> {
     /// As `xvda`.
     pub vdev: &'a str,
-    /// Its content, which is copied.
-    pub file: &'a Path,
+    /// Its content, which is copied; `None`: the disk that the machine has of [`World`].
+    pub file: Option<&'a Path>,
     pub read_only: bool,
 }
 
@@ -74,14 +75,26 @@ pub struct Rig<'a> {
     pub cpus: u32,
     /// Count instructions: QEMU's `-icount shift=0,sleep=off`.
     pub icount: bool,
+    /// What the machine has of the host, for guests with devices.
+    pub world: Option<World<'a>>,
     pub log: PathBuf,
     /// No wait goes beyond this.
     pub bound: Duration,
 }
 
+/// A network card on QEMU's own network, which is on the guests' bridge, a disk, and a counter of instructions that the
+/// guests can ask ([`world::serve_counter`]). While every vcpu sleeps, virtual time goes on as the host's does, which
+/// answers in its own time.
+pub struct World<'a> {
+    pub disk: &'a Path,
+    pub counter: world::Counter,
+}
+
 /// Domains that run.
 pub struct Started {
     pub session: Session,
+    /// What was counted before they ran: lines as the guests print them.
+    counted: String,
     /// dom0's, for this process alone as long as the machine may use it.
     _volume: Option<Volume>,
 }
@@ -102,7 +115,7 @@ impl Started {
             "the guest says: {}",
             text.lines().last().unwrap_or_default()
         );
-        Ok(text)
+        Ok(self.counted + &text)
     }
 }
 
@@ -151,27 +164,43 @@ impl Rig<'_> {
         let volume = Volume::lock(&self.project.dir("rig")?)?;
         volume.discard();
         volume.sync(&[guests])?;
-        let machine = Machine {
+        let mut machine = Machine {
             gic: self.gic,
             cpus: self.cpus,
             memory,
-            icount: self.icount.then(|| ICOUNT.to_owned()),
+            icount: self.icount().map(str::to_owned),
             ..Machine::default()
         };
-        let mut session = Session::start(
-            machine.qemu(self.built, volume.image())?,
-            &self.log,
-            self.bound,
-        )?;
+        if let Some(world) = &self.world {
+            machine.net = Some(Net::default());
+            machine.disks.push(Disk {
+                file: world.disk.to_owned(),
+                ..Disk::default()
+            });
+        }
+        let mut qemu = machine.qemu(self.built, volume.image())?;
+        self.monitor(&mut qemu);
+        let mut session = Session::start(qemu, &self.log, self.bound)?;
         session.prompt(Duration::from_secs(60))?;
+        let mut counted = String::new();
         for name in names {
-            session.vane(&format!("create -p /guests/{name}.cfg"))?;
+            let command = format!("create -p /guests/{name}.cfg");
+            match &self.world {
+                None => drop(session.vane(&command)?),
+                Some(world) => {
+                    let begin = world.counter.read()?;
+                    session.vane(&command)?;
+                    let took = world.counter.read()? - begin;
+                    counted += &format!("span create_{name} {took} 1\n");
+                }
+            }
         }
         for name in names.iter().skip(1).rev() {
             session.vane(&format!("unpause {name}"))?;
         }
         Ok(Started {
             session,
+            counted,
             _volume: Some(volume),
         })
     }
@@ -196,9 +225,14 @@ impl Rig<'_> {
                 copy(ramdisk, &folder.join(format!("{name}.cpio")))?;
             }
             for disk in guest.disks {
-                copy(disk.file, &folder.join(disk.image(name)))?;
+                if let Some(file) = disk.file {
+                    copy(file, &folder.join(disk.image(name)))?;
+                }
             }
-            let config = guest.config("/guests", |disk| format!("/guests/{}", disk.image(name)));
+            let config = guest.config("/guests", |disk| match disk.file {
+                Some(_) => format!("/guests/{}", disk.image(name)),
+                None => "/dev/disk1".to_owned(),
+            });
             fs::write(folder.join(format!("{name}.cfg")), config)?;
         }
         let names: Vec<_> = guests.iter().map(|guest| guest.domain.name).collect();
@@ -217,6 +251,11 @@ impl Rig<'_> {
         let mut job = Vec::new();
         // Ends at the first command that fails.
         let mut script = "set -e\n".to_owned();
+        if self.world.is_some() {
+            // A frame for who is gone does not leave the machine: QEMU would send its packet on.
+            script += "brctl addif xenbr0 eth0\necho 0 >/sys/class/net/eth0/brport/unicast_flood\n\
+                       ip link set eth0 up\nip address add 10.0.2.60/24 dev xenbr0\n";
+        }
         let mut loops = 0..;
         for guest in guests {
             let name = guest.domain.name;
@@ -226,9 +265,10 @@ impl Rig<'_> {
             }
             let mut devices = Vec::new();
             for disk in guest.disks {
+                let Some(content) = disk.file else { continue };
                 let number = loops.next().unwrap_or(0);
                 let file = disk.image(name);
-                job.push((file.clone(), read(disk.file)?));
+                job.push((file.clone(), read(content)?));
                 // Linux's tmpfs can forget sectors, its root file system cannot.
                 let flag = if disk.read_only { "-r " } else { "" };
                 script += &format!(
@@ -237,13 +277,26 @@ impl Rig<'_> {
                 devices.push((disk.vdev, number));
             }
             let config = guest.config("/job", |disk| {
-                let number = devices.iter().find(|(vdev, _)| *vdev == disk.vdev);
-                format!("/dev/loop{}", number.map_or(0, |(_, number)| *number))
+                match devices.iter().find(|(vdev, _)| *vdev == disk.vdev) {
+                    Some((_, number)) => format!("/dev/loop{number}"),
+                    None => "/dev/vda".to_owned(),
+                }
             });
             job.push((format!("{name}.cfg"), config.into_bytes()));
         }
         for guest in guests {
-            script += &format!("xl create -p /job/{}.cfg\n", guest.domain.name);
+            let name = guest.domain.name;
+            let create = format!("xl create -p /job/{name}.cfg\n");
+            match &self.world {
+                None => script += &create,
+                Some(world) => {
+                    let read = format!("$(wget -q -O - {})", world.counter.url());
+                    script += &format!(
+                        "begin={read}\ncost=$(({read} - begin))\nbegin={read}\n{create}\
+                         echo \"span create_{name} $(({read} - begin - cost)) 1\"\n"
+                    );
+                }
+            }
         }
         if let Some(first) = guests.first() {
             script += &format!("tail -f /run/console/guest-{}.log &\n", first.domain.name);
@@ -260,6 +313,18 @@ impl Rig<'_> {
             "-append",
             "console=dtuart dtuart=/pl011@9000000 dom0_mem=768M bootscrub=0 sched=credit2",
         ]);
+        if let Some(world) = &self.world {
+            qemu.args(["-global", "virtio-mmio.force-legacy=false"]);
+            qemu.args(Net::default().arguments());
+            let disk = option_value(world.disk)?;
+            qemu.args([
+                "-drive",
+                &format!("if=none,id=disk,format=raw,cache=writeback,file={disk}"),
+                "-device",
+                "virtio-blk-device,drive=disk",
+            ]);
+        }
+        self.monitor(&mut qemu);
         qemu.args([
             "-device",
             &format!(
@@ -274,6 +339,7 @@ impl Rig<'_> {
         ]);
         Ok(Started {
             session: Session::start(qemu, &self.log, self.bound)?,
+            counted: String::new(),
             _volume: None,
         })
     }
@@ -302,10 +368,26 @@ impl Rig<'_> {
             "-serial",
             "chardev:console",
         ]);
-        if self.icount {
-            qemu.args(["-icount", ICOUNT]);
+        if let Some(icount) = self.icount() {
+            qemu.args(["-icount", icount]);
         }
         Ok(qemu)
+    }
+
+    /// A nanosecond of virtual time for each instruction. While nothing is to be done time goes on at once, or with the
+    /// host's.
+    fn icount(&self) -> Option<&'static str> {
+        self.icount.then_some(match self.world {
+            None => "shift=0,sleep=off",
+            Some(_) => "shift=0,sleep=on",
+        })
+    }
+
+    /// Lets QEMU tell what it counts.
+    fn monitor(&self, qemu: &mut Command) {
+        if let Some(world) = &self.world {
+            qemu.args(["-qmp", &format!("tcp:127.0.0.1:{}", world.counter.monitor)]);
+        }
     }
 
     fn xen(&self, domains: &[Domain<'_>]) -> Result<Started> {
@@ -331,6 +413,7 @@ impl Rig<'_> {
         }
         Ok(Started {
             session: Session::start(qemu, &self.log, self.bound)?,
+            counted: String::new(),
             _volume: None,
         })
     }
@@ -388,9 +471,6 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     fs::copy(from, to).with_context(|| format!("cannot copy {}", from.display()))?;
     Ok(())
 }
-
-/// A nanosecond of virtual time for each instruction; while nothing is to be done time goes on at once.
-const ICOUNT: &str = "shift=0,sleep=off";
 
 /// QEMU's device tree with a node for each domain.
 fn xen_tree(plain: &[u8], domains: &[Domain<'_>]) -> Result<Vec<u8>> {

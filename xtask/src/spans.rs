@@ -16,7 +16,8 @@ use crate::build::Built;
 use crate::cpio::Archive;
 use crate::guests::{self, KERNELS};
 use crate::project::{Project, read, write_atomic};
-use crate::rig::{Domain, Hypervisor, Rig, Served};
+use crate::rig::{Domain, Hypervisor, PvDisk, Rig, Served, World};
+use crate::world;
 
 /// The guests' first program.
 const SPANS: &str = include_str!("../guest/spans");
@@ -35,10 +36,43 @@ const ROWS: &[(&str, &str)] = &[
         "ping_large",
         "ping of 1,400 bytes between two guests, there and back",
     ),
+    (
+        "pings",
+        "ping of 56 bytes between two guests, eight at a time, there and back",
+    ),
     ("fetch", "TCP between two guests, a MiB by HTTP"),
+    (
+        "fetch_beside_taken",
+        "the same while a third guest takes 5,000 frames a second",
+    ),
+    (
+        "fetch_beside_full",
+        "the same while they are sent to a third guest whose ring is full",
+    ),
     (
         "small_writes",
         "TCP between two guests, a KiB in a write of its own",
+    ),
+    (
+        "world_fetch",
+        "TCP from the machine's host to a guest, a MiB by HTTP",
+    ),
+    (
+        "world_send",
+        "TCP from a guest to the machine's host, a MiB",
+    ),
+    ("disk_read", "a MiB read from a disk of the machine's"),
+    (
+        "disk_write",
+        "a MiB written to it, and a flush for 16 of them",
+    ),
+    (
+        "create_small",
+        "`create` of a Rust guest of 32 MiB, without devices",
+    ),
+    (
+        "create_client",
+        "`create` of a Linux guest of 256 MiB with a disk and an interface",
     ),
 ];
 
@@ -83,29 +117,61 @@ fn measure(project: &Project, built: &Built, on: Hypervisor) -> Result<Column> {
     let mut both = read(&guests::ramdisk(project, kernel))?;
     both.extend(guests::gzip(&files.finish())?);
     write_atomic(&ramdisk, &both)?;
-    let guest = |role, macs| Served {
+    let http = world::serve_files(vec![("/file".into(), vec![0; 16 << 20])])?;
+    let sink = world::serve_sink()?;
+    let counter = world::serve_counter()?;
+    let of_world = format!("http={http} sink={sink} counter={}", counter.url());
+    let disk = project.dir("bench")?.join("spans-disk.img");
+    write_atomic(&disk, &vec![0; 16 << 20])?;
+    let [boot, client, server] = ["boot", "client", "server"]
+        .map(|role| format!("console=hvc0 quiet rdinit=/spans role={role} {of_world}"));
+    let linux = |name, command_line, macs, disks| Served {
         domain: Domain {
-            name: role,
+            name,
             image: &image,
-            command_line: match role {
-                "boot" => "console=hvc0 quiet rdinit=/spans role=boot",
-                "server" => "console=hvc0 quiet rdinit=/spans role=server",
-                _ => "console=hvc0 quiet rdinit=/spans role=client",
-            },
+            command_line,
             vcpus: 1,
             memory: 256,
         },
         ramdisk: Some(&ramdisk),
+        disks,
+        macs,
+    };
+    let rust = |name, image, command_line, macs| Served {
+        domain: Domain {
+            name,
+            image,
+            command_line,
+            vcpus: 1,
+            memory: 32,
+        },
+        ramdisk: None,
         disks: &[],
         macs,
     };
+    let [httpd, hello] = ["httpd.bin", "hello.bin"].map(|name| project.path("guests").join(name));
+    let own = [PvDisk {
+        vdev: "xvda",
+        file: None,
+        read_only: false,
+    }];
+    let (first, second) = (["00:16:3e:00:00:01"], ["00:16:3e:00:00:02"]);
+    let third = ["00:16:3e:00:00:03"];
     let mut text = String::new();
-    for guests in [
-        vec![guest("boot", &[])],
-        vec![
-            guest("client", &["00:16:3e:00:00:01"]),
-            guest("server", &["00:16:3e:00:00:02"]),
-        ],
+    for (guests, world) in [
+        (vec![linux("boot", &boot, &[], &[])], None),
+        (
+            vec![
+                linux("client", &client, &first, &own),
+                linux("server", &server, &second, &[]),
+                rust("third", &httpd, "ip=10.0.0.3/24 stall", &third),
+                rust("small", &hello, "", &[]),
+            ],
+            Some(World {
+                disk: &disk,
+                counter,
+            }),
+        ),
     ] {
         let role = guests[0].domain.name;
         println!("counting on {name}: {role} ...");
@@ -116,8 +182,9 @@ fn measure(project: &Project, built: &Built, on: Hypervisor) -> Result<Column> {
             gic: 2,
             cpus: 1,
             icount: true,
+            world,
             log: project.dir("bench")?.join(format!("{name}-{role}.log")),
-            bound: Duration::from_secs(600),
+            bound: Duration::from_secs(1200),
         };
         text += &rig
             .start_served(on, &guests)?
@@ -139,7 +206,7 @@ fn rows(text: &str) -> Result<Column> {
                 .iter()
                 .find(|row| row[0] == *key)
                 .with_context(|| format!("the guests have no row {key}"))?;
-            // A nanosecond is an instruction.
+            // Where it is the guest's clock, a nanosecond is an instruction.
             Ok(took.parse::<f64>()? / times.parse::<f64>()?)
         })
         .collect()

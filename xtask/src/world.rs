@@ -2,14 +2,15 @@
 //! The world that a machine's network leads to, for tests: servers on this host's loopback interface, on ports that
 //! the host chooses, and a client.
 
-use std::io::{BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
-use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 
 /// How long a peer may be silent.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -30,19 +31,94 @@ pub fn serve_files(files: Vec<File>) -> Result<u16> {
 
 /// The same at another of this host's addresses.
 pub fn serve_files_at(address: Ipv4Addr, files: Vec<File>) -> Result<u16> {
+    let file = move |path: &str| {
+        let found = files.iter().find(|(name, _)| name == path);
+        found.map(|(_, content)| content.clone())
+    };
+    serve(address, move |stream| answer(stream, &file))
+}
+
+/// Lets `each` have every connection until this process ends; the port.
+fn serve(
+    address: Ipv4Addr,
+    each: impl Fn(&TcpStream) -> Result<()> + Send + Sync + 'static,
+) -> Result<u16> {
     let listener = TcpListener::bind((address, 0))?;
     let port = listener.local_addr()?.port();
-    let files = Arc::new(files);
+    let each = Arc::new(each);
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            let files = files.clone();
-            thread::spawn(move || answer(&stream, &files));
+            let each = each.clone();
+            thread::spawn(move || each(&stream));
         }
     });
     Ok(port)
 }
 
-fn answer(mut stream: &TcpStream, files: &[File]) -> Result<()> {
+/// Takes whatever comes until this process ends; the port.
+pub fn serve_sink() -> Result<u16> {
+    serve(Ipv4Addr::LOCALHOST, |mut stream| {
+        stream.set_read_timeout(Some(SILENCE))?;
+        std::io::copy(&mut stream, &mut std::io::sink())?;
+        Ok(())
+    })
+}
+
+/// The instructions that a QEMU with `-icount` has executed, without the time in which it had none to execute.
+#[derive(Clone, Copy)]
+pub struct Counter {
+    /// The port that QEMU's `-qmp` is to connect to.
+    pub monitor: u16,
+    /// The port of the figure by HTTP.
+    port: u16,
+}
+
+/// Waits for a QEMU, and serves what it counts until this process ends.
+pub fn serve_counter() -> Result<Counter> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let monitor = listener.local_addr()?.port();
+    let connected = Mutex::new(None);
+    let count = move |path: &str| {
+        let mut connected = connected.lock().ok().filter(|_| path == "/instructions")?;
+        if connected.is_none() {
+            *connected = Some(BufReader::new(listener.accept().ok()?.0));
+            command(connected.as_mut()?, "qmp_capabilities").ok()?;
+        }
+        let counted = command(connected.as_mut()?, "query-replay").ok()?;
+        Some(counted["icount"].as_u64()?.to_string().into_bytes())
+    };
+    let port = serve(Ipv4Addr::LOCALHOST, move |stream| answer(stream, &count))?;
+    Ok(Counter { monitor, port })
+}
+
+/// Has QEMU's monitor do a command without arguments; what that returns.
+fn command(monitor: &mut BufReader<TcpStream>, command: &str) -> Result<Value> {
+    writeln!(monitor.get_ref(), "{{\"execute\": \"{command}\"}}")?;
+    loop {
+        let mut line = String::new();
+        ensure!(monitor.read_line(&mut line)? > 0, "QEMU is gone");
+        let said: Value = serde_json::from_str(&line)?;
+        ensure!(said.get("error").is_none(), "QEMU says {line}");
+        // The others are its greeting and events.
+        if let Some(value) = said.get("return") {
+            return Ok(value.clone());
+        }
+    }
+}
+
+impl Counter {
+    pub fn read(self) -> Result<u64> {
+        Ok(String::from_utf8(fetch(self.port, "/instructions")?)?.parse()?)
+    }
+
+    /// Where those in QEMU's own network read it.
+    pub fn url(self) -> String {
+        format!("http://10.0.2.2:{}/instructions", self.port)
+    }
+}
+
+/// Answers a request for a file, which may come to be by the request.
+fn answer(mut stream: &TcpStream, file: &impl Fn(&str) -> Option<Vec<u8>>) -> Result<()> {
     stream.set_read_timeout(Some(SILENCE))?;
     stream.set_write_timeout(Some(SILENCE))?;
     let mut head = Vec::new();
@@ -54,11 +130,11 @@ fn answer(mut stream: &TcpStream, files: &[File]) -> Result<()> {
     }
     let head = String::from_utf8(head)?;
     let path = head.split(' ').nth(1).unwrap_or_default();
-    match files.iter().find(|(name, _)| name == path) {
-        Some((_, content)) => {
+    match file(path) {
+        Some(content) => {
             let size = content.len();
             write!(stream, "HTTP/1.0 200 OK\r\nContent-Length: {size}\r\n\r\n")?;
-            stream.write_all(content)?;
+            stream.write_all(&content)?;
         }
         None => write!(stream, "HTTP/1.0 404 Not Found\r\n\r\n")?,
     }
@@ -232,6 +308,27 @@ mod tests {
         let port = serve_files(vec![("/a".into(), file.clone())]).unwrap();
         assert_eq!(fetch(port, "/a").unwrap(), file);
         assert!(fetch(port, "/b").unwrap_err().to_string().contains("404"));
+    }
+
+    #[test]
+    fn instructions_are_served() {
+        let counter = serve_counter().unwrap();
+        let monitor = TcpStream::connect((Ipv4Addr::LOCALHOST, counter.monitor)).unwrap();
+        // Plays QEMU.
+        thread::spawn(move || {
+            let mut out = &monitor;
+            out.write_all(b"{\"QMP\": {}}\n").unwrap();
+            for line in BufReader::new(&monitor).lines() {
+                let said: &[u8] = match line.unwrap().contains("query-replay") {
+                    true => b"{\"event\": \"STOP\"}\n{\"return\": {\"icount\": 77}}\n",
+                    false => b"{\"return\": {}}\n",
+                };
+                out.write_all(said).unwrap();
+            }
+        });
+        assert_eq!(counter.read().unwrap(), 77);
+        assert_eq!(counter.read().unwrap(), 77);
+        assert!(fetch(counter.port, "/other").is_err());
     }
 
     #[test]

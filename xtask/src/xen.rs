@@ -28,6 +28,7 @@ const MODULES: &[&str] = &[
     "bridge",
     "virtio-mmio",
     "virtio-blk",
+    "virtio-net",
 ];
 
 /// The packages with what dom0 needs of them.
