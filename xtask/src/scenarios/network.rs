@@ -162,17 +162,19 @@ pub(super) fn httpd(stage: &Stage) -> Result<()> {
     })
 }
 
+/// A number that a person may choose by an environment variable.
+fn by_hand(variable: &str, otherwise: u32, most: u32) -> Result<u32> {
+    let Ok(text) = std::env::var(variable) else {
+        return Ok(otherwise);
+    };
+    let number = text.parse().ok().filter(|n| (1..=most).contains(n));
+    number.with_context(|| format!("{variable} is no number from 1 to {most}"))
+}
+
 /// Many bytes from the Rust guest to Linux, and then there and back at once, all as they were sent.
 /// `PARAVANE_CHAIN_MB` says how many megabytes, each way.
 pub(super) fn chain(stage: &Stage) -> Result<()> {
-    let megabytes: u32 = match std::env::var("PARAVANE_CHAIN_MB") {
-        Ok(text) => text
-            .parse()
-            .ok()
-            .filter(|mb| (1..=4000).contains(mb))
-            .context("PARAVANE_CHAIN_MB is no number of megabytes, 1 to 4000")?,
-        Err(_) => 8,
-    };
+    let megabytes = by_hand("PARAVANE_CHAIN_MB", 8, 4000)?;
     let bytes = megabytes * 1_000_000;
     let expected = sum(bytes);
     let guests = stage.fresh_guests()?;
@@ -204,11 +206,12 @@ fn attach_and_detach(session: &mut Session, guest: &str, number: u32) -> Result<
 
 /// What goes wrong between guests stays there: interfaces that come and go a hundred times without a pause, a guest that ends
 /// in the midst of a transfer, one that leaves its full ring alone. Others transfer what they should meanwhile, and nothing is
-/// lost.
+/// lost. `PARAVANE_FULL_SECONDS` says how long the ring is full.
 pub(super) fn faults(stage: &Stage) -> Result<()> {
     const BYTES: u32 = 2_000_000;
-    /// How long others transfer beside the full ring.
-    const FULL: Duration = Duration::from_secs(20);
+    /// How many frames at least are sent to the full ring each second.
+    const SENT: u64 = 10;
+    let seconds = by_hand("PARAVANE_FULL_SECONDS", 20, 600)?;
     let guests = stage.fresh_guests()?;
     httpd_config(&guests, "fixed", &format!("ip={HTTPD_IP}/24"))?;
     httpd_config(&guests, "victim", "ip=10.0.0.81/24 stall")?;
@@ -259,20 +262,24 @@ pub(super) fn faults(stage: &Stage) -> Result<()> {
         // It hangs; what is sent to it fills its ring, and then goes nowhere. Nobody else waits.
         in_linux(session, &[
             "wget -q -O - --post-data=x http://10.0.0.81/stall | grep stalled",
+            // Its address is known for longer than it does not answer.
+            "echo 10000000 >/proc/sys/net/ipv4/neigh/eth0/base_reachable_time_ms",
             "ping -q -i 0.002 -s 1400 10.0.0.81 >/dev/null & sleep 1; jobs | grep -i running",
             ],
         )?;
         shows(session, "victim", "^httpd: stalled$")?;
-        wait_until(session, LINUX, |session| {
+        let dropped = |session: &mut Session| -> Result<u64> {
             let bridges = session.json("bridge-list --json")?;
             let ports = bridges[0]["ports"].as_array().into_iter().flatten();
-            let dropped = ports.filter_map(|p| p["out"]["dropped"].as_u64());
-            Ok(dropped.sum::<u64>() > 1000)
-        })?;
-        let full = Instant::now();
-        while full.elapsed() < FULL {
+            Ok(ports.filter_map(|p| p["out"]["dropped"].as_u64()).sum())
+        };
+        wait_until(session, LINUX, |session| Ok(dropped(session)? > 1000))?;
+        let (before_full, full) = (dropped(session)?, Instant::now());
+        while full.elapsed() < Duration::from_secs(seconds.into()) {
             in_linux(session, &[transfer])?;
         }
+        let sent = dropped(session)? - before_full;
+        ensure!(sent > SENT * u64::from(seconds), "{sent} frames in {seconds} s found the ring full");
         session.vane_shows("network-detach victim 0", "does not let go of the interface; detach it with -f$")?;
         session.vane("network-detach -f victim 0")?;
         in_linux(session, &["kill %1; wait", transfer])?;
