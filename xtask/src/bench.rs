@@ -123,17 +123,17 @@ const OPERATIONS: &[Operation] = &[
     op(
         "frame_60",
         "frame of 60 bytes to another guest, 32 at a time",
-        6_400,
+        6_000,
     ),
     op(
         "frame_1514",
         "frame of 1,514 bytes to another guest, 32 at a time",
-        11_900,
+        11_000,
     ),
     op(
         "frame_trip",
         "frame of 60 bytes to another guest and an answer",
-        36_000,
+        34_900,
     ),
     op("cntv_cval", "CNTV_CVAL write (not trapped)", 1),
     op("gicc_pmr", "GICC_PMR read (not trapped)", 1),

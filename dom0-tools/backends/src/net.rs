@@ -28,6 +28,7 @@ mod credit;
 mod device;
 pub(crate) mod frame;
 mod groups;
+mod join;
 mod offload;
 mod rx;
 #[cfg(test)]
@@ -41,6 +42,7 @@ pub use credit::Credit;
 pub use device::{Device, Step, Vif};
 pub use frame::{Checksum, Frame, MIN_SEGMENT};
 pub use groups::{Groups, MAX_GROUPS};
+pub use join::join;
 pub use offload::{Header, Offload};
 pub use rx::Rx;
 pub use tx::{Fault, Taken, Tx};

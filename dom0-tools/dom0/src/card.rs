@@ -7,7 +7,7 @@ use alloc::format;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use backends::bridge::{Mac, PortId};
-use backends::net::{Frame, Header, Offload, Waiting};
+use backends::net::{Frame, Header, Offload, Waiting, join};
 use core::cell::{Cell, RefCell};
 use el1::machine::VirtioMmio;
 use el1::virtio::{Fault, net};
@@ -165,6 +165,7 @@ impl Card {
                 Ok(more) => more,
                 Err(fault) => return fault,
             };
+            join(&mut frames, self.max_frame);
             dom0.networks
                 .forward(DEFAULT_BRIDGE, port, frames.drain(..));
             self.flush();

@@ -26,9 +26,11 @@ pub(super) fn sum(len: u32) -> String {
 
 /// Writes a configuration of httpd's, with words for its command line.
 fn httpd_config(guests: &Path, name: &str, cmdline: &str) -> Result<()> {
+    // Made again, it has the same Ethernet address: its peers still know it.
+    let last = name.as_bytes().first().unwrap_or(&0);
     let text = format!(
-        "name = \"{name}\"\nkernel = \"/guests/httpd.bin\"\nmemory = 8\ncmdline = \"{cmdline}\"\nvif = [ \"\" ]\n\
-         on_reboot = \"restart\"\n"
+        "name = \"{name}\"\nkernel = \"/guests/httpd.bin\"\nmemory = 8\ncmdline = \"{cmdline}\"\n\
+         vif = [ \"mac=00:16:3e:00:00:{last:02x}\" ]\non_reboot = \"restart\"\n"
     );
     Ok(fs::write(guests.join(format!("{name}.cfg")), text)?)
 }

@@ -4,6 +4,7 @@
 use super::HEADER;
 use alloc::vec::Vec;
 use core::ops::Range;
+use zerocopy::FromBytes;
 
 /// What is known of a frame's TCP or UDP checksum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -184,13 +185,13 @@ pub(crate) fn network(frame: &[u8]) -> Option<(u16, usize)> {
 #[derive(Clone, Copy)]
 pub(super) struct Segment {
     /// Where the packet begins.
-    packet: usize,
+    pub(super) packet: usize,
     pub(super) start: usize,
     pub(super) end: usize,
     /// Where its checksum is.
     pub(super) checksum: usize,
-    udp: bool,
-    ipv6: bool,
+    pub(super) udp: bool,
+    pub(super) ipv6: bool,
     /// The sum of the pseudo-header.
     pseudo: u32,
 }
@@ -256,6 +257,12 @@ impl Segment {
         let field = frame.get_mut(self.checksum..self.checksum + 2)?;
         field.copy_from_slice(&fold(self.pseudo).to_be_bytes());
         Some(())
+    }
+
+    /// Whether its checksum is right. A UDP packet without one is not.
+    pub(super) fn is_right(&self, frame: &[u8]) -> bool {
+        let segment = frame.get(self.start..self.end);
+        segment.is_some_and(|s| fold(self.pseudo + sum(s)) == 0xffff)
     }
 
     fn complete(&self, frame: &mut [u8]) -> Option<()> {
@@ -334,12 +341,30 @@ impl Segment {
 }
 
 /// Flags of TCP (RFC 9293, 3.1).
-const FIN: u8 = 1 << 0;
-const PSH: u8 = 1 << 3;
+pub(super) const FIN: u8 = 1 << 0;
+pub(super) const PSH: u8 = 1 << 3;
+pub(super) const ACK: u8 = 1 << 4;
 pub(super) const CWR: u8 = 1 << 7;
 
-/// The sum of 16-bit words; at most 64 KiB, so it does not overflow.
+/// The sum of 16-bit words, of which 0 is the same as 0xffff (RFC 1071). It is that of words of any size, in any order of
+/// their bytes, as long as all are of one: so nearly all is taken by words of eight bytes.
 fn sum(bytes: &[u8]) -> u32 {
+    let before = bytes.as_ptr().align_offset(align_of::<u64>());
+    let (odd, bytes) = bytes.split_at(before.min(bytes.len()) % 2);
+    let (first, bytes) = bytes.split_at((before - odd.len()).min(bytes.len()));
+    let (middle, last) = bytes.split_at(bytes.len() & !7);
+    let words = <[u64]>::ref_from_bytes(middle).unwrap_or_default();
+    let middle: u64 = words.iter().map(|w| (w & 0xffff_ffff) + (w >> 32)).sum();
+    let middle = u16::from_be(fold64(middle));
+    let rest = u32::from(middle) + sum_of_pairs(first) + sum_of_pairs(last);
+    match odd {
+        [] => rest,
+        // What follows is a byte off.
+        [byte, ..] => u32::from(fold(rest).swap_bytes()) + (u32::from(*byte) << 8),
+    }
+}
+
+fn sum_of_pairs(bytes: &[u8]) -> u32 {
     let (words, last) = bytes.as_chunks::<2>();
     let sum: u32 = words
         .iter()
@@ -353,9 +378,27 @@ pub(super) fn complement(bytes: &[u8]) -> u16 {
     !fold(sum(bytes))
 }
 
-fn fold(mut sum: u32) -> u16 {
+fn fold(sum: u32) -> u16 {
+    fold64(sum.into())
+}
+
+fn fold64(mut sum: u64) -> u16 {
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
     sum as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn sums_are_the_same_wherever_bytes_are(bytes in prop::collection::vec(any::<u8>(), 0..200), from in 0usize..16) {
+            let bytes = bytes.get(from..).unwrap_or_default();
+            prop_assert_eq!(fold(sum(bytes)), fold(sum_of_pairs(bytes)));
+        }
+    }
 }
