@@ -148,14 +148,14 @@ impl Model {
                 }
             }
             Act::Rm => {
-                if path == "/" {
-                    return Err("EINVAL".into());
-                }
                 match self.check(who, path, 'w') {
                     Err(e) if e == "ENOENT" && self.items.contains_key(up(path)) => {}
                     other => {
                         other?;
                     }
+                }
+                if path == "/" {
+                    return Err("EINVAL".into());
                 }
                 let below = format!("{path}/");
                 self.items
