@@ -52,7 +52,7 @@ fn run(frames: &[Frame], max_frame: usize) -> usize {
         let one = last.flags == ACK
             && last.len() == size
             && part.len() <= size
-            && total - part.packet <= MAX_PACKET
+            && total - part.segment.packet <= MAX_PACKET
             && last.is_followed_by(before.bytes(), &part, next.bytes()) == Some(true)
             && (count > 1 || last.is_right(before))
             && part.is_right(next);
@@ -69,6 +69,7 @@ fn run(frames: &[Frame], max_frame: usize) -> usize {
 fn whole(run: &[Frame], max_frame: usize) -> Option<Frame> {
     let (first, rest) = run.split_first()?;
     let part = Part::of(first)?;
+    let (start, tcp, ipv6) = (part.segment.packet, part.segment.start, part.segment.ipv6);
     let more: usize = rest.iter().map(|f| f.bytes().len() - part.data).sum();
     let mut bytes = Vec::new();
     bytes.try_reserve_exact(first.bytes().len() + more).ok()?;
@@ -76,34 +77,31 @@ fn whole(run: &[Frame], max_frame: usize) -> Option<Frame> {
     let mut flags = part.flags;
     for frame in rest {
         bytes.extend_from_slice(frame.bytes().get(part.data..)?);
-        flags = *frame.bytes().get(part.tcp + 13)?;
+        flags = *frame.bytes().get(tcp + 13)?;
     }
-    *bytes.get_mut(part.tcp + 13)? = flags;
-    let packet = bytes.get_mut(part.packet..)?;
+    *bytes.get_mut(tcp + 13)? = flags;
+    let packet = bytes.get_mut(start..)?;
     let length = packet.len();
     let mut put = |at: usize, value: u16| {
         let to = packet.get_mut(at..at + 2)?;
         to.copy_from_slice(&value.to_be_bytes());
         Some(())
     };
-    if part.ipv6 {
+    if ipv6 {
         put(4, u16::try_from(length - 40).ok()?)?;
     } else {
         put(2, u16::try_from(length).ok()?)?;
         put(10, 0)?;
-        let sum = complement(packet.get(..part.tcp - part.packet)?);
+        let sum = complement(packet.get(..tcp - start)?);
         packet.get_mut(10..12)?.copy_from_slice(&sum.to_be_bytes());
     }
-    Frame::large(bytes, part.len() as u16, part.ipv6, max_frame)
+    Frame::large(bytes, part.len() as u16, ipv6, max_frame)
 }
 
 /// Where what is, in a frame that may be one of several.
 struct Part {
-    packet: usize,
-    tcp: usize,
+    segment: Segment,
     data: usize,
-    end: usize,
-    ipv6: bool,
     flags: u8,
 }
 
@@ -119,27 +117,24 @@ impl Part {
         let flags = segment.tcp_flags(bytes)?;
         let good = data < segment.end && flags & ACK != 0 && flags & !(ACK | PSH | FIN) == 0;
         good.then_some(Self {
-            packet: segment.packet,
-            tcp: segment.start,
+            segment,
             data,
-            end: segment.end,
-            ipv6: segment.ipv6,
             flags,
         })
     }
 
     /// Bytes of data.
     const fn len(&self) -> usize {
-        self.end - self.data
+        self.segment.end - self.data
     }
 
     /// Whether its checksums are right. That of TCP may be known to be.
     fn is_right(&self, frame: &Frame) -> bool {
         let bytes = frame.bytes();
-        let header = bytes.get(self.packet..self.tcp);
-        (self.ipv6 || header.is_some_and(|h| complement(h) == 0))
-            && (frame.checksum() == Checksum::Validated
-                || Segment::find(bytes).is_some_and(|s| s.is_right(bytes)))
+        let segment = &self.segment;
+        let header = bytes.get(segment.packet..segment.start);
+        (segment.ipv6 || header.is_some_and(|h| complement(h) == 0))
+            && (frame.checksum() == Checksum::Validated || segment.is_right(bytes))
     }
 
     /// Whether the next frame's data follow this one's, and nothing else is different.
@@ -148,18 +143,18 @@ impl Part {
             let range = from..to;
             bytes.get(range.clone()).is_some() && bytes.get(range.clone()) == next_bytes.get(range)
         };
-        let sequence = |b: &[u8]| {
-            let b = b.get(self.tcp + 4..self.tcp + 8)?;
-            Some(u32::from_be_bytes(b.try_into().ok()?))
-        };
-        let id = |b: &[u8]| u16_at(b, self.packet + 4);
-        let (packet, tcp) = (self.packet, self.tcp);
-        let places = (packet, tcp, self.data, self.ipv6);
-        if places != (next.packet, next.tcp, next.data, next.ipv6) {
+        let places = |p: &Self| (p.segment.packet, p.segment.start, p.data, p.segment.ipv6);
+        if places(self) != places(next) {
             return Some(false);
         }
+        let (packet, tcp) = (self.segment.packet, self.segment.start);
+        let sequence = |b: &[u8]| {
+            let b = b.get(tcp + 4..tcp + 8)?;
+            Some(u32::from_be_bytes(b.try_into().ok()?))
+        };
+        let id = |b: &[u8]| u16_at(b, packet + 4);
         // All but lengths, checksums and flags.
-        let ip = match self.ipv6 {
+        let ip = match self.segment.ipv6 {
             true => same(packet, packet + 4) && same(packet + 6, tcp),
             false => {
                 same(packet, packet + 2)
