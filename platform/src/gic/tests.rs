@@ -102,9 +102,11 @@ fn v2_virtual_interface_moves() {
     r.gich[0xc] = 0b1011;
     assert_eq!(gic.elrsr(), 0b1011);
     let mut s = VgicCpuIf::new();
+    r.gicc[1] = 0;
     gic.save_vif(&mut s);
     assert_eq!((s.hcr, s.vmcr, s.apr[0][0]), (HCR_EN, 0x1234, 0x55));
     assert_eq!(r.gich[0], 0, "off while nobody runs");
+    assert_eq!(r.gicc[1], 0xff, "QEMU looks for what came while active");
     gic.restore_vif(&VgicCpuIf::new());
     assert_eq!((r.gich[0], r.gich[2], r.gich[0x3c]), (HCR_EN, 0, 0));
     gic.set_hcr(HCR_EN | HCR_UIE);

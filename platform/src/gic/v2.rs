@@ -198,6 +198,11 @@ impl GicV2 {
         s.vmcr = self.gich.read32(GICH_VMCR);
         s.apr[0][0] = self.gich.read32(GICH_APR);
         self.set_hcr(0);
+        // An interrupt that came while the guest held it active is due once the guest has ended it.
+        // QEMU does not look again when a list register ends one (`gic_complete_irq` of its
+        // hw/intc/arm_gic.c), but does at a write here, so that none is left lying while this CPU
+        // sleeps or runs another guest. To a real GIC-400 it is a write of what is there.
+        self.gicc.write32(GICC_PMR, 0xff);
     }
 
     #[inline]
