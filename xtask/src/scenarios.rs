@@ -10,7 +10,6 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -1342,16 +1341,6 @@ fn four_guests(stage: &Stage) -> Result<()> {
     })
 }
 
-/// Attaches to a Linux guest's console once more: what it showed before is shown again, and what comes now is told from
-/// it by a mark, which is another one each time.
-fn attach_again(session: &mut Session, guest: &str) -> Result<()> {
-    static MARKS: AtomicU32 = AtomicU32::new(0);
-    let mark = MARKS.fetch_add(1, Ordering::Relaxed);
-    session.attach(guest)?;
-    session.line(&format!("echo ma\"\"rk-{mark}"))?;
-    session.expect(&format!("^mark-{mark}$"), LINUX).map(drop)
-}
-
 /// Waits for a Linux guest without a disk, and gives its network interface an address.
 fn linux_gets_address(session: &mut Session, guest: &str, address: &str) -> Result<()> {
     session.attach(guest)?;
@@ -1390,22 +1379,22 @@ fn network(stage: &Stage) -> Result<()> {
         ensure!(derived.starts_with("00:16:3e:"), "`network-list`: {list}");
 
         // What goes one way must come back, in packets small and large.
-        attach_again(session, "linux")?;
+        session.attach("linux")?;
         session.shell("ping -c 3 -W 5 10.0.0.2")?;
         session.shell("ping -c 3 -W 5 -s 1472 10.0.0.2")?;
         session.shell("grep -q 00:16:3e:00:00:01 /sys/class/net/eth0/address")?;
         session.detach()?;
 
         // A megabyte by TCP, whose checksums are blank, arrives as it was sent.
-        attach_again(session, "linux612")?;
+        session.attach("linux612")?;
         session.shell("sleep 60 | nc -l -p 5000 >/tmp/got & sleep 1")?;
         session.detach()?;
-        attach_again(session, "linux")?;
+        session.attach("linux")?;
         session.shell("dd if=/dev/urandom of=/tmp/data bs=64k count=16")?;
         session.shell("nc 10.0.0.2 5000 </tmp/data")?;
         let sent = session.shell("md5sum </tmp/data")?;
         session.detach()?;
-        attach_again(session, "linux612")?;
+        session.attach("linux612")?;
         let got = session.shell("md5sum </tmp/got")?;
         let sum = |text: &str| {
             text.split_whitespace()
@@ -1433,10 +1422,10 @@ fn network(stage: &Stage) -> Result<()> {
             )
         };
         let before_large = out(&bridges);
-        attach_again(session, "linux")?;
+        session.attach("linux")?;
         session.shell("httpd -h /tmp")?;
         session.detach()?;
-        attach_again(session, "linux612")?;
+        session.attach("linux612")?;
         session.shell("wget -q -O /tmp/again http://10.0.0.1/data && cmp /tmp/got /tmp/again")?;
         session.detach()?;
         let bridges = session.json("bridge-list --json")?;
@@ -1452,11 +1441,11 @@ fn network(stage: &Stage) -> Result<()> {
 
         // Another interface, which may use 10.0.0.3 only.
         session.vane("network-detach linux612 0")?;
-        attach_again(session, "linux612")?;
+        session.attach("linux612")?;
         session.shell("until [ -z \"$(ls /sys/bus/xen/devices)\" ]; do sleep 1; done")?;
         session.detach()?;
         session.vane("network-attach linux612 ip=10.0.0.3 rate=10Mb/s")?;
-        attach_again(session, "linux612")?;
+        session.attach("linux612")?;
         let up = "until ip link set eth0 up; do sleep 1; done; ip address add";
         session.shell(&format!("{up} 10.0.0.3/24 dev eth0"))?;
         session.shell("ping -c 2 -W 5 10.0.0.1")?;

@@ -29,6 +29,8 @@ pub struct Session {
     screen: Screen,
     /// Everything before this position of the screen's text was waited for.
     seen: usize,
+    /// Commands that were given to guests' shells.
+    commands: u32,
     /// No wait goes beyond this.
     deadline: Instant,
 }
@@ -63,6 +65,7 @@ impl Session {
             received,
             screen: Screen::default(),
             seen: 0,
+            commands: 0,
             deadline,
         })
     }
@@ -190,15 +193,25 @@ impl Session {
 
     /// The same for a command that may take long.
     pub fn shell_within(&mut self, command: &str, timeout: Duration) -> Result<String> {
-        // The line as typed does not hold the mark that ends its output.
-        self.line(&format!("echo be\"\"gin; {command}; echo st\"\"atus=$?"))?;
-        let output = self.expect(r"(?s)^begin\n.*?^status=\d+$", timeout)?;
-        let (output, status) = output.rsplit_once("status=").unwrap_or((&output, ""));
+        // The marks are this command's own, as a console that is attached to shows again what came before, and are not
+        // in the line as it is typed.
+        self.commands += 1;
+        let n = self.commands;
+        self.line(&format!(
+            "echo be\"\"gin-{n}; {command}; echo st\"\"atus-{n}=$?"
+        ))?;
+        let output = self.expect(&format!(r"(?s)^begin-{n}\n.*?^status-{n}=\d+$"), timeout)?;
+        let (output, status) = output
+            .rsplit_once(&format!("status-{n}="))
+            .unwrap_or((&output, ""));
         ensure!(
             status == "0",
             "in the guest, `{command}` ended with status {status}:\n{output}"
         );
-        Ok(output.strip_prefix("begin\n").unwrap_or(output).to_owned())
+        Ok(output
+            .strip_prefix(&format!("begin-{n}\n"))
+            .unwrap_or(output)
+            .to_owned())
     }
 
     /// Waits until the machine has powered itself off.

@@ -120,7 +120,7 @@ pub(super) fn world(stage: &Stage) -> Result<()> {
             session.detach()?;
         }
         for kernel in KERNELS {
-            attach_again(session, kernel.guest)?;
+            session.attach(kernel.guest)?;
             session.shell("wait; httpd -p 80 -h /tmp")?;
             session.detach()?;
         }
@@ -263,7 +263,7 @@ pub(super) fn tap(stage: &Stage) -> Result<()> {
         session.vane("create linux disk=[] \"vif=['']\"")?;
         linux_gets_address(session, "linux", &guest.to_string())?;
         let before = seen(session, &tap)?;
-        attach_again(session, "linux")?;
+        session.attach("linux")?;
         session.shell_within(
             &format!("wget -q -O /tmp/file http://{host}:{port}/file"),
             LINUX,
@@ -289,7 +289,7 @@ pub(super) fn tap(stage: &Stage) -> Result<()> {
             })
             .with_context(|| format!("the link is not {shown}"))?;
         }
-        attach_again(session, "linux")?;
+        session.attach("linux")?;
         session.shell(&format!("ping -c 2 -W 5 {host}"))?;
         // UDP's checksums are left to the card, too.
         let shown = session.shell(&format!("nslookup world.test {host}:{dns}"))?;

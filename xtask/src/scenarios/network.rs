@@ -54,7 +54,7 @@ fn in_linux(session: &mut Session, commands: &[&str]) -> Result<String> {
 }
 
 fn in_linux_within(session: &mut Session, commands: &[&str], time: Duration) -> Result<String> {
-    attach_again(session, "linux")?;
+    session.attach("linux")?;
     let mut output = String::new();
     for command in commands {
         output = session.shell_within(command, time)?;
