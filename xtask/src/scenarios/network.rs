@@ -26,13 +26,19 @@ pub(super) fn sum(len: u32) -> String {
 
 /// Writes a configuration of httpd's, with words for its command line.
 fn httpd_config(guests: &Path, name: &str, cmdline: &str) -> Result<()> {
-    // Made again, it has the same Ethernet address: its peers still know it.
-    let last = name.as_bytes().first().unwrap_or(&0);
     let text = format!(
         "name = \"{name}\"\nkernel = \"/guests/httpd.bin\"\nmemory = 8\ncmdline = \"{cmdline}\"\n\
-         vif = [ \"mac=00:16:3e:00:00:{last:02x}\" ]\non_reboot = \"restart\"\n"
+         vif = [ \"mac={}\" ]\non_reboot = \"restart\"\n",
+        mac(name)
     );
     Ok(fs::write(guests.join(format!("{name}.cfg")), text)?)
+}
+
+/// The Ethernet address of every interface that a guest of this name has: its peers still know it when the guest or the
+/// interface is made again, and Linux asks for another one only after a minute or more.
+fn mac(name: &str) -> String {
+    let last = name.as_bytes().first().unwrap_or(&0);
+    format!("00:16:3e:00:00:{last:02x}")
 }
 
 /// A guest's console, where what was shown before is shown again.
@@ -147,7 +153,7 @@ pub(super) fn httpd(stage: &Stage) -> Result<()> {
             r"(?s)^httpd: interface 0: the other end is gone$.*^httpd: waiting for a network interface$",
         )?;
         in_linux(session, &["kill %1 && wait; ! ping -c 1 -W 1 10.0.0.80"])?;
-        session.vane("network-attach fixed")?;
+        session.vane(&format!("network-attach fixed mac={}", mac("fixed")))?;
         shows(session, "fixed", r"(?s)is gone$.*^httpd: serving http://10\.0\.0\.80/")?;
         in_linux(session, &[&format!("wget -q -O - {url}/bytes/{BYTES} | crc32 | grep {expected}")])?;
 
@@ -244,7 +250,7 @@ pub(super) fn faults(stage: &Stage) -> Result<()> {
             let after = held(session)?;
             ensure!(after == before, "{guest}: {before} before, {after} after");
         }
-        session.vane("network-attach victim devid=0")?;
+        session.vane(&format!("network-attach victim devid=0 mac={}", mac("victim")))?;
         session.vane("network-attach linux devid=1")?;
         in_linux(session, &[
             "ip link set eth0 down; until ip link set eth1 up; do sleep 1; done; ip address add 10.0.0.2/24 dev eth1",
