@@ -415,6 +415,10 @@ fn constants(machine: &Machine, version: u8) -> Fixed {
         ppi_virt: machine.timer.virt,
         ppi_hyp: machine.timer.hyp,
         ppi_maint: maint,
+        longest_run: match run::gic().overlooks() {
+            true => platform::timer::frequency() / 40,
+            false => u64::MAX,
+        },
         uart: machine.uart.and_then(|u| u.irq).map(|i| i.intid),
         dom0_gicd: gicd,
         dom0_gicr: gicr,

@@ -51,6 +51,8 @@ pub struct Fixed {
     pub ppi_hyp: u32,
     /// GIC maintenance.
     pub ppi_maint: u32,
+    /// Longest time, in ticks, that a vcpu runs without a physical interrupt.
+    pub longest_run: u64,
     /// The UART's interrupt.
     pub uart: Option<u32>,
     /// Emulated distributor in the control domain: address and size.
@@ -241,7 +243,10 @@ pub fn resume(cpu: CpuId, mut loaded: Option<VcpuRef>) -> *mut VcpuFile {
         } else {
             mach().ticks(d.until)
         };
-        let first = at.min(until);
+        let mut first = at.min(until);
+        if d.run.is_some() {
+            first = first.min(now_ticks.saturating_add(fixed().longest_run));
+        }
         if first == u64::MAX {
             platform::timer::disarm();
         } else {

@@ -20,6 +20,9 @@ const GICC_EOIR: usize = 0x010;
 const GICC_APR0: usize = 0x0D0;
 const GICC_DIR: usize = 0x1000;
 
+/// GICD_IIDR of QEMU's model, which is no GIC-400's (0x0200_143b).
+const IIDR_QEMU: u32 = 0x43b;
+
 const GICC_CTLR_ENABLE: u32 = 1 << 0;
 const GICC_CTLR_EOIMODE: u32 = 1 << 9;
 
@@ -43,6 +46,8 @@ pub struct GicV2 {
     /// Each CPU's bit in target lists, once it has been through `init_cpu`: the GIC numbers CPU
     /// interfaces itself.
     masks: [AtomicU8; MAX_CPUS],
+    /// See [`super::Gic::overlooks`].
+    overlooks: bool,
 }
 
 impl GicV2 {
@@ -60,6 +65,7 @@ impl GicV2 {
             nr_irqs,
             nr_lrs,
             masks: [const { AtomicU8::new(0) }; MAX_CPUS],
+            overlooks: gicd.read32(reg::IIDR) == IIDR_QEMU,
         }
     }
 
@@ -160,6 +166,11 @@ impl GicV2 {
     }
 
     #[inline]
+    pub(super) fn overlooks(&self) -> bool {
+        self.overlooks
+    }
+
+    #[inline]
     pub(super) fn nr_lrs(&self) -> usize {
         self.nr_lrs
     }
@@ -198,11 +209,10 @@ impl GicV2 {
         s.vmcr = self.gich.read32(GICH_VMCR);
         s.apr[0][0] = self.gich.read32(GICH_APR);
         self.set_hcr(0);
-        // An interrupt that came while the guest held it active is due once the guest has ended it.
-        // QEMU does not look again when a list register ends one (`gic_complete_irq` of its
-        // hw/intc/arm_gic.c), but does at a write here, so that none is left lying while this CPU
-        // sleeps or runs another guest. To a real GIC-400 it is a write of what is there.
-        self.gicc.write32(GICC_PMR, 0xff);
+        if self.overlooks {
+            // A write to the physical interface of what is there has it look.
+            self.gicc.write32(GICC_PMR, 0xff);
+        }
     }
 
     #[inline]

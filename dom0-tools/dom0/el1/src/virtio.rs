@@ -32,6 +32,10 @@ const QUEUE: usize = 128;
 /// The most pages of one request, which has a header and a status too.
 pub const MAX_SEGMENTS: usize = QUEUE - 2;
 
+/// How long, in ns, a disk may take to tell its serial: nothing else runs meanwhile.
+#[cfg(target_os = "none")]
+const ANSWER_NS: u64 = 5_000_000_000;
+
 /// Feature bits.
 const RO: u64 = 1 << 5;
 const FLUSH: u64 = 1 << 9;
@@ -56,6 +60,8 @@ pub enum Fault {
     Buffers(u16),
     /// It says that it cannot go on.
     Stuck,
+    /// It does not answer.
+    Silent,
 }
 
 impl fmt::Display for Fault {
@@ -68,6 +74,7 @@ impl fmt::Display for Fault {
             Self::Length(n) => write!(f, "says that it wrote {n} bytes to a buffer"),
             Self::Buffers(n) => write!(f, "says that a frame has {n} buffers"),
             Self::Stuck => f.write_str("says that it must be reset"),
+            Self::Silent => f.write_str("does not answer"),
         }
     }
 }
@@ -354,14 +361,16 @@ impl Disk {
         let Some(transport) = transport(at, DeviceType::Block) else {
             return Ok(None);
         };
-        let disk = Self::start(transport)?;
+        let until = crate::time::now_ns().saturating_add(ANSWER_NS);
+        let disk = Self::start(transport, || crate::time::now_ns() < until)?;
         crate::gic::enable(at.intid, crate::gic::Trigger::Edge);
         Ok(Some(disk))
     }
 }
 
 impl<T: Transport> Disk<T> {
-    fn start(mut transport: T) -> Result<Self, Fault> {
+    /// Sets it up, as long as `wait` says that its answer is to be waited for.
+    fn start(mut transport: T, wait: impl FnMut() -> bool) -> Result<Self, Fault> {
         let features = transport
             .begin_init(Features::from_bits_retain(
                 RO | FLUSH | DISCARD | INDIRECT | VERSION_1,
@@ -385,12 +394,12 @@ impl<T: Transport> Disk<T> {
             serial: String::new(),
             fault: None,
         };
-        disk.serial = disk.read_serial()?;
+        disk.serial = disk.read_serial(wait)?;
         Ok(disk)
     }
 
-    /// `VIRTIO_BLK_T_GET_ID`, before interrupts: waits for it.
-    fn read_serial(&mut self) -> Result<String, Fault> {
+    /// `VIRTIO_BLK_T_GET_ID`, before interrupts.
+    fn read_serial(&mut self, mut wait: impl FnMut() -> bool) -> Result<String, Fault> {
         let data = Data::Own(Buffer::new(20).ok_or(Fault::Memory)?);
         let request = InFlight::new(8, 0, Op::Read, data, 0);
         let added = self.queue.add(request, &mut self.transport);
@@ -398,7 +407,8 @@ impl<T: Transport> Disk<T> {
         let request = loop {
             match self.queue.take()? {
                 Some((request, _)) => break request,
-                None => spin_loop(),
+                None if wait() => spin_loop(),
+                None => return Err(Fault::Silent),
             }
         };
         self.transport.ack_interrupt();

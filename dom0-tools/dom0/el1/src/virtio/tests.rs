@@ -34,7 +34,7 @@ fn serve(device: &mut Device, queue: u16) {
 fn start(features: u64) -> (Rc<RefCell<Device>>, Disk<Fake>) {
     let (device, transport) = device(features, &config());
     device.borrow_mut().act = Some(serve);
-    let disk = Disk::start(transport).unwrap();
+    let disk = Disk::start(transport, || false).unwrap();
     assert_eq!((disk.sectors(), disk.serial()), (1000, &*"x".repeat(20)));
     (device, disk)
 }
@@ -138,11 +138,23 @@ fn serve_one(device: &RefCell<Device>) {
 fn a_disk_that_cannot_be_used() {
     let (device, transport) = device(ALL, &config());
     device.borrow_mut().act = Some(|d, queue| d.give(queue, 77, 0));
-    assert_eq!(Disk::start(transport).err(), Some(Fault::NotIts(77)));
+    assert_eq!(
+        Disk::start(transport, || false).err(),
+        Some(Fault::NotIts(77))
+    );
     assert_eq!(device.borrow().status, 0);
+    let (device, transport) = super::fake::device(ALL, &config());
+    let mut waits = 0..3;
+    let disk = Disk::start(transport, || waits.next().is_some());
+    assert_eq!((disk.err(), waits.len()), (Some(Fault::Silent), 0));
+    assert_eq!(
+        device.borrow().status,
+        0,
+        "it may not write to freed memory"
+    );
     let (_, transport) = super::fake::device(ALL, &[]);
     let fault = Fault::Setup(Error::ConfigSpaceTooSmall);
-    assert_eq!(Disk::start(transport).err(), Some(fault));
+    assert_eq!(Disk::start(transport, || false).err(), Some(fault));
 }
 
 proptest! {

@@ -15,6 +15,28 @@ fn done(r: Result<(), Trap>) -> String {
     r.map_or_else(trap, |()| "done".into())
 }
 
+/// The virtual timer rings, and rings once more before its interrupt is ended; the guest makes no call meanwhile. How often it is taken within a second.
+fn again_while_active() -> String {
+    let ms = time::frequency() / 1000;
+    let _ = Register::CntvCval.write(0);
+    let _ = Register::CntvCtl.write(1);
+    let (begin, mut taken) = (time::ticks(), 0);
+    while taken < 2 && time::ticks() - begin < 1000 * ms {
+        gic::poll(|_| {
+            taken += 1;
+            let now = time::ticks();
+            let _ = Register::CntvCval.write(match taken {
+                1 => now + ms,
+                _ => u64::MAX,
+            });
+            let _ = Register::CntvCtl.write(1);
+            while taken == 1 && time::ticks() - now < 2 * ms {}
+        });
+    }
+    let _ = Register::CntvCtl.write(0);
+    format!("taken {taken}")
+}
+
 impl Suite {
     pub fn devices(&mut self) {
         self.distributor();
@@ -296,6 +318,8 @@ impl Suite {
                 .map(|v| u64::from(v > 0x7000_0000)),
         );
         self.case("timer.cntp.tval", left);
+        let again = again_while_active();
+        self.case("timer.cntv.again", again);
         // Awake in time, by the physical timer.
         let begin = time::ticks();
         let _ = Register::CntpTval.write(time::frequency() / 100);
