@@ -36,7 +36,7 @@ pub const SLICE_NS: u64 = 10_000_000;
 const SLICE_MIN_NS: u64 = 1_000_000;
 /// A vcpu is not preempted before it ran for so long, in ns, since it came onto its CPU. What it sends meanwhile,
 /// packets say, is then served together, and not each at the price of two switches.
-const MIN_RUN_NS: u64 = 500_000;
+const MIN_RUN_NS: u64 = 1_000_000;
 /// A woken vcpu preempts one that is ahead by more than this.
 const GRANULARITY: u64 = 1_000_000;
 /// A vcpu waiting elsewhere is taken if it is behind by more than this.
