@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, ToSocketAddrs, UdpSocket};
 use std::path::Path;
 use std::process::Command;
@@ -15,7 +16,7 @@ use crate::process::output;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Net {
     pub link: Link,
-    /// The card's address; QEMU's own choice if `None`.
+    /// The card's address; if `None`, QEMU's own choice, which is the same for all machines.
     pub mac: Option<String>,
 }
 
@@ -189,6 +190,19 @@ fn parse_socket(options: &mut Vec<(&str, &str)>) -> Result<Link, String> {
 }
 
 impl Net {
+    /// On a network with others, a card for which no address is given has one of this host's and folder's own, the same
+    /// each time: QEMU's choice is the same for all.
+    pub fn with_address(mut self, folder: &Path) -> Self {
+        if self.mac.is_none() && !matches!(self.link, Link::User(_)) {
+            let host = fs::read("/etc/machine-id").unwrap_or_default();
+            let mut hasher = DefaultHasher::new();
+            (host, folder).hash(&mut hasher);
+            let [a, b, c, ..] = hasher.finish().to_le_bytes();
+            self.mac = Some(format!("52:54:00:{a:02x}:{b:02x}:{c:02x}"));
+        }
+        self
+    }
+
     /// Says what is wrong with it on this host, before QEMU starts.
     pub fn check(&self, qemu: &Path) -> Result<()> {
         match &self.link {
@@ -302,6 +316,23 @@ mod tests {
 
     fn net(text: &str) -> Net {
         parse_net(text).unwrap().unwrap()
+    }
+
+    #[test]
+    fn addresses_differ_where_machines_meet() {
+        let mac = |text, folder: &str| net(text).with_address(Path::new(folder)).mac;
+        assert_eq!(mac("user", "/a"), None);
+        for link in ["tap=t", "socket,connect=a:1", "socket,mcast=230.0.0.1:1"] {
+            let a = mac(link, "/a").unwrap();
+            assert_eq!(Some(&a), mac(link, "/a").as_ref());
+            assert_ne!(Some(&a), mac(link, "/b").as_ref());
+            assert_eq!(
+                parse_net(&format!("{link},mac={a}")).unwrap().unwrap().mac,
+                Some(a)
+            );
+        }
+        let given = "52:54:00:00:00:01";
+        assert_eq!(mac(&format!("tap=t,mac={given}"), "/a").unwrap(), given);
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub struct Args {
     /// What the machine's network card is connected with: `user` (QEMU's own network, out to the world),
     /// `user,hostfwd=tcp|udp:[HOST]:PORT-[ADDRESS]:PORT` (a port of this host that leads into it; on the loopback
     /// interface if no HOST is given), `tap=NAME`, `socket,listen=[HOST]:PORT`, `socket,connect=HOST:PORT`,
-    /// `socket,mcast=GROUP:PORT[,localaddr=ADDRESS]`, each with `,mac=ADDRESS` if wanted; or `none`: no card [default: user; rpi4 has none]
+    /// `socket,mcast=GROUP:PORT[,localaddr=ADDRESS]`, each with `,mac=ADDRESS` if it is not to be chosen from this host and folder; or `none`: no card [default: user; rpi4 has none]
     #[arg(long, value_parser = parse_net, value_name = "NETWORK")]
     net: Option<Choice>,
     /// Run a command of the prompt without a person, print its output and power off; repeatable
@@ -83,7 +83,7 @@ pub fn main(project: &Project, args: &Args) -> Result<ExitCode> {
         memory: args.memory.unwrap_or(usual.memory),
         disks: args.disk.clone(),
         net: match &args.net {
-            Some(net) => net.clone(),
+            Some(net) => net.clone().map(|n| n.with_address(&project.root)),
             None if args.board.card => None,
             None => parse_net("user").map_err(anyhow::Error::msg)?,
         },
