@@ -5,8 +5,9 @@
 //! to an address that is not known goes to all other ports. Tags of VLANs pass as they are and do not
 //! matter. Frames to the addresses that bridges keep to themselves (IEEE 802.1Q, 8.6.3) go nowhere.
 //!
-//! A guest can send what it likes. It cannot fill the table: each port has its share. That it uses no
-//! other's address is what a port's [`Filter`] is for.
+//! A guest can send what it likes. It cannot fill the table: each port has its share. An address that is
+//! [kept](Bridge::keep) at a port is not learned at another one; what else a guest may send from is what its
+//! port's [`Filter`] is for.
 
 use crate::net::HEADER;
 use alloc::collections::BTreeMap;
@@ -123,7 +124,10 @@ impl Bridge {
                 port: id,
                 seen: ALWAYS,
             };
-            self.table.insert(key(mac), kept);
+            let old = self.table.insert(key(mac), kept);
+            if let Some(port) = old.and_then(|l| self.ports.get_mut(&l.port)) {
+                port.addresses = port.addresses.saturating_sub(1);
+            }
         }
     }
 

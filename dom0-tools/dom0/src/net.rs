@@ -165,6 +165,7 @@ impl Networks {
         let mut bridges = self.0.bridges.borrow_mut();
         let switch = bridges.entry(start.bridge.clone()).or_default();
         let port = switch.bridge.add(filter).ok_or(Errno::ENOSPC)?;
+        switch.bridge.keep(port, start.mac.0);
         let vif = Rc::new(Vif {
             served: new.0.clone(),
             mac: start.mac.0,

@@ -119,6 +119,20 @@ fn an_address_that_is_kept_is_nobody_elses() {
     assert_eq!(send(&mut b, p[1], &plain(B, A), 5000), [p[2]]);
 }
 
+#[test]
+fn an_address_that_was_learned_elsewhere_is_kept() {
+    let (mut b, p) = bridge(2);
+    let others = (0..PORT_ADDRESSES as u16).map(|n| [2, 2, 0, 0, (n >> 8) as u8, n as u8]);
+    send(&mut b, p[1], &plain(ALL, A), 0);
+    b.keep(p[0], A);
+    // There is room for as many as before.
+    for mac in others.clone() {
+        send(&mut b, p[1], &plain(ALL, mac), 1);
+    }
+    let at = |b: &Bridge, port| b.addresses(1).filter(|(_, p)| *p == port).count();
+    assert_eq!((at(&b, p[0]), at(&b, p[1])), (1, PORT_ADDRESSES));
+}
+
 fn ipv4(from: [u8; 4], protocol: u8, ports: [u8; 4]) -> Vec<u8> {
     let mut f = frame(
         ALL,
