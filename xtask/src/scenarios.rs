@@ -839,6 +839,7 @@ fn rpi4(stage: &Stage) -> Result<()> {
             "; DMA reaches the first 1024 MiB\n",
             "  disk        volume: SD card, ",
             "  guests      on the disk volume\n",
+            "? network     no card: ",
             "? seed        none from the firmware\n",
         ] {
             ensure!(

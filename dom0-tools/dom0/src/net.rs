@@ -25,7 +25,7 @@ use el1::{hvc, time};
 use embassy_futures::select::select3;
 use guest_abi::{DomId, Errno, Port};
 use toolstack::config;
-use toolstack::host::{BridgeInfo, BridgePort, DEFAULT_BRIDGE, NetStart};
+use toolstack::host::{BridgeInfo, BridgePort, CARD, DEFAULT_BRIDGE, NetStart};
 
 /// Most pairs of rings of an interface.
 const QUEUES: u16 = 4;
@@ -243,7 +243,7 @@ impl Networks {
                         Some(v.mac),
                         v.served.queues() > 0,
                     ),
-                    Station::Card(card) => ("eth0".into(), None, card.mac(), card.link()),
+                    Station::Card(card) => (CARD.into(), None, card.mac(), card.link()),
                     Station::Own(own) => {
                         let up = own.address().is_some();
                         ("dom0".into(), None, Some(own.mac()), up)

@@ -674,7 +674,7 @@ impl Host for Fake {
             macs: alloc::vec![n.mac],
         };
         let card = BridgePort {
-            name: "eth0".into(),
+            name: CARD.into(),
             guest: None,
             mac: Some(Mac([0x52, 0x54, 0, 0x12, 0x34, 0x56])),
             link: false,

@@ -340,6 +340,8 @@ pub struct BlockTarget {
 
 /// The bridge of interfaces that name none; it is always there.
 pub const DEFAULT_BRIDGE: &str = "xenbr0";
+/// The name of the port of a bridge where the machine's network card is.
+pub const CARD: &str = "eth0";
 
 /// A network interface that a back-end is to serve. Its xenstore nodes are there already.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -373,7 +375,7 @@ pub struct BridgeInfo {
 /// A bridge's port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BridgePort {
-    /// Its name: `vif1.0` for a guest's interface, `eth0` for the machine's card, `dom0` for the control domain itself.
+    /// Its name: `vif1.0` for a guest's interface, [`CARD`] for the machine's, `dom0` for the control domain itself.
     pub name: String,
     /// The guest, and its interface's number.
     pub guest: Option<(DomId, u32)>,

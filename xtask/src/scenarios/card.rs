@@ -82,6 +82,9 @@ pub(super) fn world(stage: &Stage) -> Result<()> {
             Ok(!own.is_empty())
         })?;
         session.vane_shows("bridge-list", "^xenbr0 +dom0 +02:16:00:00:00:07 up ")?;
+        let card =
+            format!("^  network +eth0 52:54:00:00:00:07, link up, on xenbr0; dom0 has {own}/24$");
+        session.vane_shows("doctor", &card)?;
         for kernel in KERNELS {
             session.vane(&format!("create /guests/{}.cfg", kernel.guest))?;
         }

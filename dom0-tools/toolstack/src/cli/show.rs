@@ -5,6 +5,7 @@ use alloc::borrow::ToOwned;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::net::IpAddr;
 
 use serde_json::{Value, json};
 
@@ -12,7 +13,8 @@ use super::verbs::Command;
 use crate::config::{DomainConfig, Uuid};
 use crate::error::{Context, Result, fail};
 use crate::host::{
-    BridgeInfo, BridgePort, DomInfo, GicVersion, Host, MachineFacts, Output, PhysInfo, ShutdownCode,
+    BridgeInfo, BridgePort, CARD, DomInfo, GicVersion, Host, MachineFacts, Output, PhysInfo,
+    ShutdownCode,
 };
 use crate::life::Toolstack;
 
@@ -327,8 +329,35 @@ enum Health {
     Wrong,
 }
 
+/// The machine's network card, and the control domain's address.
+fn network(bridges: &[BridgeInfo], address: Option<(IpAddr, u8)>) -> (Health, String) {
+    let mut ports = bridges
+        .iter()
+        .flat_map(|b| b.ports.iter().map(move |p| (b, p)));
+    let Some((bridge, card)) = ports.find(|(_, p)| p.name == CARD) else {
+        let text = "no card: guests reach each other, not the world".to_owned();
+        return (Health::Doubtful, text);
+    };
+    let mac = card.mac.map_or_else(String::new, |m| format!(" {m}"));
+    let link = if card.link { "up" } else { "down" };
+    let own = match address {
+        Some((ip, bits)) => format!("has {ip}/{bits}"),
+        None => "has no address".to_owned(),
+    };
+    let health = match card.link {
+        true => Health::Good,
+        false => Health::Doubtful,
+    };
+    let text = format!("{CARD}{mac}, link {link}, on {}; dom0 {own}", bridge.name);
+    (health, text)
+}
+
 /// What `doctor` finds, a line each.
-fn findings(m: &MachineFacts, p: &PhysInfo) -> Vec<(&'static str, Health, String)> {
+fn findings(
+    m: &MachineFacts,
+    p: &PhysInfo,
+    network: (Health, String),
+) -> Vec<(&'static str, Health, String)> {
     use Health::{Doubtful, Good, Wrong};
     let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
     let mut all = Vec::new();
@@ -411,6 +440,7 @@ fn findings(m: &MachineFacts, p: &PhysInfo) -> Vec<(&'static str, Health, String
             add("guests", Wrong, text);
         }
     }
+    add("network", network.0, network.1);
     if m.facts.is_some() {
         let health = if f.seed >= 16 { Good } else { Doubtful };
         let text = match f.seed {
@@ -426,7 +456,8 @@ fn findings(m: &MachineFacts, p: &PhysInfo) -> Vec<(&'static str, Health, String
 pub(super) fn doctor<H: Host>(t: &Toolstack<H>, c: &Command, out: &mut impl Output) -> Result<()> {
     let m = t.host().machine().during("asking for the machine")?;
     let p = t.host().phys_info().during("asking for the machine")?;
-    let all = findings(&m, &p);
+    let network = network(&t.host().bridges(), t.host().own_use().address);
+    let all = findings(&m, &p, network);
     let wrong = all.iter().filter(|f| f.1 == Health::Wrong).count();
     if c.has("json") {
         let rows = all.iter().map(|(what, health, text)| {

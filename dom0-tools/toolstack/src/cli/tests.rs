@@ -268,6 +268,7 @@ fn a_session() {
         "  dom0        128 MiB at 0x30000000; DMA reaches the first 1024 MiB\n",
         "  disk        volume: SD card, 1024 MiB\n",
         "  guests      on the disk volume\n",
+        "? network     eth0 52:54:00:12:34:56, link down, on xenbr0; dom0 has no address\n",
         "? seed        none from the firmware\n",
     ] {
         assert!(said.contains(line), "{line} not in\n{said}");
