@@ -415,6 +415,7 @@ fn constants(machine: &Machine, version: u8) -> Fixed {
         ppi_virt: machine.timer.virt,
         ppi_hyp: machine.timer.hyp,
         ppi_maint: maint,
+        // 25 ms: late for a clock tick that was overlooked, and too seldom to be seen in what a guest computes.
         longest_run: match run::gic().overlooks() {
             true => platform::timer::frequency() / 40,
             false => u64::MAX,

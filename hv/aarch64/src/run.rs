@@ -51,7 +51,8 @@ pub struct Fixed {
     pub ppi_hyp: u32,
     /// GIC maintenance.
     pub ppi_maint: u32,
-    /// Longest time, in ticks, that a vcpu runs without a physical interrupt.
+    /// Longest time, in ticks, that a vcpu runs without a physical interrupt, where the GIC needs that
+    /// ([`Gic::overlooks`]).
     pub longest_run: u64,
     /// The UART's interrupt.
     pub uart: Option<u32>,

@@ -126,7 +126,7 @@ fn an_address_that_was_learned_elsewhere_is_kept() {
     send(&mut b, p[1], &plain(ALL, A), 0);
     b.keep(p[0], A);
     // There is room for as many as before.
-    for mac in others.clone() {
+    for mac in others {
         send(&mut b, p[1], &plain(ALL, mac), 1);
     }
     let at = |b: &Bridge, port| b.addresses(1).filter(|(_, p)| *p == port).count();
