@@ -194,24 +194,22 @@ impl Session {
     /// The same for a command that may take long.
     pub fn shell_within(&mut self, command: &str, timeout: Duration) -> Result<String> {
         // The marks are this command's own, as a console that is attached to shows again what came before, and are not
-        // in the line as it is typed.
+        // in the line as it is typed. The kernel's messages may come between a mark and its line's end.
         self.commands += 1;
         let n = self.commands;
         self.line(&format!(
             "echo be\"\"gin-{n}; {command}; echo st\"\"atus-{n}=$?"
         ))?;
-        let output = self.expect(&format!(r"(?s)^begin-{n}\n.*?^status-{n}=\d+$"), timeout)?;
+        let output = self.expect(&format!(r"(?s)begin-{n}\b.*?status-{n}=\d+\D"), timeout)?;
         let (output, status) = output
             .rsplit_once(&format!("status-{n}="))
             .unwrap_or((&output, ""));
+        let output = output.trim_start_matches(&format!("begin-{n}"));
         ensure!(
-            status == "0",
+            status.trim_end_matches(|c: char| !c.is_ascii_digit()) == "0",
             "in the guest, `{command}` ended with status {status}:\n{output}"
         );
-        Ok(output
-            .strip_prefix(&format!("begin-{n}\n"))
-            .unwrap_or(output)
-            .to_owned())
+        Ok(output.trim_start_matches('\n').to_owned())
     }
 
     /// Waits until the machine has powered itself off.
