@@ -205,8 +205,9 @@ impl Session {
             .rsplit_once(&format!("status-{n}="))
             .unwrap_or((&output, ""));
         let output = output.trim_start_matches(&format!("begin-{n}"));
+        let status = status.trim_end_matches(|c: char| !c.is_ascii_digit());
         ensure!(
-            status.trim_end_matches(|c: char| !c.is_ascii_digit()) == "0",
+            status == "0",
             "in the guest, `{command}` ended with status {status}:\n{output}"
         );
         Ok(output.trim_start_matches('\n').to_owned())

@@ -117,17 +117,8 @@ impl Bridge {
 
     /// An address is at a port for as long as that is there: what comes from it at another one is refused.
     pub fn keep(&mut self, id: PortId, mac: Mac) {
-        if let Some(port) = self.ports.get_mut(&id) {
-            port.addresses += 1;
-            let kept = Learned {
-                mac,
-                port: id,
-                seen: ALWAYS,
-            };
-            let old = self.table.insert(key(mac), kept);
-            if let Some(port) = old.and_then(|l| self.ports.get_mut(&l.port)) {
-                port.addresses = port.addresses.saturating_sub(1);
-            }
+        if self.ports.contains_key(&id) {
+            self.place(mac, id, ALWAYS);
         }
     }
 
@@ -217,29 +208,32 @@ impl Bridge {
         if old.is_some_and(|l| l.seen == ALWAYS) {
             return;
         }
-        let old = old.map(|l| l.port);
-        if old != Some(at) {
+        if old.map(|l| l.port) != Some(at) {
             let full = |p: &Port| p.addresses >= PORT_ADDRESSES && now >= p.none_old_before;
             if self.ports.get(&at).is_some_and(full) {
                 self.forget_old(at, now);
             }
-            let Some(port) = self.ports.get_mut(&at) else {
+            let room = |p: &Port| p.addresses < PORT_ADDRESSES;
+            if !self.ports.get(&at).is_some_and(room) {
                 return;
-            };
-            if port.addresses >= PORT_ADDRESSES {
-                return;
-            }
-            port.addresses += 1;
-            if let Some(port) = old.and_then(|p| self.ports.get_mut(&p)) {
-                port.addresses = port.addresses.saturating_sub(1);
             }
         }
-        let learned = Learned {
-            mac: source,
-            port: at,
-            seen: now,
-        };
-        self.table.insert(key(source), learned);
+        self.place(source, at, now);
+    }
+
+    /// An address is at a port from now on, and counts there.
+    fn place(&mut self, mac: Mac, port: PortId, seen: u64) {
+        let old = self.table.insert(key(mac), Learned { mac, port, seen });
+        let old = old.map(|l| l.port);
+        if old == Some(port) {
+            return;
+        }
+        if let Some(port) = self.ports.get_mut(&port) {
+            port.addresses += 1;
+        }
+        if let Some(port) = old.and_then(|p| self.ports.get_mut(&p)) {
+            port.addresses = port.addresses.saturating_sub(1);
+        }
     }
 
     /// Makes room among a port's addresses. As it looks at all ports' addresses, it is not done again before that can
