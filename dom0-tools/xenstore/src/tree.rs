@@ -3,6 +3,7 @@
 
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
+use alloc::vec;
 use alloc::vec::Vec;
 
 use guest_abi::{DomId, Errno};
@@ -37,6 +38,12 @@ impl Node {
     fn cost(&self, path: &str) -> u64 {
         let perms = core::mem::size_of_val::<[Perm]>(&self.perms);
         (NODE_OVERHEAD + path.len() + path::name(path).len() + self.value.len() + perms) as u64
+    }
+
+    /// Bytes of memory that a copy of the node takes which only a transaction has.
+    fn held(&self, path: &str) -> u64 {
+        let names = core::mem::size_of_val::<[Arc<str>]>(&self.children) as u64;
+        self.cost(path).saturating_add(names)
     }
 }
 
@@ -232,6 +239,16 @@ pub(crate) struct Touched {
     pub(crate) fire: Option<Fire>,
 }
 
+impl Touched {
+    /// Bytes of memory that are held for what was put in place of the node.
+    fn held(&self, path: &str) -> u64 {
+        match (&self.before, &self.now) {
+            (Some(a), Some(b)) if Arc::ptr_eq(a, b) => 0,
+            (_, now) => now.as_ref().map_or(0, |n| n.held(path)),
+        }
+    }
+}
+
 /// A transaction's view: the nodes that it touched.
 #[derive(Debug, Default)]
 pub(crate) struct Overlay {
@@ -239,7 +256,8 @@ pub(crate) struct Overlay {
     /// Paths with a [`Touched::fire`], in the order of the first change.
     order: Vec<Arc<str>>,
     delta: BTreeMap<DomId, Usage>,
-    /// Bytes that the transaction itself is charged.
+    /// Bytes that the transaction itself is charged: for what it touched, as that was, and for what it has
+    /// in the place of that.
     pub(crate) cost: u64,
     /// Cannot be committed any more.
     doomed: bool,
@@ -317,6 +335,32 @@ impl Session<'_> {
         };
         self.overlay.touched.insert(key, touched);
         Ok(node)
+    }
+
+    /// Replaces nodes that were got before, all or none.
+    ///
+    /// # Errors
+    /// `ENOSPC` if the caller's domain may not hold that much in a transaction.
+    fn replace(&mut self, all: Vec<(&str, Option<Node>, Option<Fire>)>) -> Result<(), Errno> {
+        if self.transaction {
+            let (mut before, mut after) = (0_u64, 0_u64);
+            for (path, node, _) in &all {
+                let old = self.overlay.touched.get(*path).map_or(0, |t| t.held(path));
+                before = before.saturating_add(old);
+                after = after.saturating_add(node.as_ref().map_or(0, |n| n.held(path)));
+            }
+            let bytes = i64::try_from(after.saturating_sub(before)).unwrap_or(i64::MAX);
+            self.room(self.who.domid, Usage { nodes: 0, bytes })?;
+            self.overlay.cost = self
+                .overlay
+                .cost
+                .saturating_sub(before)
+                .saturating_add(after);
+        }
+        for (path, node, fire) in all {
+            self.set(path, node, fire);
+        }
+        Ok(())
     }
 
     /// Replaces the node at `path`, which was got before. Cannot fail.
@@ -420,8 +464,7 @@ impl Session<'_> {
                     value: value.into(),
                     ..Node::clone(&node)
                 };
-                self.set(path, Some(node), Some(Fire::Above));
-                Ok(())
+                self.replace(vec![(path, Some(node), Some(Fire::Above))])
             }
             Err(Errno::ENOENT) => self.create(path, value),
             Err(e) => Err(e),
@@ -492,12 +535,12 @@ impl Session<'_> {
         if let Some(top) = missing.last() {
             parent.children.push(path::name(top).into());
         }
-        self.set(above, Some(parent), None);
-        for (at, node) in nodes {
+        let made = nodes.into_iter().map(|(at, node)| {
             let fire = (at == path).then_some(Fire::Above);
-            self.set(at, Some(node), fire);
-        }
-        Ok(())
+            (at, Some(node), fire)
+        });
+        let parent = core::iter::once((above, Some(parent), None));
+        self.replace(parent.chain(made).collect())
     }
 
     /// Removes a node and all below it. Only its own permissions matter.
@@ -525,21 +568,20 @@ impl Session<'_> {
             }
             all.push(at);
         }
-        let parent = self.get(above)?;
-        for at in &all {
+        let parent = self.get(above)?.map(|parent| {
+            let mut parent = Node::clone(&parent);
+            parent.children.retain(|n| &**n != path::name(path));
+            (above, Some(parent), None)
+        });
+        let gone = all.iter().map(|at| {
             let fire = if &**at == path {
                 Fire::Above
             } else {
                 Fire::Exact
             };
-            self.set(at, None, Some(fire));
-        }
-        if let Some(parent) = parent {
-            let mut parent = Node::clone(&parent);
-            parent.children.retain(|n| &**n != path::name(path));
-            self.set(above, Some(parent), None);
-        }
-        Ok(())
+            (&**at, None, Some(fire))
+        });
+        self.replace(gone.chain(parent).collect())
     }
 
     /// Sets permissions; the first entry is the owner's.
@@ -556,8 +598,7 @@ impl Session<'_> {
             perms: perms.into(),
             ..Node::clone(&node)
         };
-        self.set(path, Some(node), Some(Fire::Above));
-        Ok(())
+        self.replace(vec![(path, Some(node), Some(Fire::Above))])
     }
 
     /// Takes `domid` out of a node's permissions, for it has died.
