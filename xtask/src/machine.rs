@@ -18,9 +18,9 @@ pub struct Board {
     pub name: &'static str,
     /// QEMU's machine with what never changes.
     pub machine: &'static str,
-    /// QEMU's CPU, where it, the GIC and the exception level to start at are to be chosen; else the machine is as
-    /// it is.
-    pub cpu: Option<&'static str>,
+    /// QEMU's CPU models that can be chosen, the default one first, where CPU, GIC and the exception level to start at
+    /// are to be chosen; else the machine is as it is.
+    pub models: &'static [&'static str],
     /// The GIC versions that can be chosen, the default one first.
     pub gics: &'static [u32],
     /// The least and the most CPUs it can have, and how many it has by default.
@@ -42,7 +42,16 @@ pub const BOARDS: &[Board] = &[
     Board {
         name: "virt",
         machine: "virt",
-        cpu: Some("cortex-a72"),
+        models: &[
+            "cortex-a72",
+            "cortex-a53",
+            "cortex-a57",
+            "cortex-a76",
+            "cortex-a710",
+            "neoverse-n1",
+            "neoverse-v1",
+            "max",
+        ],
         gics: &[3, 2],
         cpus: (1, 8, 2),
         memory: (1 << 10, 16 << 10, 4 << 10),
@@ -54,7 +63,7 @@ pub const BOARDS: &[Board] = &[
     Board {
         name: "rpi4",
         machine: "raspi4b",
-        cpu: None,
+        models: &[],
         gics: &[2],
         cpus: (4, 4, 4),
         // What the model has; its device tree tells of 960 MiB.
@@ -96,6 +105,8 @@ pub struct Fault {
 /// What is chosen of a machine.
 pub struct Machine {
     pub board: &'static Board,
+    /// QEMU's CPU model, where the board has a choice.
+    pub model: Option<&'static str>,
     pub gic: u32,
     pub cpus: u32,
     /// In MiB.
@@ -130,6 +141,7 @@ impl Machine {
     pub fn of(board: &'static Board) -> Self {
         Self {
             board,
+            model: board.models.first().copied(),
             gic: board.gics[0],
             cpus: board.cpus.2,
             memory: board.memory.2,
@@ -198,7 +210,12 @@ impl Machine {
             "{name} has no network card that QEMU knows: --net none"
         );
         ensure!(
-            self.board.cpu.is_some() || self.el2,
+            self.model
+                .is_none_or(|model| self.board.models.contains(&model)),
+            "{name} has no CPU to choose"
+        );
+        ensure!(
+            self.model.is_some() || self.el2,
             "{name} starts at EL2 only"
         );
         for disk in &self.disks {
@@ -231,7 +248,7 @@ impl Machine {
             net.check(&program).context("--net")?;
         }
         let mut qemu = Command::new(program);
-        match self.board.cpu {
+        match self.model {
             Some(cpu) => {
                 let el2 = if self.el2 { "on" } else { "off" };
                 qemu.arg("-machine").arg(format!(
@@ -379,6 +396,19 @@ pub fn parse_disk(text: &str) -> Result<Disk, String> {
     }
 }
 
+/// A CPU model by its name, of any board.
+pub fn parse_model(text: &str) -> Result<&'static str, String> {
+    let mut models = BOARDS.iter().flat_map(|board| board.models);
+    models
+        .clone()
+        .find(|model| **model == text)
+        .copied()
+        .ok_or_else(|| {
+            let all: Vec<&str> = models.by_ref().copied().collect();
+            format!("no such CPU; there is {}", all.join(", "))
+        })
+}
+
 /// A board by its name.
 pub fn parse_board(text: &str) -> Result<&'static Board, String> {
     BOARDS
@@ -434,6 +464,10 @@ mod tests {
         let refused = |machine: Machine| machine.check().unwrap_err().to_string();
         let said = refused(Machine { gic: 3, ..rpi4() });
         assert!(said.contains("no GICv3"), "{said}");
+        let model = parse_model("max").ok();
+        assert!(model.is_some() && parse_model("toaster").is_err());
+        let said = refused(Machine { model, ..rpi4() });
+        assert!(said.contains("no CPU to choose"), "{said}");
         let said = refused(Machine { cpus: 2, ..rpi4() });
         assert!(said.contains("has 4 CPUs, not 2"), "{said}");
         let memory = 4 << 10;

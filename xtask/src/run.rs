@@ -16,7 +16,9 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 
 use crate::build;
 use crate::image;
-use crate::machine::{BOARDS, Board, Disk, Machine, parse_board, parse_disk, parse_memory};
+use crate::machine::{
+    BOARDS, Board, Disk, Machine, parse_board, parse_disk, parse_memory, parse_model,
+};
 use crate::net::{Choice, parse_net};
 use crate::project::Project;
 use crate::setup;
@@ -27,6 +29,10 @@ pub struct Args {
     /// The board
     #[arg(long, value_parser = parse_board, default_value = BOARDS[0].name)]
     board: &'static Board,
+    /// The model of its CPUs, of QEMU's: cortex-a72, cortex-a53, cortex-a57, cortex-a76, cortex-a710, neoverse-n1,
+    /// neoverse-v1 or max (all that QEMU knows) [default: cortex-a72; rpi4 has no other]
+    #[arg(long, value_parser = parse_model, value_name = "MODEL")]
+    cpu: Option<&'static str>,
     /// The version of its interrupt controller: 2 or 3
     #[arg(long)]
     gic: Option<u32>,
@@ -78,6 +84,7 @@ const TIMED_OUT: u8 = 124;
 pub fn main(project: &Project, args: &Args) -> Result<ExitCode> {
     let usual = Machine::of(args.board);
     let mut machine = Machine {
+        model: args.cpu.or(usual.model),
         gic: args.gic.unwrap_or(usual.gic),
         cpus: args.cpus.unwrap_or(usual.cpus),
         memory: args.memory.unwrap_or(usual.memory),

@@ -94,6 +94,7 @@ pub fn all() -> Vec<Scenario> {
         scenario("idle", 2, idle),
         scenario("guest-faults", 4, guest_faults),
         scenario("hello", 3, hello),
+        scenario("cpu-models", 5, cpu_models),
         scenario("rust-guests", 4, rust_guests),
         scenario("vuart", 6, vuart),
         scenario("bad-input", 5, bad_input),
@@ -326,6 +327,29 @@ const VERBS: &[&str] = &[
     "help",
     "poweroff",
 ];
+
+/// Every model of CPU boots to a guest that answers, by turns with each GIC.
+fn cpu_models(stage: &Stage) -> Result<()> {
+    let models = Machine::default().board.models;
+    for (model, gic) in models.iter().zip([3, 2].into_iter().cycle()) {
+        let machine = Machine {
+            model: Some(model),
+            ..machine(gic, 2)
+        };
+        stage
+            .play(&machine, |session| {
+                session.vane("create /guests/hello.cfg")?;
+                session.attach("hello")?;
+                session.expect(&format!("^{HELLO_PROMPT}$"), HELLO)?;
+                session.line("what is typed")?;
+                session.expect("^you said: what is typed$", HELLO)?;
+                session.detach()?;
+                session.vane("destroy hello").map(drop)
+            })
+            .with_context(|| format!("{model}, GICv{gic}"))?;
+    }
+    Ok(())
+}
 
 /// Both GICs, the fewest and the most CPUs, the least and the most memory.
 fn machine_sizes(stage: &Stage) -> Result<()> {
