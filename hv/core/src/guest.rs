@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Bytes of the calling guest: an address that a guest names is a claim, checked at each use.
+#![deny(clippy::arithmetic_side_effects)]
 
 use crate::frame::Frames;
 use crate::machine::{GuestVa, PhysMem};
@@ -18,6 +19,34 @@ pub struct Guest<'a, M> {
 #[derive(Default)]
 pub struct Window {
     page: Option<(u64, Pa)>,
+}
+
+/// The pieces of a range of guest addresses that lie in one page each: where each begins, and its
+/// bytes. What ends it is the number of bytes, wherever the range begins: one that goes on beyond the
+/// last address goes on at 0, as the CPU's own arithmetic has it (and Xen's copies).
+struct Pieces {
+    va: u64,
+    left: usize,
+}
+
+impl Pieces {
+    #[inline]
+    const fn of(va: u64, left: usize) -> Self {
+        Self { va, left }
+    }
+}
+
+impl Iterator for Pieces {
+    type Item = (u64, usize);
+
+    #[inline]
+    fn next(&mut self) -> Option<(u64, usize)> {
+        let va = self.va;
+        let n = self.left.min(4096usize.wrapping_sub((va & 4095) as usize));
+        self.va = va.wrapping_add(n as u64);
+        self.left = self.left.saturating_sub(n);
+        (n != 0).then_some((va, n))
+    }
 }
 
 impl<M: PhysMem + GuestVa> Guest<'_, M> {
@@ -40,13 +69,10 @@ impl<M: PhysMem + GuestVa> Guest<'_, M> {
     }
 
     fn read_as(&self, va: u64, buf: &mut [u8], access: Access) -> Result<(), Errno> {
-        let mut va = va;
         let mut rest = buf;
-        while !rest.is_empty() {
-            let n = rest.len().min(4096 - (va & 4095) as usize);
-            let (now, later) = rest.split_at_mut(n);
+        for (va, n) in Pieces::of(va, rest.len()) {
+            let (now, later) = rest.split_at_mut_checked(n).ok_or(Errno::EFAULT)?;
             self.m.read(self.place(va, access)?, now);
-            va = va.wrapping_add(n as u64);
             rest = later;
         }
         Ok(())
@@ -57,13 +83,10 @@ impl<M: PhysMem + GuestVa> Guest<'_, M> {
     /// # Errors
     /// `EFAULT` where the guest itself could not write; bytes of earlier pages are then written.
     pub fn write(&self, va: u64, buf: &[u8]) -> Result<(), Errno> {
-        let mut va = va;
         let mut rest = buf;
-        while !rest.is_empty() {
-            let n = rest.len().min(4096 - (va & 4095) as usize);
-            let (now, later) = rest.split_at(n);
+        for (va, n) in Pieces::of(va, rest.len()) {
+            let (now, later) = rest.split_at_checked(n).ok_or(Errno::EFAULT)?;
             self.m.write(self.place(va, Access::Write)?, now);
-            va = va.wrapping_add(n as u64);
             rest = later;
         }
         Ok(())
@@ -73,7 +96,7 @@ impl<M: PhysMem + GuestVa> Guest<'_, M> {
     #[inline]
     fn place_by(&self, window: &mut Window, va: u64, len: usize) -> Result<Option<Pa>, Errno> {
         let (page, offset) = (va & !4095, va & 4095);
-        if offset as usize + len > 4096 {
+        if len > 4096usize.wrapping_sub(offset as usize) {
             return Ok(None);
         }
         let pa = match window.page {
@@ -158,13 +181,7 @@ impl<M: PhysMem + GuestVa> Guest<'_, M> {
     ///
     /// # Errors
     /// `EFAULT` if not.
-    pub fn check_writable(&self, va: u64, len: u64) -> Result<(), Errno> {
-        let mut at = va;
-        let end = va.checked_add(len).ok_or(Errno::EFAULT)?;
-        while at < end {
-            self.place(at, Access::Write)?;
-            at = (at | 4095) + 1;
-        }
-        Ok(())
+    pub fn check_writable(&self, va: u64, len: usize) -> Result<(), Errno> {
+        Pieces::of(va, len).try_for_each(|(va, _)| self.place(va, Access::Write).map(drop))
     }
 }

@@ -45,6 +45,8 @@ pub struct Machine {
     /// Its stage 1: pages of virtual addresses, their guest physical addresses, and whether they
     /// may be written. Other addresses are guest physical ones.
     pub stage1: RefCell<BTreeMap<u64, (u64, bool)>>,
+    /// How often an address of a vcpu was translated.
+    pub translations: Cell<u64>,
     /// Nanoseconds.
     pub now: Cell<u64>,
     vcpus: RefCell<BTreeMap<VcpuRef, StartState>>,
@@ -70,6 +72,7 @@ impl Machine {
             tlb: RefCell::new(BTreeMap::new()),
             vttbr: Cell::new(0),
             stage1: RefCell::new(BTreeMap::new()),
+            translations: Cell::new(0),
             now: Cell::new(1_000_000),
             vcpus: RefCell::new(BTreeMap::new()),
             printed: RefCell::new(Vec::new()),
@@ -396,6 +399,7 @@ impl Tlb for Machine {
 
 impl GuestVa for Machine {
     fn translate(&self, va: u64, access: Access) -> Option<Pa> {
+        self.translations.set(self.translations.get() + 1);
         self.translate_va(va, access).map(Pa)
     }
 }

@@ -25,6 +25,8 @@ const SECRET: std::ops::Range<u64> = 40..60;
 const GRANTED: u64 = 61;
 /// What the control domain maps of the attacker stays below this many.
 const WINDOWS: u64 = 64;
+/// The last page of the address space.
+const TOP: u64 = u64::MAX - 4095;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -203,6 +205,8 @@ impl<'w> Attack<'w> {
         let at = match place {
             0..=199 => RAM0 + (2 + u64::from(place) % 6) * 4096 + u64::from(place) * 8,
             200..=220 => RAM0 + 0x6000 - u64::from(place - 199),
+            221..=239 => TOP + 0xf00 + u64::from(place - 220) * 8,
+            240..=246 => u64::MAX - u64::from(place - 240),
             n => value(n, &ids),
         };
         // Fields of 16, 32 and 64 bits, as the structures have them.
@@ -274,12 +278,19 @@ impl<'w> Attack<'w> {
             (13, _) => {
                 put(&mut bytes, 0, 8, [12, 20, 32, 29, 13][v[0] as usize % 5]);
                 put(&mut bytes, 16, 8, v[1] % 15);
-                put(&mut bytes, 24, 8, at + 64);
+                put(&mut bytes, 24, 8, at.wrapping_add(64));
                 put(&mut bytes, 32, 8, v[3] % 4);
             }
             _ => {}
         }
-        let _ = g.write(at, &bytes);
+        let _ = g.write(
+            if at >= TOP {
+                RAM0 + 0x9000 + (at - TOP)
+            } else {
+                at
+            },
+            &bytes,
+        );
         let more = |i: usize| value(rest[i], &ids);
         let x = match nr {
             20 => [op, at, u64::from(rest[0] % 6), more(1), more(2)],
@@ -295,11 +306,18 @@ impl<'w> Attack<'w> {
     fn call(&self, slices: usize, nr: u8, op: u8, place: u8, fields: &[u8; 10], rest: &[u8; 3]) {
         let g = self.guest();
         let (nr, mut x) = self.prepare(&g, nr, op, place, fields, rest);
+        // Its last page of virtual addresses is memory, its first one may be read, and the others are
+        // what they are.
+        self.w.m.stage1.borrow_mut().extend([
+            (TOP >> 12, (RAM0 + 0x9000, true)),
+            (0, (RAM0 + 0x9000, false)),
+        ]);
         for _ in 0..slices {
             if let Reply::Done(_) = self.w.slice(g.v, nr, &mut x) {
-                return;
+                break;
             }
         }
+        self.w.m.stage1.borrow_mut().clear();
     }
 
     fn dom0_unmap(&mut self, at: u8) {
@@ -468,6 +486,46 @@ impl<'w> Attack<'w> {
         event::reset(&h, DomId::SELF).unwrap();
         self.w.check();
     }
+}
+
+/// Maps the last page of virtual addresses, and all that a walk which wraps to 0 would come by.
+fn map_top(w: &World, to: u64) {
+    let mut s1 = w.m.stage1.borrow_mut();
+    s1.insert(TOP >> 12, (to, true));
+    for page in 0..1 << 17 {
+        s1.insert(page, (to, true));
+    }
+}
+
+#[test]
+fn the_last_page_of_the_address_space_is_a_page_as_any() {
+    let w = World::boot(3);
+    let d = w.create(SMALL).unwrap();
+    let g = d.guest(&w);
+    let page = RAM0 + 0x3000;
+    map_top(&w, page);
+    // EVTCHNOP_alloc_unbound, bind_virq, bind_ipi: each answers through the last page, and looks at
+    // no page but that of its argument.
+    for (op, first) in [(6u64, 0x7ff0_7ff0u64), (1, 0), (7, 0)] {
+        for at in [TOP, TOP + 0xff0, TOP + 0xff4] {
+            g.put(page + (at - TOP), &first);
+            g.put(page + (at - TOP) + 4, &0u32);
+            let before = w.m.translations.get();
+            let r = g.raw(32, [op, at, 0, 0, 0]);
+            let looked = w.m.translations.get() - before;
+            assert!(
+                looked <= 4,
+                "operation {op} at {at:#x}: {looked} translations"
+            );
+            // A VIRQ is bound once.
+            let expected = if op == 1 && at != TOP { -17 } else { 0 };
+            assert_eq!(r, expected, "operation {op} at {at:#x}");
+        }
+    }
+    // A structure that goes on beyond the last address goes on at the first one, as Xen's copies do.
+    g.put(page + 0xffc, &0x7ff0_7ff0u32);
+    assert_eq!(g.raw(32, [6, TOP + 0xffc, 0, 0, 0]), 0);
+    assert_ne!(g.get::<u32>(page), 0, "the port is at address 0");
 }
 
 proptest! {

@@ -243,8 +243,7 @@ impl<M: Machine> Call<'_, M> {
             nr_spis: u16::try_from(p.arch.nr_spis).map_err(|_| Errno::EINVAL)?,
             privileged: false,
         };
-        self.guest()
-            .check_writable(arg, size_of::<Domctl>() as u64)?;
+        self.guest().check_writable(arg, size_of::<Domctl>())?;
         let slot = self.hv.create_domain(self.m, &new)?;
         if let Some(d) = self.hv.domains.get(slot) {
             p.arch.gic_version = d.gic_version - 1;

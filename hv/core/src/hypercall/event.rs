@@ -41,7 +41,7 @@ impl<M: Machine> Call<'_, M> {
                 } else {
                     o.remote_dom
                 };
-                self.guest().check_writable(arg, size_of_val(&o) as u64)?;
+                self.guest().check_writable(arg, size_of_val(&o))?;
                 o.port = self.hv.events.alloc_unbound(target, remote, m)?;
                 self.guest().put(arg, &o)?;
             }
@@ -51,7 +51,7 @@ impl<M: Machine> Call<'_, M> {
                     DomId::SELF => slot,
                     id => self.hv.domains.find_alive(id).ok_or(Errno::ESRCH)?,
                 };
-                self.guest().check_writable(arg, size_of_val(&o) as u64)?;
+                self.guest().check_writable(arg, size_of_val(&o))?;
                 let (port, n) = self
                     .hv
                     .events
@@ -62,13 +62,13 @@ impl<M: Machine> Call<'_, M> {
             }
             EventOp::BindVirq => {
                 let mut o: EvtchnBindVirq = self.guest().get(arg)?;
-                self.guest().check_writable(arg, size_of_val(&o) as u64)?;
+                self.guest().check_writable(arg, size_of_val(&o))?;
                 o.port = self.hv.events.bind_virq(slot, o.virq, o.vcpu, m)?;
                 self.guest().put(arg, &o)?;
             }
             EventOp::BindIpi => {
                 let mut o: EvtchnBindIpi = self.guest().get(arg)?;
-                self.guest().check_writable(arg, size_of_val(&o) as u64)?;
+                self.guest().check_writable(arg, size_of_val(&o))?;
                 o.port = self.hv.events.bind_ipi(slot, o.vcpu, m)?;
                 self.guest().put(arg, &o)?;
             }

@@ -155,7 +155,7 @@ impl<M: Machine> Call<'_, M> {
             }
             ConsoleOp::Read => {
                 self.require_privilege()?;
-                self.guest().check_writable(a[2], part.len() as u64)?;
+                self.guest().check_writable(a[2], part.len())?;
                 let n = self.hv.console.read_input(part);
                 let got = part.get(..n).ok_or(Errno::EINVAL)?;
                 self.guest().write(a[2], got)?;
