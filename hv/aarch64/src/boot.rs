@@ -16,7 +16,7 @@ use core::cell::UnsafeCell;
 use core::sync::atomic::{Ordering, fence};
 use hv_core::frame::{Frame, Frames, Use};
 use hv_core::hypervisor::{Hypervisor, MachineInfo, NewDomain};
-use hv_core::machine::{PhysMem, StartState};
+use hv_core::machine::{Cache, CacheOp, PhysMem, StartState};
 use hv_core::p2m::Kind;
 use hv_core::rate::Rate;
 use hv_core::sysreg::IdRegs;
@@ -704,6 +704,11 @@ fn dom0(machine: &Machine, nr_irqs: u32, initrd: Option<Range>, beyond: &[Range]
     };
     let dtb = base.addr() + memory - 2 * MIB;
     m.write(Pa(dtb), &tree);
+    // It begins with its caches off. Where it has no bytes yet, `zero_page` cleaned.
+    for (at, len) in [(load, size), (dtb, tree.len() as u64)] {
+        m.dcache(Pa(at), len, CacheOp::Clean);
+    }
+    m.drop_instructions();
     let mut pages: Vec<u64> = devices.iter().map(|v| v.reg.base >> 12).collect();
     pages.dedup();
     let r = (|| {

@@ -156,6 +156,7 @@ impl PhysMem for Mach {
                     e = in(reg) mfn.addr() + 4096, options(nostack)
                 );
             }
+            self.dcache(Pa(mfn.addr()), 4096, CacheOp::Clean);
         }
     }
 }

@@ -47,7 +47,8 @@ pub trait PhysMem {
     fn write(&self, pa: Pa, buf: &[u8]);
     /// Copies `len` bytes within memory (ranges of two different pages, or not overlapping).
     fn copy(&self, dst: Pa, src: Pa, len: usize);
-    /// Fills a page with zeroes.
+    /// Fills a page with zeroes, and cleans and invalidates its lines to the point of coherency: who
+    /// looks past the caches must not see what was there, nor lose to a late write-back what it writes.
     fn zero_page(&self, mfn: Mfn);
 }
 

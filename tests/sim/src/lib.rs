@@ -14,6 +14,6 @@ mod machine;
 mod toolstack;
 mod world;
 
-pub use machine::{Leaf, Machine};
+pub use machine::{Leaf, Machine, POISON};
 pub use toolstack::{Config, DomU, WINDOW};
 pub use world::{Guest, Totals, World};

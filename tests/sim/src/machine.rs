@@ -9,6 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// What a free page is filled with.
 pub const POISON: u8 = 0xa5;
 
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
 const TABLE_ADDR: u64 = 0x0000_ffff_ffff_f000;
 
 /// An entry of the stage-2 tables that translates.
@@ -31,7 +34,12 @@ pub struct Leaf {
 /// The machine.
 pub struct Machine {
     base: u64,
+    /// What accesses with caches see.
     ram: RefCell<Vec<u8>>,
+    /// What is behind the write-back cache: what accesses without caches see.
+    dram: RefCell<Vec<u8>>,
+    /// Lines of the cache that were not written back.
+    dirty: RefCell<Vec<bool>>,
     /// Pages that are free: nobody may touch them.
     poisoned: RefCell<Vec<bool>>,
     /// Pages that are stage-2 tables.
@@ -66,6 +74,8 @@ impl Machine {
         Self {
             base,
             ram: RefCell::new(vec![POISON; bytes]),
+            dram: RefCell::new(vec![POISON; bytes]),
+            dirty: RefCell::new(vec![false; bytes / LINE]),
             poisoned: RefCell::new(vec![true; bytes / 4096]),
             tables: RefCell::new(vec![false; bytes / 4096]),
             broken: RefCell::new(BTreeSet::new()),
@@ -93,8 +103,50 @@ impl Machine {
         let fresh = !std::mem::replace(&mut self.poisoned.borrow_mut()[at / 4096], true);
         if fresh {
             self.ram.borrow_mut()[at..at + 4096].fill(POISON);
+            self.dram.borrow_mut()[at..at + 4096].fill(POISON);
+            self.dirty.borrow_mut()[at / LINE..(at + 4096) / LINE].fill(false);
         }
         fresh
+    }
+
+    /// Bytes were written with caches: their lines are not in memory yet.
+    fn soil(&self, at: usize, len: usize) {
+        if len != 0 {
+            self.dirty.borrow_mut()[at / LINE..=(at + len - 1) / LINE].fill(true);
+        }
+    }
+
+    /// Writes the dirty ones of these lines back, as a cache also may at any time.
+    fn write_back(&self, lines: std::ops::Range<usize>) {
+        let (ram, mut dram) = (self.ram.borrow(), self.dram.borrow_mut());
+        let mut dirty = self.dirty.borrow_mut();
+        for l in lines.filter(|&l| std::mem::take(&mut dirty[l])) {
+            let r = l * LINE..(l + 1) * LINE;
+            dram[r.clone()].copy_from_slice(&ram[r]);
+        }
+    }
+
+    /// The cache writes back all that is dirty in it.
+    pub fn evict(&self) {
+        let all = 0..self.dirty.borrow().len();
+        self.write_back(all);
+    }
+
+    /// Reads as an access without caches does.
+    pub fn read_uncached(&self, pa: Pa, buf: &mut [u8]) {
+        let o = self.at(pa.0, buf.len(), 1);
+        buf.copy_from_slice(&self.dram.borrow()[o..o + buf.len()]);
+    }
+
+    /// Writes as an access without caches does: a dirty line is written back over it some day.
+    pub fn write_uncached(&self, pa: Pa, buf: &[u8]) {
+        let o = self.at(pa.0, buf.len(), 1);
+        for (i, b) in buf.iter().enumerate() {
+            self.dram.borrow_mut()[o + i] = *b;
+            if !self.dirty.borrow()[(o + i) / LINE] {
+                self.ram.borrow_mut()[o + i] = *b;
+            }
+        }
     }
 
     /// Whether a page is known to be free.
@@ -156,6 +208,7 @@ impl Machine {
     fn set<const N: usize>(&self, pa: Pa, v: [u8; N]) {
         let o = self.at(pa.0, N, N as u64);
         self.ram.borrow_mut()[o..o + N].copy_from_slice(&v);
+        self.soil(o, N);
     }
 
     fn leaf(level: u8, gfn: u64, e: u64) -> Leaf {
@@ -371,15 +424,19 @@ impl PhysMem for Machine {
     fn write(&self, pa: Pa, buf: &[u8]) {
         let o = self.at(pa.0, buf.len(), 1);
         self.ram.borrow_mut()[o..o + buf.len()].copy_from_slice(buf);
+        self.soil(o, buf.len());
     }
     fn copy(&self, dst: Pa, src: Pa, len: usize) {
         let (d, s) = (self.at(dst.0, len, 1), self.at(src.0, len, 1));
         self.ram.borrow_mut().copy_within(s..s + len, d);
+        self.soil(d, len);
     }
     fn zero_page(&self, mfn: Mfn) {
         self.unpoison(mfn.0);
         let o = self.at(mfn.addr(), 4096, PAGE_SIZE);
         self.ram.borrow_mut()[o..o + 4096].fill(0);
+        self.soil(o, 4096);
+        self.write_back(o / LINE..(o + 4096) / LINE);
     }
 }
 
@@ -406,7 +463,8 @@ impl GuestVa for Machine {
 
 impl Cache for Machine {
     fn dcache(&self, pa: Pa, len: u64, _: CacheOp) {
-        self.at(pa.0, len as usize, 1);
+        let o = self.at(pa.0, len as usize, 1);
+        self.write_back(o / LINE..(o + len as usize).div_ceil(LINE));
         let (calls, bytes) = self.maintained.get();
         self.maintained.set((calls + 1, bytes + len));
     }

@@ -388,6 +388,22 @@ impl<'w> Guest<'w> {
         })
     }
 
+    /// Reads its memory as it does with its caches off.
+    #[must_use]
+    pub fn read_uncached(&self, gpa: u64, to: &mut [u8]) -> bool {
+        self.each(gpa, to.len(), Access::Read, |pa, r| {
+            self.w.m.read_uncached(pa, &mut to[r])
+        })
+    }
+
+    /// Writes its memory as it does with its caches off.
+    #[must_use]
+    pub fn write_uncached(&self, gpa: u64, from: &[u8]) -> bool {
+        self.each(gpa, from.len(), Access::Write, |pa, r| {
+            self.w.m.write_uncached(pa, &from[r])
+        })
+    }
+
     /// Reads a structure; panics when that faults.
     #[must_use]
     pub fn get<T: FromBytes + IntoBytes>(&self, gpa: u64) -> T {

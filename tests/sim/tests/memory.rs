@@ -224,3 +224,61 @@ fn increased_reservation_is_charged_and_goes_with_the_domain() {
     assert_eq!(w.totals(), start);
     assert_eq!(domctl::pausedomain(&h, d.id), Err(Errno::ESRCH));
 }
+
+/// XSA-364: what is scrubbed is in memory and not only in a cache: a guest with its caches off sees
+/// nothing of the last owner, by any way to a page, and no line that is written back later takes
+/// away what it writes.
+#[test]
+fn xsa_364_scrubbed_pages_reach_memory() {
+    let w = World::boot(3);
+    let h = w.dom0();
+    let d = w.create(Config::default()).unwrap();
+    let g = d.guest(&w);
+    let clear = |g: &Guest<'_>, gfn: u64| {
+        let mut page = [1; 4096];
+        assert!(g.read_uncached(gfn << 12, &mut page));
+        assert!(
+            page.iter().all(|&b| b == 0),
+            "the last owner's bytes at {gfn:#x}"
+        );
+        assert!(g.write_uncached(gfn << 12, &[0x5a; 4096]));
+        g.w.m.evict();
+        assert!(g.read_uncached(gfn << 12, &mut page));
+        assert!(
+            page.iter().all(|&b| b == 0x5a),
+            "zeroes were written back at {gfn:#x}"
+        );
+    };
+    let mut kernel = [0; 6];
+    assert!(g.read_uncached(RAM0 << 12, &mut kernel));
+    assert_eq!(&kernel, b"kernel", "the toolstack cleans what it copied");
+    // All memory that it was built with and that nobody wrote: a block's pages, and single ones.
+    for k in (1..512).chain(513..512 + 32) {
+        clear(&g, RAM0 + k);
+    }
+    // What it makes for itself.
+    domctl::max_mem(&h, d.id, 64 << 10).unwrap();
+    let at = Gfn(0x10_0000);
+    for (order, pages) in [(0, 1), (3, 8), (9, 512)] {
+        assert_eq!(
+            extent(&g, MemoryOp::PopulatePhysmap, DomId::SELF, order, at).0,
+            1
+        );
+        (0..pages).for_each(|k| clear(&g, at.0 + k));
+        assert_eq!(
+            extent(&g, MemoryOp::DecreaseReservation, DomId::SELF, order, at).0,
+            1
+        );
+    }
+    // Grant frames, of which only the first was written; and shared_info, whose words are shared
+    // through caches, but whose other bytes are nobody's.
+    use guest_abi::memory::MapSpace;
+    for k in 1..4u64 {
+        memory::add_to_physmap(&g, DomId::SELF, MapSpace::GrantTable, k, Gfn(at.0 + k)).unwrap();
+        clear(&g, at.0 + k);
+    }
+    memory::add_to_physmap(&g, DomId::SELF, MapSpace::SharedInfo, 0, at).unwrap();
+    let mut page = [1; 4096];
+    assert!(g.read_uncached(at.0 << 12, &mut page));
+    assert!(!page.contains(&sim::POISON), "the last owner's bytes");
+}

@@ -26,6 +26,10 @@ entry:
     adrp    x20, __boot_table
     add     x20, x20, :lo12:__boot_table
     add     x1, x20, #4096
+    // The table is written past the caches. A line that somebody left dirty over it would be written
+    // back some day, and no invalidation after the writes keeps it from that: under a stage 2 DC IVAC
+    // cleans first (Arm ARM, HCR_EL2.VM). So such lines go before.
+    bl      drop_lines
     mov     x0, x20
 1:  stp     xzr, xzr, [x0], #16
     cmp     x0, x1
@@ -39,14 +43,9 @@ entry:
     bl      map_gib
     mov     x3, x19
     bl      map_gib
-    // Lines that a loader left in the caches must not hide what was just written.
-    mov     x0, x20
-    dsb     sy
-2:  dc      ivac, x0
-    add     x0, x0, #16
-    cmp     x0, x1
-    b.lo    2b
-    dsb     sy
+    // Nobody wrote there through the caches since: what speculation brought in meanwhile is clean, and
+    // must not hide what was just written.
+    bl      drop_lines
 
     mov     x0, #0x04ff             // attribute 0 normal write-back, 1 device nGnRE
     msr     mair_el1, x0
@@ -118,6 +117,17 @@ map_gib:
     orr     x5, x2, x4, lsl #30
     and     x4, x4, #0x1ff
     str     x5, [x20, x4, lsl #3]
+    ret
+
+// Cleans and invalidates the table's lines, from x20 to x1. Changes x0.
+drop_lines:
+    mov     x0, x20
+    dsb     sy
+2:  dc      civac, x0
+    add     x0, x0, #16             // the least line that there is
+    cmp     x0, x1
+    b.lo    2b
+    dsb     sy
     ret
 
 // Interrupts stay masked for ever (a pending one ends a WFI all the same), so that whatever
