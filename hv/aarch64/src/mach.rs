@@ -5,9 +5,12 @@ use crate::mmu::Range;
 use crate::vcpu;
 use core::arch::asm;
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
-use hv_core::machine::{Cache, CacheOp, Clock, GuestVa, PhysMem, StartState, Tlb, Uart, VcpuRegs};
+use hv_core::machine::{
+    Cache, CacheOp, Clock, GuestVa, PhysMem, StartState, Tlb, Uart, VcpuIf, VcpuRegs,
+};
 use hv_core::rate::Rate;
 use hv_core::types::{Access, Errno, Mfn, Pa, VcpuRef};
+use hv_core::vgic::ListRegs;
 
 /// RAM outside the hypervisor, which is all that policy may touch.
 pub struct Mach {
@@ -306,6 +309,30 @@ pub fn counter() -> u64 {
     unsafe { asm!("isb", "mrs {}, cntpct_el0", out(reg) t, options(nostack)) };
     t
 }
+
+impl VcpuIf for Mach {
+    #[inline]
+    fn lrs(&self) -> impl ListRegs {
+        crate::run::Lrs
+    }
+    fn irqs_masked(&self) -> bool {
+        let spsr: u64;
+        // SAFETY: reads the state of the guest that trapped.
+        unsafe { asm!("mrs {}, spsr_el2", out(reg) spsr, options(nomem, nostack)) };
+        spsr & PSR_I != 0
+    }
+    fn unmask_irqs(&self) {
+        // SAFETY: the state that the guest goes on with, in a hypercall (which reads it from here afterwards): a bit that
+        // is its own to change.
+        unsafe {
+            asm!("mrs {t}, spsr_el2", "bic {t}, {t}, {i}", "msr spsr_el2, {t}", t = out(reg) _, i = in(reg) PSR_I,
+                options(nomem, nostack));
+        }
+    }
+}
+
+/// PSTATE.I.
+const PSR_I: u64 = 1 << 7;
 
 impl Uart for Mach {
     fn put(&self, bytes: &[u8]) {

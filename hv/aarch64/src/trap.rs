@@ -81,7 +81,7 @@ fn smccc(f: &mut VcpuFile) -> u64 {
         Call::Nop => return 0,
         Call::CpuSuspend => {
             f.x[0] = 0;
-            wait(v);
+            hv().lock().sleep(mach(), v, true);
             return 1;
         }
         Call::CpuOff => {
@@ -148,17 +148,6 @@ fn cpu_on(v: VcpuRef, target: VcpuId, entry: u64, context: u64, v0_1: bool) -> i
         psci::number(Code::Success)
     } else {
         psci::number(Code::Denied)
-    }
-}
-
-/// WFI: sleeps unless there is an interrupt to take.
-fn wait(v: VcpuRef) {
-    let mut h = hv().lock();
-    h.vgics.sync(v.slot, v.vcpu, &mut crate::run::Lrs);
-    let awake = h.vgics.deliverable(v.slot, v.vcpu) || h.events.upcall_pending(v, mach());
-    if !awake {
-        let now = mach().ns(counter());
-        h.sched.block(v, now);
     }
 }
 
@@ -300,7 +289,7 @@ extern "C" fn hv_sync(f: &mut VcpuFile, esr: u64) -> *mut VcpuFile {
         EC_WFX => {
             f.pc += 4;
             if iss & 1 == 0 {
-                wait(v);
+                hv().lock().sleep(mach(), v, true);
                 false
             } else {
                 !hv().lock().sched.yield_now(cpu)

@@ -94,6 +94,26 @@ pub struct NewDomain {
     pub privileged: bool,
 }
 
+/// Says that a vcpu has nothing to do: no interrupt that it could take, no event. Without it no vcpu sleeps
+/// ([`Scheduler::block`]), so that none sleeps through what came before.
+#[derive(Debug)]
+pub struct NothingToTake(());
+
+impl NothingToTake {
+    /// Looks at the list registers too, as `v` is on this CPU. `masked`: whether interrupts count that it has masked.
+    fn of<M: Machine>(h: &mut Hypervisor, m: &M, v: VcpuRef, masked: bool) -> Option<Self> {
+        h.vgics.sync(v.slot, v.vcpu, &mut m.lrs());
+        let any = h.vgics.deliverable(v.slot, v.vcpu) || h.events.upcall_pending(v, m);
+        (!any || !masked && m.irqs_masked()).then_some(Self(()))
+    }
+
+    /// For tests of the scheduler alone.
+    #[cfg(test)]
+    pub(crate) const fn assumed() -> Self {
+        Self(())
+    }
+}
+
 /// Everything.
 pub struct Hypervisor {
     /// Machine pages.
@@ -285,6 +305,16 @@ impl Hypervisor {
             self.kick(Some(cpu));
         } else if let Some(cpu) = self.sched.running_on(v) {
             self.effects.look |= 1 << cpu.0;
+        }
+    }
+
+    /// The vcpu on this CPU sleeps until something comes for it, unless that is there already. WFI, `CPU_SUSPEND`,
+    /// SCHEDOP_block and SCHEDOP_poll end here: what keeps a vcpu awake is said once, and nobody else can
+    /// make one sleep. An interrupt that is `masked` (PSTATE.I) counts, as for WFI, unless the caller says otherwise.
+    pub fn sleep<M: Machine>(&mut self, m: &M, v: VcpuRef, masked: bool) {
+        if let Some(nothing) = NothingToTake::of(self, m, v, masked) {
+            self.sched.block(v, m.now(), nothing);
+            self.effects.resched = true;
         }
     }
 

@@ -3,6 +3,7 @@
 //! one strict fake for host tests.
 
 use crate::types::{Access, Errno, Mfn, Pa, VcpuRef};
+use crate::vgic::ListRegs;
 
 /// Machine memory (RAM). Guests write the same bytes at the same time, so every access is a
 /// volatile or atomic access of its size; no reference to that memory is ever formed. Addresses
@@ -136,6 +137,16 @@ pub trait VcpuRegs {
     fn get_state(&self, v: VcpuRef) -> StartState;
 }
 
+/// How the vcpu that trapped on this CPU is interrupted.
+pub trait VcpuIf {
+    /// This CPU's list registers.
+    fn lrs(&self) -> impl ListRegs;
+    /// Whether it has IRQs masked (PSTATE.I, in SPSR_EL2).
+    fn irqs_masked(&self) -> bool;
+    /// It goes on with IRQs unmasked.
+    fn unmask_irqs(&self);
+}
+
 /// The hypervisor's own console.
 pub trait Uart {
     /// Sends bytes; waits for the FIFO at most.
@@ -143,8 +154,8 @@ pub trait Uart {
 }
 
 /// Everything of the machine that hypercalls need.
-pub trait Machine: PhysMem + Tlb + GuestVa + Cache + Clock + VcpuRegs + Uart {}
-impl<T: PhysMem + Tlb + GuestVa + Cache + Clock + VcpuRegs + Uart> Machine for T {}
+pub trait Machine: PhysMem + Tlb + GuestVa + Cache + Clock + VcpuRegs + VcpuIf + Uart {}
+impl<T: PhysMem + Tlb + GuestVa + Cache + Clock + VcpuRegs + VcpuIf + Uart> Machine for T {}
 
 #[cfg(test)]
 pub mod fake {

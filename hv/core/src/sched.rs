@@ -20,6 +20,7 @@
 
 use alloc::vec::Vec;
 
+use crate::hypervisor::NothingToTake;
 use crate::types::{CpuId, Errno, MAX_CPUS, MAX_DOMAINS, MAX_VCPUS, Slot, VcpuId, VcpuRef};
 
 #[cfg(test)]
@@ -374,7 +375,7 @@ impl Scheduler {
 
     /// The vcpu waits until [`Self::wake`]. If it is on a CPU, that one is to call
     /// [`Self::schedule`] next; woken before, it just goes on.
-    pub fn block(&mut self, who: VcpuRef, now: u64) {
+    pub fn block(&mut self, who: VcpuRef, now: u64, _: NothingToTake) {
         self.stop(who, BLOCKED, now);
     }
 

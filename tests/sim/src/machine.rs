@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The machine: RAM, translation caches, registers, a clock and a console.
 
-use hv_core::machine::{Cache, CacheOp, Clock, GuestVa, PhysMem, StartState, Tlb, Uart, VcpuRegs};
+use hv_core::machine::{
+    Cache, CacheOp, Clock, GuestVa, PhysMem, StartState, Tlb, Uart, VcpuIf, VcpuRegs,
+};
 use hv_core::types::{Access, Errno, Mfn, PAGE_SIZE, Pa, VcpuRef};
+use hv_core::vgic::ListRegs;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -64,6 +67,36 @@ pub struct Machine {
     pub maintained: Cell<(u64, u64)>,
     /// How often instruction caches were emptied.
     pub dropped: Cell<u64>,
+    /// The list registers of the CPU, in its GIC's format.
+    lr: RefCell<[u64; 4]>,
+    /// The vcpu that is on the CPU has IRQs masked.
+    pub masked: Cell<bool>,
+    /// The underflow interrupt is asked for.
+    underflow: Cell<bool>,
+}
+
+/// The CPU's list registers.
+pub struct Lrs<'a>(&'a Machine);
+
+impl ListRegs for Lrs<'_> {
+    fn count(&self) -> usize {
+        self.0.lr.borrow().len()
+    }
+    fn read(&self, n: usize) -> u64 {
+        self.0.lr.borrow()[n]
+    }
+    fn write(&mut self, n: usize, value: u64) {
+        self.0.lr.borrow_mut()[n] = value;
+    }
+    fn empty(&self) -> u32 {
+        let lr = self.0.lr.borrow();
+        (0..lr.len())
+            .filter(|&n| Machine::state(lr[n]) == 0)
+            .fold(0, |m, n| m | 1 << n)
+    }
+    fn underflow(&mut self, on: bool) {
+        self.0.underflow.set(on);
+    }
 }
 
 impl Machine {
@@ -88,7 +121,34 @@ impl Machine {
             printed: RefCell::new(Vec::new()),
             maintained: Cell::new((0, 0)),
             dropped: Cell::new(0),
+            lr: RefCell::new([0; 4]),
+            masked: Cell::new(false),
+            underflow: Cell::new(false),
         }
+    }
+
+    /// The state in a list register of either version: GICv2's are of 32 bits.
+    fn state(lr: u64) -> u64 {
+        if lr >> 32 == 0 {
+            lr >> 28 & 3
+        } else {
+            lr >> 62
+        }
+    }
+
+    /// The vcpu on the CPU acknowledges an interrupt, which must be pending in a list register.
+    pub fn acknowledge(&self, irq: u32) {
+        let mut lr = self.lr.borrow_mut();
+        let found = lr.iter_mut().find(|x| {
+            let id = if **x >> 32 == 0 {
+                **x & 0x3ff
+            } else {
+                **x & 0xffff_ffff
+            };
+            Self::state(**x) == 1 && id == u64::from(irq)
+        });
+        let x = found.expect("it is pending");
+        *x ^= if *x >> 32 == 0 { 3 << 28 } else { 3 << 62 };
     }
 
     /// How many register files there are.
@@ -494,6 +554,18 @@ impl VcpuRegs for Machine {
     }
     fn get_state(&self, v: VcpuRef) -> StartState {
         *self.vcpus.borrow().get(&v).expect("a vcpu")
+    }
+}
+
+impl VcpuIf for Machine {
+    fn lrs(&self) -> impl ListRegs {
+        Lrs(self)
+    }
+    fn irqs_masked(&self) -> bool {
+        self.masked.get()
+    }
+    fn unmask_irqs(&self) {
+        self.masked.set(false);
     }
 }
 

@@ -20,10 +20,9 @@ impl<M: Machine> Call<'_, M> {
                 self.hv.effects.resched |= self.hv.sched.yield_now(self.cpu);
             }
             SchedOp::Block => {
-                if !self.hv.events.upcall_pending(who, m) {
-                    self.hv.sched.block(who, m.now());
-                    self.hv.effects.resched = true;
-                }
+                // As Xen has it: whoever waits for events wants to be told of them.
+                m.unmask_irqs();
+                self.hv.sleep(m, who, true);
             }
             SchedOp::Shutdown => {
                 let s: SchedShutdown = self.guest().get(a[1])?;
@@ -68,7 +67,6 @@ impl<M: Machine> Call<'_, M> {
         match self.hv.events.poll_prepare(self.who, ports, self.m)? {
             Poll::Pending => {}
             Poll::Wait => {
-                let now = self.m.now();
                 let until = if p.timeout == 0 { u64::MAX } else { p.timeout };
                 let vcpu = self
                     .hv
@@ -79,8 +77,11 @@ impl<M: Machine> Call<'_, M> {
                     v.polling = true;
                     v.poll_until = until;
                 }
-                self.hv.sched.block(self.who, now);
-                self.hv.effects.resched = true;
+                // With interrupts masked it waits for its ports alone, as on Xen.
+                self.hv.sleep(self.m, self.who, false);
+                if !self.hv.sched.is_blocked(self.who) {
+                    self.hv.end_poll(self.who);
+                }
             }
         }
         OK

@@ -83,7 +83,7 @@ impl Sim {
 
     fn block(&mut self, who: VcpuRef) {
         let on = self.s.running_on(who);
-        self.s.block(who, self.now);
+        self.s.block(who, self.now, NothingToTake::assumed());
         self.kick(on);
     }
 
@@ -313,7 +313,7 @@ fn who_just_came_runs_a_while_before_a_woken_one() {
     assert_eq!(m.s.stays(CpuId(0), m.now), Some(m.now + MIN_RUN_NS));
     assert_eq!(m.s.stays(CpuId(0), m.now + MIN_RUN_NS), None);
     // Who sleeps keeps nobody from the CPU.
-    m.s.block(sleeper, m.now);
+    m.s.block(sleeper, m.now, NothingToTake::assumed());
     assert_eq!(m.s.stays(CpuId(0), m.now), None);
     m.kick(Some(CpuId(0)));
     m.wake(sleeper);
@@ -418,7 +418,7 @@ fn affinity_is_obeyed_at_once() {
 fn a_wake_before_the_cpu_looks_is_not_lost() {
     let mut m = Sim::new(1);
     let a = m.hog(0, 0, 256);
-    m.s.block(a, 0);
+    m.s.block(a, 0, NothingToTake::assumed());
     assert_eq!(m.s.wake(a, 0), None);
     m.kick(Some(CpuId(0)));
     assert_eq!(m.s.current(CpuId(0)), Some(a));
@@ -441,7 +441,7 @@ fn pauses_are_counted() {
     assert_eq!(m.s.unpause(a, 0), None);
     assert!(!m.s.is_runnable(a));
     // One unpause too many is no credit.
-    m.s.block(a, 0);
+    m.s.block(a, 0, NothingToTake::assumed());
     assert_eq!(m.s.unpause(a, 0), None);
     assert_eq!(m.s.unpause(a, 0), None);
     assert_eq!(m.s.wake(a, 0), Some(CpuId(0)));
