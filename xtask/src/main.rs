@@ -12,12 +12,14 @@
 
 #![forbid(unsafe_code)]
 
+
 mod apt;
 mod bench;
 mod build;
 mod conformance;
 mod cpio;
 mod flat;
+mod fuzz;
 mod guests;
 mod image;
 mod kernel;
@@ -72,6 +74,8 @@ enum Command {
     Bench(bench::Args),
     /// Try, case by case, whether Paravane does what the real Xen does
     Conformance(conformance::Args),
+    /// Give hostile bytes to what decodes them, guided by coverage (libFuzzer)
+    Fuzz(fuzz::Args),
     /// Formatting, clippy, docs, dependency arrows and `unsafe` boundaries
     Lint(lint::Args),
 }
@@ -86,6 +90,7 @@ fn main() -> ExitCode {
         Command::Test(args) => test::main(&project, args),
         Command::Bench(args) => bench::main(&project, args),
         Command::Conformance(args) => conformance::main(&project, args),
+        Command::Fuzz(args) => fuzz::main(&project, args),
         Command::Lint(args) => lint::main(&project, args),
     });
     match result {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A block front end: its ring, its pages, its keys.
 
-use super::{Input, Page};
+use crate::{Input, Page};
 use backends::blk::{
     Device, Discard, Disk, Kind, Limits, Mapping, Mappings, Op, Pages, Queue, Status, Step,
 };

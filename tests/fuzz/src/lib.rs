@@ -1,15 +1,47 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the fuzz targets and the bounded tests of the same names (`tests/fuzz.rs`) do with arbitrary bytes: they are acts
-//! of a hostile front end, and turns of the back end, one after the other until no byte is left.
+//! What takes bytes that nobody vouches for, on arbitrary ones: each target's bytes are acts of somebody hostile, one
+//! after the other until none is left. Nothing panics, and what a target says beside that holds.
+//!
+//! `cargo xtask fuzz` runs them under libFuzzer (`libfuzzer/`), guided by coverage; `cargo test -p fuzz` gives each
+//! a bounded number of random inputs.
+#![forbid(unsafe_code)]
 
 mod blk;
+mod hypercalls;
 mod net;
-
-pub use blk::blkback;
-pub use net::netback;
+mod text;
+mod traps;
 
 use core::sync::atomic::AtomicU32;
 use guest_abi::mem::SharedMem;
+
+/// A target's name, and what is done with the bytes.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets.
+pub const TARGETS: &[Target] = &[
+    ("hypercalls", hypercalls::hypercalls),
+    ("traps", traps::traps),
+    ("device-tree", text::device_tree),
+    ("image-header", text::image_header),
+    ("xl-config", text::xl_config),
+    ("xenstore", text::xenstore),
+    ("console", text::console),
+    ("netback", net::netback),
+    ("blkback", blk::blkback),
+];
+
+/// Runs one target.
+///
+/// # Panics
+/// If there is none of that name, and where the target finds something.
+pub fn run(target: &str, data: &[u8]) {
+    let found = TARGETS.iter().find(|(name, _)| *name == target);
+    let Some((_, body)) = found else {
+        panic!("no target {target}");
+    };
+    body(data);
+}
 
 /// A ring's page.
 struct Page(Box<[AtomicU32]>);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A network front end: its rings, its pages, its keys.
 
-use super::{Input, Page};
+use crate::{Input, Page};
 use backends::bridge::{Bridge, Filter, Net};
 use backends::net::{
     Copies, CopyIn, CopyOut, Credit, Device, FrontConfig, HEADER, Interface, Limits, Rx, Step, Tx,
