@@ -14,6 +14,7 @@ use builder::tree::{Device, Dom0Tree, GicNode};
 use core::arch::asm;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{Ordering, fence};
+use hv_core::cpu::{Features, cptr};
 use hv_core::frame::{Frame, Frames, Use};
 use hv_core::hypervisor::{Hypervisor, MachineInfo, NewDomain};
 use hv_core::machine::{Cache, CacheOp, PhysMem, StartState};
@@ -382,20 +383,71 @@ macro_rules! id_regs {
     };
 }
 
+/// This CPU's identification registers.
+#[cold]
+fn id_regs() -> IdRegs {
+    IdRegs::read(|crm, op2| id_regs!(crm, op2; 1, 2, 3, 4, 5, 6, 7))
+}
+
+/// Sets every trap of this CPU's, in registers that it has. Each is written as a whole: what reset and the firmware
+/// left in them is not known.
+#[cold]
+fn traps() {
+    let has = Features::of(&id_regs());
+    macro_rules! clear {
+        ($feature:ident: $($reg:literal)*) => {
+            if has.has(Features::$feature) {
+                // SAFETY: EL2 configuration that the CPU says it has, before any guest runs on it.
+                unsafe { $(asm!(concat!("msr ", $reg, ", xzr"), options(nomem, nostack));)* }
+            }
+        };
+    }
+    // SAFETY: EL2 configuration, as above; SVE's and SME's registers are reached while they do not trap.
+    unsafe { asm!("msr cptr_el2, {}", "isb", in(reg) cptr::RES1, options(nomem, nostack)) };
+    // ZCR_EL2; SMCR_EL2 and SVCR.
+    clear!(SVE: "s3_4_c1_c2_0");
+    clear!(SME: "s3_4_c1_c2_6" "s3_3_c4_c2_2");
+    // HFGRTR, HFGWTR, HFGITR, HDFGRTR, HDFGWTR _EL2: zeros trap what came with FGT and after it, and leave to
+    // other traps what was there before.
+    clear!(FGT: "s3_4_c1_c1_4" "s3_4_c1_c1_5" "s3_4_c1_c1_6" "s3_4_c3_c1_4" "s3_4_c3_c1_5");
+    // HFGRTR2, HFGWTR2, HFGITR2, HDFGRTR2, HDFGWTR2 _EL2.
+    clear!(FGT2: "s3_4_c3_c1_2" "s3_4_c3_c1_3" "s3_4_c3_c1_7" "s3_4_c3_c1_0" "s3_4_c3_c1_1");
+    // TRFCR_EL2, PMSCR_EL2, BRBCR_EL2: nothing is recorded of EL2. VDISR_EL2, VSESR_EL2: no error is pending.
+    clear!(TRF: "s3_4_c1_c2_1");
+    clear!(SPE: "s3_4_c9_c9_0");
+    clear!(BRBE: "s2_4_c9_c0_0");
+    clear!(RAS: "s3_4_c12_c1_1" "s3_4_c5_c2_3");
+    let mut counters = 0;
+    // SAFETY: as above.
+    unsafe {
+        if has.has(Features::AMU) && has.has(Features::FGT) {
+            // HAFGRTR_EL2.
+            asm!("msr s3_4_c3_c1_6, xzr", options(nomem, nostack));
+        }
+        if has.has(Features::HCX) {
+            asm!("msr s3_4_c1_c2_2, {}", in(reg) has.hcrx(), options(nomem, nostack));
+        }
+        if has.has(Features::MPAM) {
+            // MPAM2_EL2.TRAPMPAM0EL1, TRAPMPAM1EL1; MPAMHCR_EL2.TRAP_MPAMIDR_EL1 if MPAMIDR_EL1.HAS_HCR.
+            let idr: u64;
+            asm!("msr s3_4_c10_c5_0, {}", "mrs {}, s3_0_c10_c4_4", in(reg) 3u64 << 48, out(reg) idr,
+                options(nomem, nostack));
+            if idr & (1 << 17) != 0 {
+                asm!("msr s3_4_c10_c4_0, {}", in(reg) 1u64 << 31, options(nomem, nostack));
+            }
+        }
+        if has.has(Features::PMU) {
+            asm!("mrs {}, pmcr_el0", out(reg) counters, options(nomem, nostack));
+        }
+        asm!("msr mdcr_el2, {}", "msr mdscr_el1, xzr", "msr cptr_el2, {}", "isb",
+            in(reg) has.mdcr(counters >> 11), in(reg) has.cptr(), options(nomem, nostack));
+    }
+}
+
 #[cold]
 fn constants(machine: &Machine, version: u8) -> Fixed {
-    let ids = IdRegs::read(|crm, op2| id_regs!(crm, op2; 1, 2, 3, 4, 5, 6, 7));
-    // VM SWIO PTW FMO IMO AMO FB BSU=inner TWI TID3 TSC TIDCP TACR TSW RW
-    let hcr = 0b11_1111
-        | (1 << 9)
-        | (1 << 10)
-        | (1 << 13)
-        | (1 << 18)
-        | (1 << 19)
-        | (1 << 20)
-        | (1 << 21)
-        | (1 << 22)
-        | (1 << 31);
+    let ids = id_regs();
+    let has = Features::of(&ids);
     let (gicd, gicr, maint) = match &machine.gic {
         GicInfo::V2 {
             gicd, maintenance, ..
@@ -411,7 +463,8 @@ fn constants(machine: &Machine, version: u8) -> Fixed {
         }
     };
     Fixed {
-        hcr,
+        hcr: has.hcr(),
+        has,
         ppi_virt: machine.timer.virt,
         ppi_hyp: machine.timer.hyp,
         ppi_maint: maint,
@@ -433,16 +486,15 @@ fn constants(machine: &Machine, version: u8) -> Fixed {
 fn cpu_init(cpu: usize) {
     // 40-bit IPA and PA, 4 KiB granule, walks from level 1, write-back inner-shareable.
     let vtcr: u64 = 24 | (1 << 6) | (1 << 8) | (1 << 10) | (3 << 12) | (2 << 16) | (1 << 31);
-    let cptr: u64 = 0x32ff | (1 << 20) | (1 << 30);
-    let mdcr: u64 = (1 << 11) | (1 << 10) | (1 << 9) | (1 << 6) | (1 << 5);
+    traps();
     // SAFETY: EL2 configuration, before any guest runs on this CPU.
     unsafe {
         asm!(
-            "msr vbar_el2, {v}", "msr vtcr_el2, {vtcr}", "msr cptr_el2, {cptr}", "msr mdcr_el2, {mdcr}",
+            "msr vbar_el2, {v}", "msr vtcr_el2, {vtcr}",
             "msr hstr_el2, {hstr}", "mrs {t}, midr_el1", "msr vpidr_el2, {t}", "msr hcr_el2, {hcr}",
             "tlbi alle1", "dsb nsh", "isb",
-            v = in(reg) &raw const hv_vectors, vtcr = in(reg) vtcr, cptr = in(reg) cptr,
-            mdcr = in(reg) mdcr, hstr = in(reg) 1u64 << 15, hcr = in(reg) run::fixed().hcr, t = out(reg) _,
+            v = in(reg) &raw const hv_vectors, vtcr = in(reg) vtcr,
+            hstr = in(reg) 1u64 << 15, hcr = in(reg) run::fixed().hcr, t = out(reg) _,
         );
     }
     if let Err(e) = run::gic().init_cpu(cpu) {

@@ -6,6 +6,7 @@ use crate::mach::{Mach, counter};
 use crate::vcpu::{self, VcpuFile};
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
+use hv_core::cpu::Features;
 use hv_core::hypervisor::{Hypervisor, Power};
 use hv_core::machine::{Cache, CacheOp};
 use hv_core::types::{CpuId, Pa, Slot, VcpuId, VcpuRef};
@@ -45,6 +46,8 @@ pub struct Firmware {
 pub struct Fixed {
     /// HCR_EL2 of every guest.
     pub hcr: u64,
+    /// What the CPUs have.
+    pub has: Features,
     /// PPIs: virtual timer, the hypervisor's timer, GIC maintenance.
     pub ppi_virt: u32,
     /// The hypervisor's timer.
@@ -203,7 +206,7 @@ fn switch_in(h: &mut Hypervisor, v: VcpuRef, cpu: CpuId, now: u64) {
         gic().set_active(fixed().ppi_virt, true);
     }
     gic().restore_vif(&f.vif);
-    vcpu::enter(f);
+    vcpu::enter(f, fixed().has);
     h.write_runstate(mach(), v, now);
 }
 

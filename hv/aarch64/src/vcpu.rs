@@ -8,6 +8,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::arch::asm;
 use core::sync::atomic::{AtomicPtr, Ordering};
+use hv_core::cpu::Features;
 use hv_core::machine::StartState;
 use hv_core::setway::SetWay;
 use hv_core::sysreg::VmReg;
@@ -85,7 +86,6 @@ switched! {
     6 "vbar_el1", 7 "esr_el1", 8 "far_el1", 9 "elr_el1", 10 "spsr_el1", 11 "sp_el0", 12 "sp_el1",
     13 "tpidr_el0", 14 "tpidr_el1", 15 "tpidrro_el0", 16 "contextidr_el1", 17 "cpacr_el1",
     18 "cntkctl_el1", 19 "par_el1", 20 "csselr_el1", 21 "afsr0_el1", 22 "afsr1_el1",
-    23 "actlr_el1", 24 "mdscr_el1",
 }
 const SCTLR: usize = 0;
 const TTBR0: usize = 1;
@@ -234,9 +234,15 @@ pub fn leave(f: &mut VcpuFile) {
     }
 }
 
-/// Puts the vcpu's registers into this CPU's hardware.
-pub fn enter(f: &VcpuFile) {
+/// Puts the vcpu's registers into this CPU's hardware, which has `has`.
+pub fn enter(f: &VcpuFile, has: Features) {
     load_sys(&f.sys);
+    if has.has(Features::RAS) {
+        // VDISR_EL2 is what a guest reaches as DISR_EL1. It is not told that there is one: nothing is kept for it, and
+        // nothing comes to it from another.
+        // SAFETY: a register for guests only.
+        unsafe { asm!("msr s3_4_c12_c1_1, xzr", options(nomem, nostack)) };
+    }
     // SAFETY: as in `leave`; the stage-2 root is the domain's own.
     unsafe {
         fp!("ldp", f.fp.as_ptr());
@@ -250,8 +256,11 @@ pub fn enter(f: &VcpuFile) {
 
 /// HCR_EL2 of a vcpu whose traps are `base`, as far as its state changes it.
 pub fn hcr(base: u64, f: &VcpuFile) -> u64 {
-    const TVM: u64 = 1 << 26;
-    base | if f.setway.watched() { TVM } else { 0 }
+    base | if f.setway.watched() {
+        hv_core::cpu::hcr::TVM
+    } else {
+        0
+    }
 }
 
 /// Changes the traps of the vcpu that is on this CPU.

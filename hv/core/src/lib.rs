@@ -19,6 +19,7 @@ extern crate alloc;
 
 pub mod abort;
 pub mod console;
+pub mod cpu;
 pub mod domain;
 pub mod event;
 pub mod frame;
