@@ -12,7 +12,6 @@
 
 #![forbid(unsafe_code)]
 
-
 mod apt;
 mod bench;
 mod build;

@@ -13,7 +13,7 @@ use builder::layout::Region;
 use builder::tree::{Device, Dom0Tree, GicNode};
 use core::arch::asm;
 use core::cell::UnsafeCell;
-use core::sync::atomic::{Ordering, fence};
+use core::sync::atomic::{AtomicU32, Ordering, fence};
 use hv_core::cpu::{Features, cptr};
 use hv_core::frame::{Frame, Frames, Use};
 use hv_core::hypervisor::{Hypervisor, MachineInfo, NewDomain};
@@ -306,6 +306,7 @@ fn memory(
         own,
         epoch: t0,
         rate: Rate::new(platform::timer::frequency()),
+        spent: AtomicU32::new(0),
     };
     MACH.call_once(|| mach);
     let mut frames = Frames::new(Mfn::of(lo), table);

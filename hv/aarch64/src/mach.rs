@@ -6,7 +6,7 @@ use crate::vcpu;
 use core::arch::asm;
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use hv_core::machine::{
-    Cache, CacheOp, Clock, GuestVa, PhysMem, StartState, Tlb, Uart, VcpuIf, VcpuRegs,
+    Cache, CacheOp, Clock, GuestVa, Meter, PhysMem, StartState, Tlb, Uart, VcpuIf, VcpuRegs, cost,
 };
 use hv_core::rate::Rate;
 use hv_core::types::{Access, Errno, Mfn, Pa, VcpuRef};
@@ -22,9 +22,37 @@ pub struct Mach {
     pub epoch: u64,
     /// Between ticks of the counter and nanoseconds.
     pub rate: Rate,
+    /// See [`Meter`]. Whoever counts holds the lock.
+    pub spent: AtomicU32,
+}
+
+impl Meter for Mach {
+    #[inline]
+    fn spend(&self, cost: u32) {
+        // No exclusive access: the lock is held, so nobody else writes.
+        let spent = self.spent.load(Ordering::Relaxed);
+        self.spent
+            .store(spent.wrapping_add(cost), Ordering::Relaxed);
+    }
+    #[inline]
+    fn spent(&self) -> u32 {
+        self.spent.load(Ordering::Relaxed)
+    }
+    #[inline]
+    fn restart(&self) {
+        self.spent.store(0, Ordering::Relaxed);
+    }
 }
 
 impl Mach {
+    /// Debits a copy that is not small.
+    #[inline]
+    fn spend_copy(&self, len: usize) {
+        if len > cost::SMALL {
+            self.spend(cost::copy(len));
+        }
+    }
+
     /// The place of `len` bytes at `pa`, when they are RAM that is not the hypervisor's own.
     #[inline]
     fn at<T>(&self, pa: Pa, len: usize) -> Option<*mut T> {
@@ -129,6 +157,7 @@ impl PhysMem for Mach {
         cell!(self, pa, AtomicU64, u64, c => c.fetch_and(bits, Ordering::AcqRel), 0)
     }
     fn read(&self, pa: Pa, buf: &mut [u8]) {
+        self.spend_copy(buf.len());
         if let Some(p) = self.at::<u8>(pa, buf.len()) {
             // SAFETY: `at` proved the source to be mapped RAM apart from every Rust object; the
             // copy is made by `copy_bytes`, opaque assembly, so racing writers are no data race.
@@ -136,18 +165,21 @@ impl PhysMem for Mach {
         }
     }
     fn write(&self, pa: Pa, buf: &[u8]) {
+        self.spend_copy(buf.len());
         if let Some(p) = self.at::<u8>(pa, buf.len()) {
             // SAFETY: as in `read`, with the guest's memory as destination.
             unsafe { copy_bytes(p, buf.as_ptr(), buf.len()) }
         }
     }
     fn copy(&self, dst: Pa, src: Pa, len: usize) {
+        self.spend_copy(len);
         if let (Some(d), Some(s)) = (self.at::<u8>(dst, len), self.at::<u8>(src, len)) {
             // SAFETY: both ends are guest RAM, apart from every Rust object.
             unsafe { copy_bytes(d, s, len) }
         }
     }
     fn zero_page(&self, mfn: Mfn) {
+        self.spend(cost::ZERO_PAGE);
         if let Some(p) = self.at::<u64>(Pa(mfn.addr()), 4096) {
             // SAFETY: a whole page of guest RAM or of a table that no CPU walks yet; DC ZVA clears
             // the aligned block that DCZID_EL0 tells (it is permitted at EL2).
@@ -227,6 +259,7 @@ unsafe extern "C" fn copy_routine() {
 
 impl Tlb for Mach {
     fn flush_ipa(&self, vttbr: u64, ipa: u64) {
+        self.spend(cost::FLUSH);
         // SAFETY: TLB maintenance under the VMID in question; VTTBR is put back before return and
         // no guest runs on this CPU meanwhile.
         unsafe {
@@ -239,6 +272,7 @@ impl Tlb for Mach {
         }
     }
     fn flush_vmid(&self, vttbr: u64) {
+        self.spend(cost::FLUSH);
         // SAFETY: as in `flush_ipa`.
         unsafe {
             asm!(
@@ -253,6 +287,7 @@ impl Tlb for Mach {
 impl GuestVa for Mach {
     #[inline]
     fn translate(&self, va: u64, access: Access) -> Option<Pa> {
+        self.spend(cost::TRANSLATE);
         let par: u64;
         // SAFETY: address translation as EL1 would do it; the guest's PAR_EL1 is put back.
         unsafe {
@@ -269,8 +304,10 @@ impl GuestVa for Mach {
     }
 }
 
-impl Cache for Mach {
-    fn dcache(&self, pa: Pa, len: u64, _op: CacheOp) {
+impl Mach {
+    /// Cleans and invalidates the data cache over `len` bytes from `pa` on. It needs no lock, and is not
+    /// on the meter.
+    pub fn clean(&self, pa: Pa, len: u64) {
         if self.at::<u8>(pa, len as usize).is_none() {
             return;
         }
@@ -286,6 +323,13 @@ impl Cache for Mach {
         }
         // SAFETY: a barrier.
         unsafe { asm!("dsb sy", options(nostack)) };
+    }
+}
+
+impl Cache for Mach {
+    fn dcache(&self, pa: Pa, len: u64, _op: CacheOp) {
+        self.spend(cost::cache(len));
+        self.clean(pa, len);
     }
     fn drop_instructions(&self) {
         // SAFETY: instructions are fetched again from memory.
@@ -336,6 +380,7 @@ const PSR_I: u64 = 1 << 7;
 
 impl Uart for Mach {
     fn put(&self, bytes: &[u8]) {
+        self.spend(cost::UART_BYTE * bytes.len() as u32);
         crate::console::put(bytes);
     }
 }

@@ -8,7 +8,7 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 use hv_core::cpu::Features;
 use hv_core::hypervisor::{Hypervisor, Power};
-use hv_core::machine::{Cache, CacheOp};
+use hv_core::machine::Cache;
 use hv_core::types::{CpuId, Pa, Slot, VcpuId, VcpuRef};
 use hv_core::vgic::{ListRegs, PhysIrqs};
 use platform::gic::Gic;
@@ -214,7 +214,7 @@ fn switch_in(h: &mut Hypervisor, v: VcpuRef, cpu: CpuId, now: u64) {
 fn clean(f: &mut VcpuFile) {
     let next = hv().lock().next_to_clean(mach(), f.who.slot, &mut f.setway);
     match next {
-        Some((mfn, pages)) => mach().dcache(Pa(mfn.addr()), pages * 4096, CacheOp::Clean),
+        Some((mfn, pages)) => mach().clean(Pa(mfn.addr()), pages * 4096),
         None => mach().drop_instructions(),
     }
 }

@@ -5,12 +5,70 @@
 use crate::types::{Access, Errno, Mfn, Pa, VcpuRef};
 use crate::vgic::ListRegs;
 
+/// What an entry into the hypervisor may cost, in instructions: how long the lock is held for it, and
+/// interrupts are masked.
+pub mod limit {
+    /// Any entry.
+    pub const HOLD: u32 = 100_000;
+    /// Any that a guest causes.
+    pub const HOLD_GUEST: u32 = 25_000;
+    /// Where an operation that works in slices ends its slice: what it does last, and the rest of the
+    /// entry, have room up to [`HOLD`].
+    pub const SLICE: u32 = 80_000;
+    /// As [`SLICE`], up to [`HOLD_GUEST`].
+    pub const SLICE_GUEST: u32 = 20_000;
+}
+
+/// What things cost, in instructions, somewhat more rather than less: counted in the disassembly of
+/// the image, and compared with what QEMU counts (docs/BENCH.md). What waits for other CPUs is weighed by
+/// how long that takes.
+pub mod cost {
+    /// A guest's address translated, its page checked and a small structure copied.
+    pub const TRANSLATE: u32 = 96;
+    /// Bytes that such a copy moves at most.
+    pub const SMALL: usize = 128;
+    /// A copy of `len` bytes.
+    #[inline]
+    #[must_use]
+    pub const fn copy(len: usize) -> u32 {
+        16 + (len / 8) as u32
+    }
+    /// A page cleared.
+    pub const ZERO_PAGE: u32 = 320;
+    /// Data-cache maintenance over `len` bytes.
+    #[inline]
+    #[must_use]
+    pub const fn cache(len: u64) -> u32 {
+        24 + (len / 64) as u32 * 5
+    }
+    /// An entry of a translation table changed, and all CPUs told.
+    pub const FLUSH: u32 = 200;
+    /// A stage-2 table walk.
+    pub const WALK: u32 = 48;
+    /// A block of stage 2 broken into its 512 parts.
+    pub const BREAK: u32 = 2_600;
+    /// A byte to the UART, where its FIFO has room.
+    pub const UART_BYTE: u32 = 16;
+}
+
+/// The meter of what an entry into the hypervisor has cost so far ([`cost`]). The primitives of the
+/// machine debit themselves, and loops over tables what an entry of theirs costs. An operation that
+/// may be long looks at it, leaves its progress and is made again ([`limit`]).
+pub trait Meter {
+    /// `cost` instructions more.
+    fn spend(&self, cost: u32);
+    /// What was spent since the last [`Meter::restart`].
+    fn spent(&self) -> u32;
+    /// A new entry begins.
+    fn restart(&self);
+}
+
 /// Machine memory (RAM). Guests write the same bytes at the same time, so every access is a
 /// volatile or atomic access of its size; no reference to that memory is ever formed. Addresses
 /// must be naturally aligned and in RAM that is not the hypervisor's own: the implementation
 /// checks, reads outside give 0 and writes outside are dropped (and are a hypervisor bug: the
 /// fake panics on them).
-pub trait PhysMem {
+pub trait PhysMem: Meter {
     /// Relaxed atomic load of a byte.
     fn load8(&self, pa: Pa) -> u8;
     /// Relaxed atomic store of a byte.
@@ -166,6 +224,7 @@ pub mod fake {
     /// `pages` pages of RAM from machine address `base` on, poisoned with 0xA5.
     pub struct FakeMem {
         base: u64,
+        spent: core::cell::Cell<u32>,
         bytes: RefCell<std::vec::Vec<u8>>,
     }
 
@@ -175,6 +234,7 @@ pub mod fake {
         pub fn new(base: u64, pages: usize) -> Self {
             Self {
                 base,
+                spent: core::cell::Cell::new(0),
                 bytes: RefCell::new(std::vec![0xA5; pages * 4096]),
             }
         }
@@ -195,6 +255,18 @@ pub mod fake {
         fn set<const N: usize>(&self, pa: Pa, v: [u8; N]) {
             let o = self.at(pa, N, N as u64);
             self.bytes.borrow_mut()[o..o + N].copy_from_slice(&v);
+        }
+    }
+
+    impl Meter for FakeMem {
+        fn spend(&self, cost: u32) {
+            self.spent.set(self.spent.get() + cost);
+        }
+        fn spent(&self) -> u32 {
+            self.spent.get()
+        }
+        fn restart(&self) {
+            self.spent.set(0);
         }
     }
 

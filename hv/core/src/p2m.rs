@@ -7,7 +7,7 @@
 //! Every change of a live entry goes invalid, TLB clean, new value (break-before-make).
 
 use crate::frame::{Frames, Use};
-use crate::machine::{PhysMem, Tlb};
+use crate::machine::{PhysMem, Tlb, cost};
 use crate::types::{Access, Errno, Gfn, Mfn, Pa, Slot};
 
 /// Bits of guest physical address space.
@@ -223,6 +223,7 @@ impl P2m {
 
     /// Finds the entry that translates `gfn`, down to `to` at most: its place, value and level.
     fn walk<M: PhysMem>(&self, m: &M, gfn: u64, to: u8) -> (Pa, u64, u8) {
+        m.spend(cost::WALK);
         let mut table = self.root.addr();
         let mut level = 1;
         loop {
@@ -282,6 +283,7 @@ impl P2m {
             if e & VALID == 0 {
                 c.m.zero_page(table);
             } else {
+                c.m.spend(cost::BREAK);
                 // A block: the same translation in pieces of the next level.
                 let child = at + 1;
                 let low = if child == 3 { PAGE } else { BLOCK };

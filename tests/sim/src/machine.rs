@@ -2,7 +2,7 @@
 //! The machine: RAM, translation caches, registers, a clock and a console.
 
 use hv_core::machine::{
-    Cache, CacheOp, Clock, GuestVa, PhysMem, StartState, Tlb, Uart, VcpuIf, VcpuRegs,
+    Cache, CacheOp, Clock, GuestVa, Meter, PhysMem, StartState, Tlb, Uart, VcpuIf, VcpuRegs, cost,
 };
 use hv_core::types::{Access, Errno, Mfn, PAGE_SIZE, Pa, VcpuRef};
 use hv_core::vgic::ListRegs;
@@ -58,6 +58,7 @@ pub struct Machine {
     pub stage1: RefCell<BTreeMap<u64, (u64, bool)>>,
     /// How often an address of a vcpu was translated.
     pub translations: Cell<u64>,
+    spent: Cell<u32>,
     /// Nanoseconds.
     pub now: Cell<u64>,
     vcpus: RefCell<BTreeMap<VcpuRef, StartState>>,
@@ -116,6 +117,7 @@ impl Machine {
             vttbr: Cell::new(0),
             stage1: RefCell::new(BTreeMap::new()),
             translations: Cell::new(0),
+            spent: Cell::new(0),
             now: Cell::new(1_000_000),
             vcpus: RefCell::new(BTreeMap::new()),
             printed: RefCell::new(Vec::new()),
@@ -149,6 +151,12 @@ impl Machine {
         });
         let x = found.expect("it is pending");
         *x ^= if *x >> 32 == 0 { 3 << 28 } else { 3 << 62 };
+    }
+
+    fn spend_copy(&self, len: usize) {
+        if len > cost::SMALL {
+            self.spend(cost::copy(len));
+        }
     }
 
     /// How many register files there are.
@@ -449,6 +457,18 @@ macro_rules! exchanges {
     };
 }
 
+impl Meter for Machine {
+    fn spend(&self, cost: u32) {
+        self.spent.set(self.spent.get() + cost);
+    }
+    fn spent(&self) -> u32 {
+        self.spent.get()
+    }
+    fn restart(&self) {
+        self.spent.set(0);
+    }
+}
+
 impl PhysMem for Machine {
     words! {
         load8 store8 u8;
@@ -478,20 +498,24 @@ impl PhysMem for Machine {
         self.set(pa, v.to_le_bytes());
     }
     fn read(&self, pa: Pa, buf: &mut [u8]) {
+        self.spend_copy(buf.len());
         let o = self.at(pa.0, buf.len(), 1);
         buf.copy_from_slice(&self.ram.borrow()[o..o + buf.len()]);
     }
     fn write(&self, pa: Pa, buf: &[u8]) {
+        self.spend_copy(buf.len());
         let o = self.at(pa.0, buf.len(), 1);
         self.ram.borrow_mut()[o..o + buf.len()].copy_from_slice(buf);
         self.soil(o, buf.len());
     }
     fn copy(&self, dst: Pa, src: Pa, len: usize) {
+        self.spend_copy(len);
         let (d, s) = (self.at(dst.0, len, 1), self.at(src.0, len, 1));
         self.ram.borrow_mut().copy_within(s..s + len, d);
         self.soil(d, len);
     }
     fn zero_page(&self, mfn: Mfn) {
+        self.spend(cost::ZERO_PAGE);
         self.unpoison(mfn.0);
         let o = self.at(mfn.addr(), 4096, PAGE_SIZE);
         self.ram.borrow_mut()[o..o + 4096].fill(0);
@@ -502,6 +526,7 @@ impl PhysMem for Machine {
 
 impl Tlb for Machine {
     fn flush_ipa(&self, vttbr: u64, ipa: u64) {
+        self.spend(cost::FLUSH);
         self.broken.borrow_mut().clear();
         let mut tlb = self.tlb.borrow_mut();
         for o in [0u8, 9, 18] {
@@ -509,6 +534,7 @@ impl Tlb for Machine {
         }
     }
     fn flush_vmid(&self, vttbr: u64) {
+        self.spend(cost::FLUSH);
         self.broken.borrow_mut().clear();
         self.tlb.borrow_mut().retain(|k, _| k.0 != vttbr >> 48);
     }
@@ -517,12 +543,14 @@ impl Tlb for Machine {
 impl GuestVa for Machine {
     fn translate(&self, va: u64, access: Access) -> Option<Pa> {
         self.translations.set(self.translations.get() + 1);
+        self.spend(cost::TRANSLATE);
         self.translate_va(va, access).map(Pa)
     }
 }
 
 impl Cache for Machine {
     fn dcache(&self, pa: Pa, len: u64, _: CacheOp) {
+        self.spend(cost::cache(len));
         let o = self.at(pa.0, len as usize, 1);
         self.write_back(o / LINE..(o + len as usize).div_ceil(LINE));
         let (calls, bytes) = self.maintained.get();
@@ -571,6 +599,7 @@ impl VcpuIf for Machine {
 
 impl Uart for Machine {
     fn put(&self, bytes: &[u8]) {
+        self.spend(cost::UART_BYTE * bytes.len() as u32);
         self.printed.borrow_mut().extend_from_slice(bytes);
     }
 }

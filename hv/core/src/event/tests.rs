@@ -2,6 +2,7 @@
 //! Each operation against Xen's answers, and random histories against a model with model guests
 //! that take events as Linux does.
 use super::*;
+use crate::machine::Meter;
 use crate::machine::fake::FakeMem;
 use core::cell::Cell;
 use proptest::prelude::*;
@@ -859,6 +860,18 @@ struct Hostile<'a> {
     m: &'a FakeMem,
     word: Pa,
     tries: Cell<u32>,
+}
+
+impl Meter for Hostile<'_> {
+    fn spend(&self, cost: u32) {
+        self.m.spend(cost);
+    }
+    fn spent(&self) -> u32 {
+        self.m.spent()
+    }
+    fn restart(&self) {
+        self.m.restart();
+    }
 }
 
 impl PhysMem for Hostile<'_> {

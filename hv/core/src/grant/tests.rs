@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 use super::*;
+use crate::machine::Meter;
 use crate::machine::fake::FakeMem;
 use proptest::prelude::*;
 use std::cell::{Cell, RefCell};
@@ -29,6 +30,14 @@ macro_rules! forward {
     ($($f:ident($($a:ident: $t:ty),*) $(-> $r:ty)?;)*) => {
         $(fn $f(&self, $($a: $t),*) $(-> $r)? { self.ram.$f($($a),*) })*
     };
+}
+
+impl Meter for Mem {
+    forward! {
+        spend(cost: u32);
+        spent() -> u32;
+        restart();
+    }
 }
 
 impl PhysMem for Mem {

@@ -167,6 +167,7 @@ impl Hypervisor {
         nr: u64,
         x: &mut [u64; 5],
     ) -> Reply {
+        m.restart();
         let privileged = self.domains.get(who.slot).is_some_and(|d| d.privileged);
         let mut call = Call {
             hv: self,
