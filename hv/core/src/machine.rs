@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The machine as policy sees it: small traits with one real implementation (`hv-aarch64`) and
 //! one strict fake for host tests.
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 use crate::types::{Access, Errno, Mfn, Pa, VcpuRef};
 use crate::vgic::ListRegs;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Ticks of the counter and nanoseconds.
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 /// A counter's rate, as factors: to divide numbers of 128 bits would cost hundreds of instructions
 /// each time.
@@ -17,6 +18,8 @@ struct Factor {
 }
 
 impl Factor {
+    /// `a / b`; `b` is not 0.
+    #[allow(clippy::arithmetic_side_effects)]
     const fn new(a: u64, b: u64) -> Self {
         Self {
             whole: a / b,
@@ -26,7 +29,8 @@ impl Factor {
 
     #[inline]
     fn times(self, n: u64) -> u64 {
-        let part = ((u128::from(n) * u128::from(self.part)) >> 64) as u64;
+        // 64 bits by 64 bits are 128 at most.
+        let part = (u128::from(n).wrapping_mul(u128::from(self.part)) >> 64) as u64;
         n.saturating_mul(self.whole).saturating_add(part)
     }
 }

@@ -7,6 +7,7 @@
 //! at the first one of a series, and again when the guest turns its caches on or off. A series is
 //! over when a write to a register of the translation regime (HCR_EL2.TVM traps these meanwhile)
 //! finds the caches on. The work is done in slices before the vcpu goes on.
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 use crate::hypervisor::Hypervisor;
 use crate::machine::PhysMem;
@@ -89,13 +90,13 @@ impl Hypervisor {
         };
         let pages = 1u64 << map.order;
         if map.kind == Kind::Mmio {
-            state.from = Some(Gfn(gfn.0 + pages));
+            state.from = Some(Gfn(gfn.0.saturating_add(pages)));
             return Some((Mfn(0), 0));
         }
-        let first = from.0.max(gfn.0) - gfn.0;
-        let n = (pages - first).min(PAGES);
-        state.from = Some(Gfn(gfn.0 + first + n));
-        Some((Mfn(map.mfn.0 + first), n))
+        let first = from.0.saturating_sub(gfn.0);
+        let n = pages.saturating_sub(first).min(PAGES);
+        state.from = Some(Gfn(gfn.0.saturating_add(first).saturating_add(n)));
+        Some((Mfn(map.mfn.0.saturating_add(first)), n))
     }
 }
 

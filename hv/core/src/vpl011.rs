@@ -6,6 +6,7 @@
 //! another domain maps, or, without such a page, straight to the caller. Both parties of the page
 //! may write anything into it: the indexes are read afresh each time, and what makes no sense reads
 //! as "nothing there" or "no room".
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 use crate::machine::PhysMem;
 use crate::types::{Mfn, Pa};
@@ -154,13 +155,11 @@ impl Vpl011 {
             IMSC => self.imsc,
             RIS => self.ris,
             MIS => self.ris & self.imsc,
-            ILPR..=IFLS if off.is_multiple_of(4) => {
-                (*self.config.get((off - ILPR) as usize / 4)?).into()
-            }
+            ILPR..=IFLS if off.is_multiple_of(4) => (*self.config.get(word(off, ILPR)?)?).into(),
             // PeriphID0..3, PCellID0..3 of an r1p5.
             PERIPH_ID..0x1000 if off.is_multiple_of(4) => {
                 let ids = [0x11, 0x10, 0x34, 0x00, 0x0d, 0xf0, 0x05, 0xb1];
-                *ids.get((off - PERIPH_ID) as usize / 4)?
+                *ids.get(word(off, PERIPH_ID)?)?
             }
             _ => return None,
         };
@@ -187,7 +186,7 @@ impl Vpl011 {
             IMSC => self.imsc = (self.imsc & !mask | value) & ALL_INTERRUPTS,
             ICR => self.ris &= !value,
             ILPR..=IFLS if off.is_multiple_of(4) => {
-                let r = self.config.get_mut((off - ILPR) as usize / 4)?;
+                let r = self.config.get_mut(word(off, ILPR)?)?;
                 *r = *r & !(mask as u16) | value as u16;
             }
             _ => return None,
@@ -199,7 +198,7 @@ impl Vpl011 {
     /// The back-end has sent an event: it has put input into the page or taken output.
     pub fn update<M: PhysMem>(&mut self, mem: &M) -> Effects {
         if let Backend::Ring(mfn) = self.backend {
-            let word = |at| mem.load32(Pa(mfn.addr() + at));
+            let word = |at| mem.load32(Pa(mfn.addr()).add(at));
             let waiting = queued(word(IN_PROD), word(IN_CONS), IN_SIZE).unwrap_or(0);
             self.input_waits(waiting, IN_SIZE);
             if let Some(unsent) = queued(word(OUT_PROD), word(OUT_CONS), OUT_SIZE) {
@@ -256,7 +255,7 @@ impl Vpl011 {
         if waiting == size {
             self.fr |= FR_RXFF;
         }
-        if waiting >= size - FIFO_LEVEL {
+        if waiting >= size.saturating_sub(FIFO_LEVEL) {
             self.ris |= RXI;
         }
     }
@@ -279,7 +278,7 @@ impl Vpl011 {
     fn take_input<M: PhysMem>(&mut self, mem: &M) -> Option<u8> {
         let (byte, left, size) = match &mut self.backend {
             Backend::Ring(mfn) => {
-                let at = |off| Pa(mfn.addr() + off);
+                let at = |off| Pa(mfn.addr()).add(off);
                 let cons = mem.load32(at(IN_CONS));
                 let waiting = queued(mem.load32(at(IN_PROD)), cons, IN_SIZE).unwrap_or(0);
                 let left = waiting.checked_sub(1);
@@ -305,7 +304,7 @@ impl Vpl011 {
             self.fr |= FR_RXFE;
             self.ris &= !RTI;
         }
-        if left < size - FIFO_LEVEL {
+        if left < size.saturating_sub(FIFO_LEVEL) {
             self.ris &= !RXI;
         }
         byte
@@ -319,20 +318,28 @@ impl Vpl011 {
                 ..Effects::default()
             };
         };
-        let at = |off| Pa(mfn.addr() + off);
+        let at = |off| Pa(mfn.addr()).add(off);
         let prod = mem.load32(at(OUT_PROD));
         let unsent = queued(prod, mem.load32(at(OUT_CONS)), OUT_SIZE).unwrap_or(OUT_SIZE);
         // A guest that writes in spite of TXFF loses what it writes.
         if unsent < OUT_SIZE {
-            mem.store8(at(OUT + u64::from(prod % OUT_SIZE)), byte);
+            mem.store8(at(OUT).add(u64::from(prod % OUT_SIZE)), byte);
             mem.store32(at(OUT_PROD), prod.wrapping_add(1));
-            self.output_waits(unsent + 1);
+            self.output_waits(unsent.saturating_add(1));
         }
         self.fr &= !FR_TXFE;
         Effects {
             notify: true,
             ..Effects::default()
         }
+    }
+}
+
+/// Which of the words from `first` on a register is.
+const fn word(off: u64, first: u64) -> Option<usize> {
+    match off.checked_sub(first) {
+        Some(bytes) => Some(bytes as usize / 4),
+        None => None,
     }
 }
 
