@@ -175,6 +175,33 @@ fn xsa_326_memory_that_a_guest_can_make_the_store_hold() {
     assert!(held() - start < 4096, "and nothing is left");
 }
 
+/// What a guest writes to paths that a back end watches waits in bounded memory, and the back end still finds out.
+#[test]
+fn xsa_349_events_of_a_watched_path_that_nobody_fetches() {
+    let mut s = Store::new();
+    let s = &mut s;
+    let mut g = Guest::introduced(s, 1);
+    let me = s.open();
+    s.watch(me, "/local/domain/1", "guest").unwrap();
+    while s.poll_event(me).is_some() {}
+    let write = |s: &mut Store, g: &mut Guest, i: u32| {
+        let path = format!("device/vbd/{}/x{}", i % 7, "y".repeat((i % 50) as usize));
+        g.write(s, 0, &path, &i.to_string()).unwrap();
+    };
+    (0..400).for_each(|i| write(s, &mut g, i));
+    let before = held();
+    (0..20_000).for_each(|i| write(s, &mut g, i));
+    assert!(held() - before < 16 << 10, "{} bytes", held() - before);
+    let mut seen = 0;
+    while s.poll_event(me).is_some() {
+        seen += 1;
+        assert!(seen < 1000);
+    }
+    assert!(seen > 0);
+    write(s, &mut g, 1);
+    assert!(s.poll_event(me).is_some(), "and hears of what comes after");
+}
+
 /// Watches and transactions that are reset leave nothing.
 #[test]
 fn xsa_330_416_nothing_is_left_of_what_was_reset_or_failed() {

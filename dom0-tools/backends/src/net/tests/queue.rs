@@ -140,6 +140,27 @@ fn xsa_448_parts_of_no_bytes() {
     assert_eq!(statuses, [0, 0, 0, 0, 0, 0, 0, -1, -1]);
 }
 
+/// Headers that come a byte at a time lie in one piece in what goes on, also where frames between them are dropped.
+#[test]
+fn xsa_423_424_headers_in_small_parts() {
+    let more = nettxf::MORE_DATA;
+    let mut s = Sender::new(1500);
+    let mut parts = vec![request(0, 0, 60, more)];
+    parts.extend((0..16).map(|n| request(1, n, 1, more)));
+    parts.push(request(2, 100, 1, 0));
+    s.send(&parts);
+    // Too short for an Ethernet header, then a good one.
+    s.send(&[request(0, 0, 13, 0), request(0, 0, 60, 0)]);
+    assert_eq!(s.take(64, NOW).unwrap().dropped, 1);
+    let page = |n| &s.guest.pages[&n];
+    let whole = [&page(0)[..43], &page(1)[..16], &page(2)[100..101]].concat();
+    let frames: Vec<_> = s.frames.iter().map(Frame::bytes).collect();
+    assert_eq!(frames, [whole, page(0)[..60].to_vec()]);
+    let answers = s.answers();
+    assert_eq!(answers.len(), 20);
+    assert_eq!(answers.iter().filter(|a| a.1 != 0).count(), 1);
+}
+
 #[test]
 fn budget_and_credit_hold_packets_back() {
     let mut s = Sender::new(1500);
