@@ -338,6 +338,7 @@ fn cpu_models(stage: &Stage) -> Result<()> {
         };
         stage
             .play(&machine, |session| {
+                session.vane_shows("doctor", r"^  cpus +2 of 2 run$")?;
                 session.vane("create /guests/hello.cfg")?;
                 session.attach("hello")?;
                 session.expect(&format!("^{HELLO_PROMPT}$"), HELLO)?;

@@ -14,7 +14,7 @@ use builder::tree::{Device, Dom0Tree, GicNode};
 use core::arch::asm;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU32, Ordering, fence};
-use hv_core::cpu::{Features, cptr};
+use hv_core::cpu::{Features, cptr, hcr};
 use hv_core::frame::{Frame, Frames, Use};
 use hv_core::hypervisor::{Hypervisor, MachineInfo, NewDomain};
 use hv_core::machine::{Cache, CacheOp, PhysMem, StartState};
@@ -119,14 +119,11 @@ fn current_el() -> u64 {
     (el >> 2) & 3
 }
 
-/// Without EL2 there is no way to read the device tree (no MMU): says so on the UART that QEMU's
-/// virt board has.
+/// There is no way to go on, nor to read the device tree (no MMU): says so on the UART that QEMU's virt board has.
 #[cold]
-fn not_at_el2(el: u64) -> ! {
+fn cannot(text: &[u8]) -> ! {
     const UART: *mut u32 = 0x0900_0000 as *mut u32;
-    let text = b"\r\n(PV) Paravane needs EL2, but was started at EL";
-    let tail = b". QEMU: -machine virt,virtualization=on\r\n";
-    for b in text.iter().chain(&[b'0' + el as u8]).chain(tail) {
+    for b in text {
         // SAFETY: a store to what is a PL011's data register on the only board where this happens.
         unsafe {
             asm!("str {v:w}, [{p}]", v = in(reg) u32::from(*b), p = in(reg) UART, options(nostack))
@@ -138,9 +135,14 @@ fn not_at_el2(el: u64) -> ! {
 /// The first Rust on the first CPU; MMU off.
 #[unsafe(no_mangle)]
 extern "C" fn hv_boot(dtb: u64) -> ! {
-    let el = current_el();
-    if el != 2 {
-        not_at_el2(el);
+    if current_el() != 2 {
+        cannot(b"\r\n(PV) Paravane needs EL2, but was started below. QEMU: -machine virt,virtualization=on\r\n");
+    }
+    let hcr: u64;
+    // SAFETY: reads what `_start` has written.
+    unsafe { asm!("mrs {}, hcr_el2", out(reg) hcr, options(nomem, nostack)) };
+    if hcr & hcr::E2H != 0 {
+        cannot(b"\r\n(PV) Paravane needs HCR_EL2.E2H to be 0, but this CPU has it fixed at 1 (no FEAT_E2H0)\r\n");
     }
     let image = image();
     // A first map that knows the image and the device tree, which is at most 2 MiB.
@@ -390,6 +392,31 @@ fn id_regs() -> IdRegs {
     IdRegs::read(|crm, op2| id_regs!(crm, op2; 1, 2, 3, 4, 5, 6, 7))
 }
 
+/// CTR_EL0's and DCZID_EL0's parts that programs rely on: sizes of cache lines, and what DC ZVA clears. Guests read
+/// them from the CPU that they are on.
+fn caches() -> (u64, u64) {
+    let (ctr, dczid): (u64, u64);
+    // SAFETY: identification registers.
+    unsafe {
+        asm!("mrs {}, ctr_el0", "mrs {}, dczid_el0", out(reg) ctr, out(reg) dczid, options(nomem, nostack));
+    }
+    // IminLine, DminLine, IDC, DIC.
+    (ctr & 0x300f_000f, dczid)
+}
+
+/// Whether this CPU has what guests were shown of the first one, and what the world switch goes by. Guests run on
+/// any of them in turn, and the ID registers that they have read cannot be taken back.
+#[cold]
+fn like_the_first() -> bool {
+    let f = run::fixed();
+    let ids = id_regs();
+    Features::of(&ids).hcr() == f.hcr
+        && caches() == f.caches
+        && ids
+            .sanitised(run::gic().version() == 3, hv_core::p2m::IPA_BITS)
+            .covers(&f.ids)
+}
+
 /// Sets every trap of this CPU's, in registers that it has. Each is written as a whole: what reset and the firmware
 /// left in them is not known.
 #[cold]
@@ -478,6 +505,7 @@ fn constants(machine: &Machine, version: u8) -> Fixed {
         dom0_gicd: gicd,
         dom0_gicr: gicr,
         pan: ids.pan(),
+        caches: caches(),
         ids: ids.sanitised(version == 3, hv_core::p2m::IPA_BITS),
     }
 }
@@ -512,6 +540,10 @@ fn cpu_init(cpu: usize) {
 /// The first Rust on every other CPU; MMU on.
 #[unsafe(no_mangle)]
 extern "C" fn hv_secondary(cpu: u64) -> ! {
+    if !like_the_first() {
+        log::warn!("CPU {cpu} is left out: it has less than the first one, or other caches");
+        run::halt();
+    }
     cpu_init(cpu as usize);
     run::hv().lock().info.started |= 1 << cpu;
     // Whoever panicked before this CPU was online did not know of it.

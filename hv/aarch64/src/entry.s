@@ -13,10 +13,28 @@ _head:
     .ascii  "ARM\x64"
     .long   0
 
+// EL2 as the rest expects it, whatever firmware left: the layout of EL2's registers that goes with HCR_EL2.E2H = 0 (a CPU
+// where that cannot be written is found out later), MMU and caches off, its own stack pointer. Changes x2.
+    .macro  known_el2
+    mov     x2, #1 << 31                // HCR_EL2: RW alone
+    msr     hcr_el2, x2
+    isb
+    mov     x2, #0x0830                 // SCTLR_EL2: its RES1 bits
+    movk    x2, #0x30c5, lsl #16
+    msr     sctlr_el2, x2
+    isb
+    msr     spsel, #1
+    .endm
+
 // x0 = device tree
 _start:
     mov     x20, x0
     msr     daifset, #0xf
+    mrs     x1, currentel
+    cmp     x1, #2 << 2
+    b.ne    11f                         // hv_boot says so
+    known_el2
+11:
     adrp    x21, _head
     adrp    x0, __bss_start
     add     x0, x0, :lo12:__bss_start
@@ -68,7 +86,22 @@ _start:
     add     x4, x4, x21
     str     x4, [x2, x21]
     b       3b
-4:  adrp    x0, BOOT_STACK
+4:  // What was written stands in memory; lines that a loader left in the caches must not hide it once they are on.
+    adrp    x0, __text_end
+    add     x0, x0, :lo12:__text_end
+    adrp    x1, _image_end
+    add     x1, x1, :lo12:_image_end
+    mrs     x2, ctr_el0
+    ubfx    x2, x2, #16, #4
+    mov     x3, #4
+    lsl     x3, x3, x2
+    dsb     sy
+12: dc      ivac, x0
+    add     x0, x0, x3
+    cmp     x0, x1
+    b.lo    12b
+    dsb     sy
+    adrp    x0, BOOT_STACK
     add     x0, x0, :lo12:BOOT_STACK
     add     x0, x0, #0x40000
     mov     sp, x0
@@ -83,6 +116,9 @@ _start:
     .global _secondary
 _secondary:
     msr     daifset, #0xf
+    known_el2
+    mrs     x2, hcr_el2
+    tbnz    x2, #34, 2f                 // E2H cannot be cleared: not like the first CPU
     mrs     x1, mpidr_el1
     ubfx    x2, x1, #32, #8
     and     x1, x1, #0xffffff

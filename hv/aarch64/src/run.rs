@@ -63,6 +63,8 @@ pub struct Fixed {
     pub dom0_gicd: (u64, u64),
     /// Emulated redistributors in the control domain.
     pub dom0_gicr: (u64, u64),
+    /// What programs rely on of CTR_EL0 and DCZID_EL0.
+    pub caches: (u64, u64),
     /// The CPUs have PSTATE.PAN.
     pub pan: bool,
     /// What guests see of the ID registers.

@@ -26,6 +26,7 @@ pub mod hcr {
     pub const TSW: u64 = 1 << 22;
     pub const TVM: u64 = 1 << 26;
     pub const RW: u64 = 1 << 31;
+    pub const E2H: u64 = 1 << 34;
     pub const TLOR: u64 = 1 << 35;
     pub const TERR: u64 = 1 << 36;
     /// Zero traps the keys of pointer authentication.

@@ -335,7 +335,42 @@ impl IdRegs {
             _ => 6,
         };
         guest.set(7, 0, guest.get(7, 0) | range.min(self.get(7, 0) & 0xf));
+        // CSV2 and CSV2_frac: from 2 on they promise SCXTNUM_EL1 and SCXTNUM_EL0 too, which trap (HCR_EL2.EnSCXT).
+        for (crm, op2, lsb) in [(1, 0, 16), (4, 0, 56), (4, 1, 32)] {
+            let value = guest.get(crm, op2);
+            if value >> lsb & 0xf > 1 {
+                guest.set(crm, op2, value & !(0xf << lsb) | 1 << lsb);
+            }
+        }
         guest
+    }
+
+    /// Whether a guest that was shown `other` and comes to a CPU that would show these finds all of that there: each
+    /// field is a number of which a greater one is more (Arm ARM, "Principles of the ID scheme for fields in ID
+    /// registers").
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        /// Numbers with a sign: ID_AA64PFR0_EL1.FP and AdvSIMD, ID_AA64MMFR0_EL1.TGran64 and TGran4.
+        const SIGNED: [(usize, u32); 4] = [
+            (IdRegs::at(4, 0), 16),
+            (IdRegs::at(4, 0), 20),
+            (IdRegs::at(7, 0), 24),
+            (IdRegs::at(7, 0), 28),
+        ];
+        /// ID_AA64MMFR2_EL1.CCIDX, which is a format.
+        const EQUAL: (usize, u32) = (IdRegs::at(7, 2), 20);
+        self.0
+            .iter()
+            .zip(&other.0)
+            .enumerate()
+            .all(|(i, (mine, theirs))| {
+                (0..64).step_by(4).all(|lsb| {
+                    let flip = if SIGNED.contains(&(i, lsb)) { 8 } else { 0 };
+                    let field = |v: &u64| v >> lsb & 0xf ^ flip;
+                    let (mine, theirs) = (field(mine), field(theirs));
+                    mine == theirs || mine > theirs && (i, lsb) != EQUAL
+                })
+            })
     }
 }
 

@@ -322,3 +322,66 @@ fn a_cpu_without_aarch32_shows_none_of_it() {
     assert_eq!(g.get(6, 0), 0x1011_1111);
     assert_eq!((g.get(0, 0), g.get(8, 0), g.get(255, 255)), (0, 0, 0));
 }
+
+/// Registers with some fields: CRm, op2, lowest bit, value.
+fn with(fields: &[(u8, u8, u8, u64)]) -> IdRegs {
+    IdRegs::read(|crm, op2| {
+        let mine = fields.iter().filter(|f| (f.0, f.1) == (crm, op2));
+        mine.map(|f| f.3 << f.2).sum()
+    })
+}
+
+#[test]
+fn xsa_91_scxtnum_traps_and_is_not_promised() {
+    for value in 0..16 {
+        // EL0 = 2, as ID_PFR0_EL1 is shown only then.
+        let ids = with(&[
+            (4, 0, 0, 2),
+            (1, 0, 16, value),
+            (4, 0, 56, value),
+            (4, 1, 32, value),
+        ]);
+        let shown = ids.sanitised(true, 40);
+        for (crm, op2, lsb) in [(1, 0, 16), (4, 0, 56), (4, 1, 32)] {
+            assert_eq!(
+                shown.get(crm, op2) >> lsb & 0xf,
+                value.min(1),
+                "{crm} {op2}"
+            );
+        }
+    }
+    for el1 in [true, false] {
+        let op1 = if el1 { 0 } else { 3 };
+        assert_eq!(
+            decode(&acc(3, op1, 13, 0, 7, true), !el1, &boastful()),
+            Emul::Undef
+        );
+    }
+}
+
+#[test]
+fn a_cpu_with_less_than_was_shown_does_not_cover_it() {
+    let shown = |fields: &[_]| with(fields).sanitised(true, 40);
+    // LSE atomics; FP (signed: 15 is none); TGran4 (15 is none); TGran16 (0 is none); EL0's AArch32.
+    for (crm, op2, lsb, less, more) in [
+        (6, 0, 20, 0, 2),
+        (4, 0, 16, 15, 0),
+        (4, 0, 16, 0, 1),
+        (7, 0, 28, 15, 0),
+        (7, 0, 20, 0, 1),
+        (4, 0, 0, 1, 2),
+        (7, 1, 20, 1, 2),
+    ] {
+        let [less, more] = [less, more].map(|v| shown(&[(crm, op2, lsb, v)]));
+        assert!(
+            more.covers(&less) && more.covers(&more),
+            "{crm} {op2} {lsb}"
+        );
+        assert!(!less.covers(&more), "{crm} {op2} {lsb}");
+    }
+    // A format is no matter of more and less.
+    let [old, new] = [0, 1].map(|v| shown(&[(7, 2, 20, v)]));
+    assert!(!old.covers(&new) && !new.covers(&old));
+    // What guests are not shown may differ.
+    assert!(shown(&[]).covers(&shown(&[(4, 0, 32, 1)])));
+}
