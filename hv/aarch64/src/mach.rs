@@ -9,7 +9,7 @@ use hv_core::machine::{
     Cache, CacheOp, Clock, GuestVa, Meter, PhysMem, StartState, Tlb, Uart, VcpuIf, VcpuRegs, cost,
 };
 use hv_core::rate::Rate;
-use hv_core::types::{Access, Errno, Mfn, Pa, VcpuRef};
+use hv_core::types::{Errno, Mfn, Pa, VcpuRef};
 use hv_core::vgic::ListRegs;
 
 /// RAM outside the hypervisor, which is all that policy may touch.
@@ -286,22 +286,36 @@ impl Tlb for Mach {
 
 impl GuestVa for Mach {
     #[inline]
-    fn translate(&self, va: u64, access: Access) -> Option<Pa> {
+    fn readable(&self, va: u64) -> Option<Pa> {
         self.spend(cost::TRANSLATE);
         let par: u64;
         // SAFETY: address translation as EL1 would do it; the guest's PAR_EL1 is put back.
         unsafe {
-            match access {
-                Access::Read => asm!(
-                    "mrs {o}, par_el1", "at s12e1r, {va}", "isb", "mrs {p}, par_el1",
-                    "msr par_el1, {o}", o = out(reg) _, p = out(reg) par, va = in(reg) va, options(nostack)),
-                Access::Write => asm!(
-                    "mrs {o}, par_el1", "at s12e1w, {va}", "isb", "mrs {p}, par_el1",
-                    "msr par_el1, {o}", o = out(reg) _, p = out(reg) par, va = in(reg) va, options(nostack)),
-            }
+            asm!(
+                "mrs {o}, par_el1", "at s12e1r, {va}", "isb", "mrs {p}, par_el1", "msr par_el1, {o}",
+                o = out(reg) _, p = out(reg) par, va = in(reg) va, options(nostack)
+            );
         }
-        (par & 1 == 0).then_some(Pa((par & 0x000f_ffff_ffff_f000) | (va & 0xfff)))
+        place(par, va).map(Pa)
     }
+    #[inline]
+    fn stage1_writable(&self, va: u64) -> Option<u64> {
+        let par: u64;
+        // SAFETY: as in `readable`.
+        unsafe {
+            asm!(
+                "mrs {o}, par_el1", "at s1e1w, {va}", "isb", "mrs {p}, par_el1", "msr par_el1, {o}",
+                o = out(reg) _, p = out(reg) par, va = in(reg) va, options(nostack)
+            );
+        }
+        place(par, va)
+    }
+}
+
+/// The address that PAR_EL1 gives for `va`, if the translation did not fail.
+#[inline]
+fn place(par: u64, va: u64) -> Option<u64> {
+    (par & 1 == 0).then_some((par & 0x000f_ffff_ffff_f000) | (va & 0xfff))
 }
 
 impl Mach {

@@ -2,9 +2,11 @@
 //! Bytes of the calling guest: an address that a guest names is a claim, checked at each use.
 #![deny(clippy::arithmetic_side_effects)]
 
+use crate::domain::Domains;
 use crate::frame::Frames;
 use crate::machine::{GuestVa, PhysMem};
-use crate::types::{Access, Errno, Pa};
+use crate::p2m::P2m;
+use crate::types::{Access, Errno, Gfn, Pa, Slot};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Copies from and to the virtual memory of the vcpu that makes the call.
@@ -13,6 +15,10 @@ pub struct Guest<'a, M> {
     pub m: &'a M,
     /// Page ownership, to refuse what is not RAM.
     pub frames: &'a Frames,
+    /// Domains, for the caller's p2m.
+    pub domains: &'a Domains,
+    /// The caller.
+    pub slot: Slot,
 }
 
 /// Where the guest's bytes were found last. Good as long as no page changes its place or its use.
@@ -49,14 +55,60 @@ impl Iterator for Pieces {
     }
 }
 
+/// What stage 2 says of an address that stage 1 lets be written.
+enum Stage2<'a> {
+    /// It is there: this domain has no page that cannot be written.
+    Writable(Pa),
+    /// That is to be looked up.
+    Look(&'a P2m, u64),
+}
+
+/// Where a guest physical address is, if it can be written.
+#[cold]
+fn stage2_writable<M: PhysMem>(m: &M, p2m: &P2m, ipa: u64) -> Option<Pa> {
+    let map = p2m.lookup(m, Gfn::of(ipa))?;
+    map.allows(Access::Write)
+        .then(|| Pa(map.mfn.addr() | ipa & 4095))
+}
+
 impl<M: PhysMem + GuestVa> Guest<'_, M> {
     #[inline]
     fn place(&self, va: u64, access: Access) -> Result<Pa, Errno> {
-        let pa = self.m.translate(va, access).ok_or(Errno::EFAULT)?;
+        let pa = match access {
+            Access::Read => self.m.readable(va),
+            Access::Write => self.writable(va).and_then(|place| match place {
+                Stage2::Writable(pa) => Some(pa),
+                Stage2::Look(p2m, ipa) => stage2_writable(self.m, p2m, ipa),
+            }),
+        };
+        let pa = pa.ok_or(Errno::EFAULT)?;
         if self.frames.is_guest_accessible(pa.mfn()) {
             Ok(pa)
         } else {
             Err(Errno::EFAULT)
+        }
+    }
+
+    /// Where an address is that stage 1 lets the caller write.
+    #[inline]
+    fn writable(&self, va: u64) -> Option<Stage2<'_>> {
+        let ipa = self.m.stage1_writable(va)?;
+        match self.domains.get(self.slot)?.p2m.with_read_only() {
+            None => self.m.readable(va).map(Stage2::Writable),
+            Some(p2m) => Some(Stage2::Look(p2m, ipa)),
+        }
+    }
+
+    /// The place of bytes within one page of a caller that has no page read-only, which is nearly every
+    /// reply: kept apart, so that it saves no registers for the others.
+    #[inline]
+    fn writable_at_once(&self, va: u64, len: usize) -> Option<Pa> {
+        if ((va & 4095) as usize).saturating_add(len) > 4096 {
+            return None;
+        }
+        match self.writable(va)? {
+            Stage2::Writable(pa) => self.frames.is_guest_accessible(pa.mfn()).then_some(pa),
+            Stage2::Look(..) => None,
         }
     }
 
@@ -83,6 +135,17 @@ impl<M: PhysMem + GuestVa> Guest<'_, M> {
     /// # Errors
     /// `EFAULT` where the guest itself could not write; bytes of earlier pages are then written.
     pub fn write(&self, va: u64, buf: &[u8]) -> Result<(), Errno> {
+        match self.writable_at_once(va, buf.len()) {
+            Some(pa) => {
+                self.m.write(pa, buf);
+                Ok(())
+            }
+            None => self.write_slowly(va, buf),
+        }
+    }
+
+    #[inline(never)]
+    fn write_slowly(&self, va: u64, buf: &[u8]) -> Result<(), Errno> {
         let mut rest = buf;
         for (va, n) in Pieces::of(va, rest.len()) {
             let (now, later) = rest.split_at_checked(n).ok_or(Errno::EFAULT)?;
@@ -164,7 +227,10 @@ impl<M: PhysMem + GuestVa> Guest<'_, M> {
     #[inline]
     pub fn get_writable<T: FromBytes + IntoBytes>(&self, va: u64) -> Result<T, Errno> {
         let mut t = T::new_zeroed();
-        self.read_as(va, t.as_mut_bytes(), Access::Write)?;
+        match self.writable_at_once(va, size_of::<T>()) {
+            Some(pa) => self.m.read(pa, t.as_mut_bytes()),
+            None => self.read_as(va, t.as_mut_bytes(), Access::Write)?,
+        }
         Ok(t)
     }
 

@@ -1002,6 +1002,8 @@ impl Hypervisor {
         let guest = crate::guest::Guest {
             m,
             frames: &self.frames,
+            domains: &self.domains,
+            slot: v.slot,
         };
         let mut info = guest_abi::vcpu::VcpuRunstateInfo {
             state: r.state as u32,

@@ -3,7 +3,7 @@
 //! one strict fake for host tests.
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
-use crate::types::{Access, Errno, Mfn, Pa, VcpuRef};
+use crate::types::{Errno, Mfn, Pa, VcpuRef};
 use crate::vgic::ListRegs;
 
 /// What an entry into the hypervisor may cost, in instructions: how long the lock is held for it, and
@@ -121,11 +121,16 @@ pub trait Tlb {
     fn flush_vmid(&self, vttbr: u64);
 }
 
-/// How a guest's access through its own stage 1 went.
+/// Translation of virtual addresses of the vcpu that is on this CPU, as its EL1 would see them (PSTATE.PAN
+/// and user-mode rights left aside). There is no translation through both stages for writing: QEMU 10.0
+/// ends with an assertion where stage 2 is read-only (`AT S12E1W`), so stage 2's right to write is looked
+/// up in the p2m.
 pub trait GuestVa {
-    /// Translates a virtual address of the vcpu that is on this CPU, as its EL1 would see it, with
-    /// stage 2 applied; `None` where the access would fault.
-    fn translate(&self, va: u64, access: Access) -> Option<Pa>;
+    /// Through both stages, for reading (`AT S12E1R`); `None` where the access would fault.
+    fn readable(&self, va: u64) -> Option<Pa>;
+    /// Through stage 1 alone, for writing (`AT S1E1W`): the guest physical address; `None` where it would
+    /// fault.
+    fn stage1_writable(&self, va: u64) -> Option<u64>;
 }
 
 /// What data-cache maintenance is asked for.

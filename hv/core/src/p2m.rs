@@ -160,6 +160,8 @@ pub struct P2m {
     table_limit: u32,
     /// The highest guest frame ever mapped, for XENMEM_maximum_gpfn and for tear-down.
     max_gfn: u64,
+    /// Entries that cannot be written.
+    read_only: u32,
 }
 
 const fn span(level: u8) -> u64 {
@@ -186,6 +188,7 @@ impl P2m {
             tables: 0,
             table_limit,
             max_gfn: 0,
+            read_only: 0,
         })
     }
 
@@ -204,6 +207,18 @@ impl P2m {
     #[must_use]
     pub fn vttbr(&self) -> u64 {
         self.root.addr() | ((u64::from(self.slot.0) + 1) << 48)
+    }
+
+    /// This map, if it has pages that can only be read. One that has none allows every write to what it maps.
+    #[inline]
+    #[must_use]
+    pub fn with_read_only(&self) -> Option<&Self> {
+        (self.read_only != 0).then_some(self)
+    }
+
+    /// Notes that an entry goes.
+    fn forget(&mut self, kind: Kind) {
+        self.read_only -= u32::from(kind == Kind::GrantRo).min(self.read_only);
     }
 
     /// The highest guest frame ever mapped.
@@ -334,6 +349,7 @@ impl P2m {
         }
         let low = if level == 3 { PAGE } else { BLOCK };
         c.m.store64(pa, mfn.addr() | kind.attributes() | low);
+        self.read_only += u32::from(kind == Kind::GrantRo);
         self.max_gfn = self.max_gfn.max(gfn.0 + pages - 1);
         Ok(())
     }
@@ -350,6 +366,7 @@ impl P2m {
     ) -> Result<Mapping, Errno> {
         let old = self.lookup(c.m, gfn).ok_or(Errno::ENOENT)?;
         let pa = self.descend(c, gfn.0, 3)?;
+        self.forget(old.kind);
         c.m.store64(pa, 0);
         c.m.flush_ipa(self.vttbr(), gfn.addr());
         Ok(Mapping { order: 0, ..old })
@@ -368,6 +385,9 @@ impl P2m {
         let (pa, e, level) = self.walk(c.m, gfn.0, 3);
         if gfn.0 >= MAX_GFN || e & VALID == 0 {
             return Err(Errno::ENOENT);
+        }
+        if let Some(kind) = Kind::from_bits(e) {
+            self.forget(kind);
         }
         c.m.store64(pa, 0);
         c.m.flush_ipa(self.vttbr(), (gfn.0 & !(span(level) - 1)) << 12);
@@ -403,7 +423,10 @@ impl P2m {
     /// Removes a whole entry as [`P2m::next_mapped`] found it, without cleaning the TLB: for a
     /// domain that will never run again, whose VMID is cleaned once at the end.
     pub fn clear_entry<M: PhysMem>(&mut self, m: &M, gfn: Gfn) {
-        let (pa, _, _) = self.walk(m, gfn.0, 3);
+        let (pa, e, _) = self.walk(m, gfn.0, 3);
+        if let Some(kind) = Kind::from_bits(e) {
+            self.forget(kind);
+        }
         m.store64(pa, 0);
     }
 

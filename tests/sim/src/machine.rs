@@ -381,15 +381,13 @@ impl Machine {
         ok.then(|| leaf.mfn + (gfn - leaf.gfn))
     }
 
-    /// Translates a virtual address of the vcpu that is on the CPU.
-    fn translate_va(&self, va: u64, access: Access) -> Option<u64> {
-        let gpa = match self.stage1.borrow().get(&(va >> 12)) {
-            Some(&(_, false)) if access == Access::Write => return None,
-            Some(&(page, _)) => page | (va & 4095),
-            None => va,
-        };
-        let mfn = self.translate_gfn(self.vttbr.get(), gpa >> 12, access)?;
-        Some(mfn * PAGE_SIZE + (gpa & 4095))
+    /// Translates a virtual address of the vcpu that is on the CPU to a guest physical one.
+    fn stage1(&self, va: u64, access: Access) -> Option<u64> {
+        match self.stage1.borrow().get(&(va >> 12)) {
+            Some(&(_, false)) if access == Access::Write => None,
+            Some(&(page, _)) => Some(page | (va & 4095)),
+            None => Some(va),
+        }
     }
 
     /// Fills the cache with all that the tables say, as a CPU may at any time.
@@ -541,10 +539,15 @@ impl Tlb for Machine {
 }
 
 impl GuestVa for Machine {
-    fn translate(&self, va: u64, access: Access) -> Option<Pa> {
+    fn readable(&self, va: u64) -> Option<Pa> {
         self.translations.set(self.translations.get() + 1);
         self.spend(cost::TRANSLATE);
-        self.translate_va(va, access).map(Pa)
+        let ipa = self.stage1(va, Access::Read)?;
+        let mfn = self.translate_gfn(self.vttbr.get(), ipa >> 12, Access::Read)?;
+        Some(Pa(mfn * PAGE_SIZE + (ipa & 4095)))
+    }
+    fn stage1_writable(&self, va: u64) -> Option<u64> {
+        self.stage1(va, Access::Write)
     }
 }
 

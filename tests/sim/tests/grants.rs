@@ -7,11 +7,13 @@ use guest_abi::grant_table::{
     GnttabUnmapAndReplace, GnttabUnmapGrantRef, GrantEntryV1, GrantStatus, cache, gntcopy, gntmap,
     gtf,
 };
+use guest_abi::hvm::{HvmOp, HvmParam, Param};
 use guest_abi::io::blkif::{self, BlkifRequest, BlkifRequestSegment, BlkifResponse};
 use guest_abi::io::ring::{BackRing, FrontRing};
 use guest_abi::mem::SharedMem;
 use guest_abi::memory::MapSpace;
 use guest_abi::{DomId, Errno, Gfn, GrantRef, HypercallNr, arch};
+use hv_core::hypercall::Reply;
 use hv_core::types::Access;
 use sim::{Config, DomU, Guest, WINDOW, World};
 
@@ -89,6 +91,51 @@ fn unmap(h: &Guest<'_>, handle: u32, at: u64) -> i16 {
     }];
     grant::unmap(h, &mut op).unwrap();
     op[0].status
+}
+
+/// Where stage 2 has a page read-only, a call reads its argument there and does not write its reply: the
+/// right is looked up, as hardware is not asked for it (QEMU 10.0 ends with an assertion on `AT S12E1W`).
+#[test]
+fn a_reply_is_not_written_to_a_page_granted_read_only() {
+    let w = World::boot(3);
+    let (a, b) = (
+        w.create(Config::default()).unwrap(),
+        w.create(Config::default()).unwrap(),
+    );
+    let (g, h) = (setup(&w, &a), b.guest(&w));
+    give(&g, 8, b.id, DATA, gtf::READONLY);
+    give(&g, 9, b.id, RING, 0);
+    let at = GNTTAB + 0x1_0000;
+    let arg = HvmParam {
+        domid: DomId::SELF,
+        index: Param::StoreEvtchn.number(),
+        value: 0x5a5a,
+        ..Default::default()
+    };
+    g.put(DATA, &arg);
+    g.put(RING, &arg);
+    let get = |va| {
+        let mut x = [HvmOp::GetParam.number(), va, 0, 0, 0];
+        match w.slice(b.v, HypercallNr::HvmOp.number(), &mut x) {
+            Reply::Done(r) => r,
+            Reply::Again => unreachable!("one slice"),
+        }
+    };
+    let r = map(&h, a.id, 8, at, HOST | gntmap::READONLY);
+    assert_eq!(r.status, 0);
+    let rw = map(&h, a.id, 9, at + 4096, HOST);
+    assert_eq!(rw.status, 0);
+    assert_eq!(get(at), Errno::EFAULT.to_ret());
+    assert_eq!(g.get::<HvmParam>(DATA).value, 0x5a5a, "not written");
+    assert_eq!(get(at + 4096), 0, "a page that can be written serves");
+    assert_ne!(g.get::<HvmParam>(RING).value, 0x5a5a);
+    assert_eq!(unmap(&h, r.handle, at), 0);
+    assert_eq!(get(at), Errno::EFAULT.to_ret(), "nothing is there");
+    let again = map(&h, a.id, 8, at, HOST | gntmap::READONLY);
+    assert_eq!(get(at), Errno::EFAULT.to_ret());
+    assert_eq!(unmap(&h, again.handle, at), 0);
+    assert_eq!(unmap(&h, rw.handle, at + 4096), 0);
+    w.check();
 }
 
 #[test]

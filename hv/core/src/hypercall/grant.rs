@@ -149,6 +149,8 @@ impl<M: Machine> Call<'_, M> {
         let guest = Guest {
             m: self.m,
             frames: &*host.frames,
+            domains: &*host.domains,
+            slot,
         };
         let mut list = Window::default();
         for _ in 0..BATCH.min(a[2]) {

@@ -57,6 +57,8 @@ impl<M: Machine> Call<'_, M> {
         Guest {
             m: self.m,
             frames: &self.hv.frames,
+            domains: &self.hv.domains,
+            slot: self.slot(),
         }
     }
 

@@ -231,6 +231,9 @@ impl Suite {
         if !self.spare {
             let wrote = probe::store32(place, 1).map_or_else(trap, |()| "done".into());
             self.case("grant.read_only.write", wrote);
+            // HVMOP_get_param of STORE_EVTCHN: read there, and answered there.
+            let r = self.call(Nr::HvmOp, [1, place, 0, 0, 0]);
+            self.case("grant.read_only.reply", r);
         }
         let u = self.unmap(place, m.handle);
         self.case("grant.read_only.unmap", u);
