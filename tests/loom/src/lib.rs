@@ -9,7 +9,7 @@
 #![forbid(unsafe_code)]
 
 use guest_abi::mem::SharedMem;
-use hv_core::machine::{Cache, CacheOp, PhysMem};
+use hv_core::machine::{Cache, CacheOp, Meter, PhysMem};
 use hv_core::types::{Mfn, Pa};
 use loom::sync::atomic::{AtomicU32, Ordering, fence};
 use std::collections::BTreeMap;
@@ -173,6 +173,15 @@ impl PhysMem for Memory {
         let page = self.0.range(mfn.addr()..mfn.addr() + 4096);
         page.for_each(|(at, _)| self.store(*at, 0));
     }
+}
+
+/// No model is so long that it matters.
+impl Meter for Memory {
+    fn spend(&self, _: u32) {}
+    fn spent(&self) -> u32 {
+        0
+    }
+    fn restart(&self) {}
 }
 
 /// No model has caches.
