@@ -71,12 +71,6 @@ impl Mach {
     pub fn ns(&self, ticks: u64) -> u64 {
         self.rate.ns(ticks.wrapping_sub(self.epoch))
     }
-
-    /// Nanoseconds since start to ticks of the system counter.
-    #[must_use]
-    pub fn ticks(&self, ns: u64) -> u64 {
-        self.epoch.saturating_add(self.rate.ticks(ns))
-    }
 }
 
 macro_rules! cell {
@@ -355,6 +349,9 @@ impl Clock for Mach {
     #[inline]
     fn now(&self) -> u64 {
         self.ns(counter())
+    }
+    fn ticks(&self, ns: u64) -> u64 {
+        self.epoch.saturating_add(self.rate.ticks(ns))
     }
 }
 

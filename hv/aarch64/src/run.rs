@@ -8,7 +8,7 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 use hv_core::cpu::Features;
 use hv_core::hypervisor::{Hypervisor, Power};
-use hv_core::machine::Cache;
+use hv_core::machine::{Cache, Clock};
 use hv_core::types::{CpuId, Pa, Slot, VcpuId, VcpuRef};
 use hv_core::vgic::{ListRegs, PhysIrqs};
 use platform::gic::Gic;
@@ -184,7 +184,7 @@ fn switch_out(h: &mut Hypervisor, v: VcpuRef, cpu: CpuId, now: u64) {
     h.kick_vcpus(v.slot, kicks, now);
     vcpu::leave(f);
     gic().save_vif(&mut f.vif);
-    h.vcpu_left(v, cpu, f.cntv_ctl, f.cntv_cval);
+    h.vcpu_left(mach(), v, cpu, f.cntv_ctl, f.cntv_cval);
     if h.vgics.hw_active(v.slot, v.vcpu, fixed().ppi_virt) {
         gic().set_active(fixed().ppi_virt, false);
     }
@@ -200,10 +200,7 @@ fn switch_in(h: &mut Hypervisor, v: VcpuRef, cpu: CpuId, now: u64) {
     f.vmpidr = hv_core::psci::vmpidr(v.vcpu);
     f.cntvoff = h.vtimers.offset(v.slot);
     f.hcr = vcpu::hcr(fixed().hcr, f);
-    if let Some(x) = d.vcpus.get_mut(v.vcpu.idx()) {
-        x.deadline = u64::MAX;
-        x.watcher = cpu;
-    }
+    h.vcpu_comes(v);
     if h.vgics.hw_active(v.slot, v.vcpu, fixed().ppi_virt) {
         gic().set_active(fixed().ppi_virt, true);
     }
@@ -229,6 +226,8 @@ pub fn resume(cpu: CpuId, mut loaded: Option<VcpuRef>) -> *mut VcpuFile {
         let now_ticks = counter();
         let now = mach().ns(now_ticks);
         crate::console::drain(|b| h.console.log(b));
+        // What led here. As far as it is this CPU's, what follows answers it; what comes after that is for another round.
+        let before = h.effects.take();
         let d = h.sched.schedule(cpu, now);
         if loaded != d.run {
             if let Some(old) = loaded.take() {
@@ -239,11 +238,11 @@ pub fn resume(cpu: CpuId, mut loaded: Option<VcpuRef>) -> *mut VcpuFile {
                 loaded = Some(new);
             }
         }
-        let mut kicks = d.kick.map_or(0, |c| 1 << c.0);
+        h.effects.kick |= d.kick.map_or(0, |c| 1 << c.0);
         if let Some(v) = d.run {
             flush(&mut h, v);
         }
-        let at = h.next_timer(cpu, d.run, |ns| mach().ticks(ns));
+        let at = h.next_timer(cpu, d.run);
         let until = if d.until == u64::MAX {
             u64::MAX
         } else {
@@ -258,12 +257,14 @@ pub fn resume(cpu: CpuId, mut loaded: Option<VcpuRef>) -> *mut VcpuFile {
         } else {
             platform::timer::arm(first);
         }
-        let effects = core::mem::take(&mut h.effects);
-        kicks |= effects.kick | effects.look;
+        let after = h.effects.take();
         drop(h);
-        send_kicks(kicks, cpu);
-        if let Some(p) = effects.power {
+        send_kicks(before.kick | before.look | after.kick | after.look, cpu);
+        if let Some(p) = before.power.or(after.power) {
             power(p);
+        }
+        if after.concern(cpu) {
+            continue;
         }
         if let Some(v) = d.run
             && let Some(f) = vcpu::file(v)

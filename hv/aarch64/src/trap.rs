@@ -81,7 +81,7 @@ fn smccc(f: &mut VcpuFile) -> u64 {
         Call::Nop => return 0,
         Call::CpuSuspend => {
             f.x[0] = 0;
-            hv().lock().sleep(mach(), v, true);
+            hv().lock().sleep(mach(), v, None);
             return 1;
         }
         Call::CpuOff => {
@@ -289,7 +289,7 @@ extern "C" fn hv_sync(f: &mut VcpuFile, esr: u64) -> *mut VcpuFile {
         EC_WFX => {
             f.pc += 4;
             if iss & 1 == 0 {
-                hv().lock().sleep(mach(), v, true);
+                hv().lock().sleep(mach(), v, None);
                 false
             } else {
                 !hv().lock().sched.yield_now(cpu)

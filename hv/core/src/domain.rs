@@ -2,7 +2,7 @@
 //! Domains: what one consists of besides the tables that the subsystems keep for it.
 
 use crate::p2m::P2m;
-use crate::types::{CpuId, DomId, Errno, Gfn, MAX_DOMAINS, Mfn, Port, Slot, VcpuId, VcpuRef};
+use crate::types::{DomId, Errno, Gfn, MAX_DOMAINS, Mfn, Port, Slot, VcpuId, VcpuRef};
 use crate::vpl011::Vpl011;
 use alloc::vec::Vec;
 
@@ -21,10 +21,6 @@ pub struct Vcpu {
     pub polling: bool,
     /// When SCHEDOP_poll gives up, in ns; `u64::MAX` for never.
     pub poll_until: u64,
-    /// While it sleeps: when its timers want attention, in ticks; `u64::MAX` for never.
-    pub deadline: u64,
-    /// The CPU that watches for that: the one that it was on last.
-    pub watcher: CpuId,
 }
 
 impl Vcpu {
@@ -34,8 +30,6 @@ impl Vcpu {
         initialised: false,
         polling: false,
         poll_until: u64::MAX,
-        deadline: u64::MAX,
-        watcher: CpuId(0),
     };
 }
 

@@ -10,6 +10,7 @@ use crate::grant::{Destroyed, Grants, PageHost};
 use crate::machine::{Machine, StartState};
 use crate::p2m::{Ctx, Kind, P2m, Part};
 use crate::sched::Scheduler;
+use crate::timers::{Timer, Timers};
 use crate::types::{Access, CpuId, DomId, Errno, Gfn, Mfn, Pa, Slot, VcpuId, VcpuRef};
 use crate::vgic::{Version, Vgics};
 use crate::vtimer::{PPI_PHYSICAL, PPI_VIRTUAL, VTimers};
@@ -22,6 +23,8 @@ pub const VIRQ_DOM_EXC: u32 = 3;
 pub const VIRQ_CONSOLE: u32 = 2;
 /// How many pages, ports or mappings a sliced operation handles before it lets others in.
 pub const SLICE: u32 = 256;
+/// How many timers that ring at the same time are dealt with before others are let in.
+const DUE: u32 = 16;
 /// How many entries of stage-2 tables a slice of a tear-down looks at.
 const ENTRIES: i64 = 4096;
 
@@ -44,6 +47,20 @@ impl Effects {
     #[must_use]
     pub fn none(&self) -> bool {
         (self.kick | self.look) == 0 && !self.resched && self.power.is_none()
+    }
+
+    /// Whether `cpu`, whose own work has led to these, has to decide again who runs and with which interrupts.
+    #[inline]
+    #[must_use]
+    pub fn concern(&self, cpu: CpuId) -> bool {
+        (self.kick | self.look) & (1 << cpu.0) != 0 || self.resched
+    }
+
+    /// Takes what there is to do, and leaves nothing.
+    #[inline]
+    #[must_use]
+    pub fn take(&mut self) -> Self {
+        core::mem::take(self)
     }
 }
 
@@ -130,6 +147,8 @@ pub struct Hypervisor {
     pub vgics: Vgics,
     /// Emulated timers.
     pub vtimers: VTimers,
+    /// When each CPU's timer is to ring.
+    timers: Timers,
     /// The console's log and input.
     pub console: Console,
     /// How much of the log guests caused lately.
@@ -253,6 +272,7 @@ impl Hypervisor {
             sched: Scheduler::new(info.cpus as usize),
             vgics: Vgics::new(),
             vtimers: VTimers::new(),
+            timers: Timers::new(),
             console: Console::new(),
             reports: crate::console::Reports::default(),
             effects: Effects::default(),
@@ -310,12 +330,26 @@ impl Hypervisor {
 
     /// The vcpu on this CPU sleeps until something comes for it, unless that is there already. WFI, `CPU_SUSPEND`,
     /// SCHEDOP_block and SCHEDOP_poll end here: what keeps a vcpu awake is said once, and nobody else can
-    /// make one sleep. An interrupt that is `masked` (PSTATE.I) counts, as for WFI, unless the caller says otherwise.
-    pub fn sleep<M: Machine>(&mut self, m: &M, v: VcpuRef, masked: bool) {
-        if let Some(nothing) = NothingToTake::of(self, m, v, masked) {
-            self.sched.block(v, m.now(), nothing);
-            self.effects.resched = true;
+    /// make one sleep. `poll`: it waits for ports that [`Events::poll_prepare`] was told of, until such a time in ns
+    /// (`u64::MAX` for ever), and then interrupts that it has masked (PSTATE.I) do not count, as on Xen; else they do.
+    pub fn sleep<M: Machine>(&mut self, m: &M, v: VcpuRef, poll: Option<u64>) {
+        if let Some(until) = poll
+            && let Some(x) = self.vcpu_mut(v)
+        {
+            x.polling = true;
+            x.poll_until = until;
         }
+        let nothing = NothingToTake::of(self, m, v, poll.is_none());
+        if nothing.is_none() || poll.is_none() {
+            self.end_poll(v);
+        }
+        let Some(nothing) = nothing else { return };
+        self.sched.block(v, m.now(), nothing);
+        self.effects.resched = true;
+    }
+
+    fn vcpu_mut(&mut self, v: VcpuRef) -> Option<&mut Vcpu> {
+        self.domains.get_mut(v.slot)?.vcpus.get_mut(v.vcpu.idx())
     }
 
     /// Acts on what an event-channel operation raised.
@@ -430,15 +464,13 @@ impl Hypervisor {
         }
     }
 
-    /// SCHEDOP_poll is over for a vcpu.
-    pub fn end_poll(&mut self, v: VcpuRef) {
-        self.events.poll_done(v);
-        if let Some(x) = self
-            .domains
-            .get_mut(v.slot)
-            .and_then(|d| d.vcpus.get_mut(v.vcpu.idx()))
+    /// SCHEDOP_poll is over for a vcpu, if it was in one.
+    #[inline]
+    fn end_poll(&mut self, v: VcpuRef) {
+        if let Some(x) = self.vcpu_mut(v)
+            && core::mem::take(&mut x.polling)
         {
-            x.polling = false;
+            self.events.poll_done(v);
         }
     }
 
@@ -583,6 +615,7 @@ impl Hypervisor {
         self.vgics
             .create_domain(slot, version, d.vcpus.len(), u32::from(d.nr_spis))?;
         self.vtimers.create_domain(slot, d.vcpus.len(), d.cntvoff)?;
+        self.timers.create_domain(slot, d.vcpus.len())?;
         let now = m.now();
         for v in d.vcpu_refs() {
             m.create_vcpu(v)?;
@@ -601,6 +634,7 @@ impl Hypervisor {
         }
         self.vgics.destroy_domain(slot, |_| {});
         self.vtimers.destroy_domain(slot);
+        self.timers.destroy_domain(slot);
         let (grants, mut host) = self.grants_and_host(m);
         while grants.destroy(&mut host, slot, SLICE) == Destroyed::More {}
         let frames = &mut self.frames;
@@ -839,6 +873,7 @@ impl Hypervisor {
                 let _ = self.sched.remove_domain(slot);
                 self.vgics.destroy_domain(slot, |_| {});
                 self.vtimers.destroy_domain(slot);
+                self.timers.destroy_domain(slot);
                 for v in d.vcpu_refs() {
                     m.destroy_vcpu(v);
                 }
@@ -857,58 +892,61 @@ impl Hypervisor {
 
     /// A vcpu left its CPU: what its timers need while it sleeps. `ctl` and `cval` are its saved
     /// virtual timer. `cpu` is the CPU that will watch for it.
-    pub fn vcpu_left(&mut self, v: VcpuRef, cpu: CpuId, ctl: u64, cval: u64) {
+    pub fn vcpu_left<M: Machine>(&mut self, m: &M, v: VcpuRef, cpu: CpuId, ctl: u64, cval: u64) {
         self.vtimers.save_virtual(v.slot, v.vcpu, ctl, cval);
-        let asleep = self.sched.is_blocked(v);
-        let quiet = self.vgics.hw_active(v.slot, v.vcpu, PPI_VIRTUAL);
-        let at = self.vtimers.deadline(v.slot, v.vcpu, asleep, quiet);
-        if let Some(x) = self
+        self.watch(m, v, cpu);
+    }
+
+    /// A vcpu comes onto a CPU: nobody has to watch for it, and whatever it waited for is over.
+    #[inline]
+    pub fn vcpu_comes(&mut self, v: VcpuRef) {
+        self.timers.clear(Timer::Vcpu(v));
+        self.end_poll(v);
+    }
+
+    /// `cpu` watches for what may wake a vcpu, if it sleeps: its timers, and the end of SCHEDOP_poll.
+    fn watch<M: Machine>(&mut self, m: &M, v: VcpuRef, cpu: CpuId) {
+        let mut at = u64::MAX;
+        if self.sched.is_blocked(v) {
+            let quiet = self.vgics.hw_active(v.slot, v.vcpu, PPI_VIRTUAL);
+            let timers = self.vtimers.deadline(v.slot, v.vcpu, true, quiet);
+            at = timers.unwrap_or(u64::MAX).min(self.poll_end(m, v));
+        }
+        self.timers.set(Timer::Vcpu(v), cpu, at);
+    }
+
+    /// When a vcpu's SCHEDOP_poll gives up, in ticks; `u64::MAX` for never.
+    fn poll_end<M: Machine>(&self, m: &M, v: VcpuRef) -> u64 {
+        let x = self
             .domains
-            .get_mut(v.slot)
-            .and_then(|d| d.vcpus.get_mut(v.vcpu.idx()))
-        {
-            x.deadline = if asleep {
-                at.unwrap_or(u64::MAX)
-            } else {
-                u64::MAX
-            };
-            x.watcher = cpu;
+            .get(v.slot)
+            .and_then(|d| d.vcpus.get(v.vcpu.idx()));
+        match x.filter(|x| x.polling).map(|x| x.poll_until) {
+            None | Some(u64::MAX) => u64::MAX,
+            Some(ns) => m.ticks(ns),
         }
     }
 
-    /// When `cpu` must look at timers next: those of vcpus that sleep and are watched by it, and
-    /// the emulated one of `running`. In ticks, with SCHEDOP_poll's time-outs by `ticks`.
+    /// `cpu` watches over a domain's watchdogs, which were changed there; it arms its timer for that before a guest runs.
+    pub fn watch_dogs<M: Machine>(&mut self, m: &M, slot: Slot, cpu: CpuId) {
+        let dogs = self.domains.get(slot).map_or([0; 2], |d| d.watchdogs);
+        let first = dogs.into_iter().filter(|&w| w != 0).min();
+        let at = first.map_or(u64::MAX, |ns| m.ticks(ns));
+        self.timers.set(Timer::Watchdog(slot), cpu, at);
+        self.effects.resched = true;
+    }
+
+    /// When `cpu` must look at timers next: those that it watches, and the emulated one of `running`. In ticks.
+    #[inline]
     #[must_use]
-    pub fn next_timer(
-        &self,
-        cpu: CpuId,
-        running: Option<VcpuRef>,
-        ticks: impl Fn(u64) -> u64,
-    ) -> u64 {
-        let mut first = u64::MAX;
-        for d in self.domains.iter() {
-            for v in &d.vcpus {
-                if v.watcher == cpu {
-                    first = first.min(v.deadline);
-                    if v.polling && v.poll_until != u64::MAX {
-                        first = first.min(ticks(v.poll_until));
-                    }
-                }
-            }
-            for &w in d.watchdogs.iter().filter(|&&w| w != 0 && cpu.0 == 0) {
-                first = first.min(ticks(w));
-            }
-        }
-        if let Some(v) = running
-            && let Some(at) = self.vtimers.deadline(v.slot, v.vcpu, false, false)
-        {
-            first = first.min(at);
-        }
-        first
+    pub fn next_timer(&self, cpu: CpuId, running: Option<VcpuRef>) -> u64 {
+        let own = running.and_then(|v| self.vtimers.deadline(v.slot, v.vcpu, false, false));
+        self.timers.first(cpu).min(own.unwrap_or(u64::MAX))
     }
 
     /// The timer of `cpu` rang: wakes those whose time has come, and ends domains whose watchdog
-    /// was not renewed.
+    /// was not renewed. What is left after some of them keeps [`Hypervisor::next_timer`] in the past, so that the
+    /// timer rings again.
     pub fn timer_rang<M: Machine>(
         &mut self,
         m: &M,
@@ -917,41 +955,26 @@ impl Hypervisor {
         now_ticks: u64,
     ) {
         let now = m.now();
-        for slot in (0..self.domains.end().0).map(Slot) {
-            let Some(d) = self.domains.get(slot) else {
-                continue;
-            };
-            let dead_watch = cpu.0 == 0 && d.watchdogs.iter().any(|&w| w != 0 && w <= now);
-            let refs = d.vcpu_refs();
-            if dead_watch {
-                if let Some(d) = self.domains.get_mut(slot) {
+        if let Some(v) = running {
+            self.expire_vcpu(v, false, now_ticks, now);
+        }
+        for _ in 0..DUE {
+            match self.timers.take_due(cpu, now_ticks) {
+                None => break,
+                Some(Timer::Vcpu(v)) => {
+                    if self.poll_end(m, v) <= now_ticks {
+                        self.end_poll(v);
+                        self.wake(v, now);
+                    }
+                    self.expire_vcpu(v, true, now_ticks, now);
+                    self.watch(m, v, cpu);
+                }
+                Some(Timer::Watchdog(slot)) => {
+                    let Some(d) = self.domains.get_mut(slot) else {
+                        continue;
+                    };
                     d.watchdogs = [0; 2];
-                }
-                self.shutdown_domain(m, slot, 4);
-                continue;
-            }
-            for v in refs {
-                let Some(x) = self
-                    .domains
-                    .get_mut(slot)
-                    .and_then(|d| d.vcpus.get_mut(v.vcpu.idx()))
-                else {
-                    continue;
-                };
-                if running != Some(v) && x.watcher != cpu {
-                    continue;
-                }
-                let poll_over = x.polling && x.poll_until <= now;
-                let due = x.deadline <= now_ticks;
-                if due {
-                    x.deadline = u64::MAX;
-                }
-                if poll_over {
-                    self.end_poll(v);
-                    self.wake(v, now);
-                }
-                if due || running == Some(v) {
-                    self.expire_vcpu(v, running != Some(v), now_ticks, now);
+                    self.shutdown_domain(m, slot, 4);
                 }
             }
         }

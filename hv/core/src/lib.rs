@@ -35,6 +35,7 @@ pub mod sched;
 pub mod setway;
 pub mod symbols;
 pub mod sysreg;
+pub mod timers;
 pub mod types;
 pub mod vgic;
 pub mod vpl011;

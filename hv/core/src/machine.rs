@@ -156,6 +156,8 @@ pub trait Cache {
 pub trait Clock {
     /// Nanoseconds since the hypervisor started.
     fn now(&self) -> u64;
+    /// Ticks of the physical counter at such a time.
+    fn ticks(&self, ns: u64) -> u64;
 }
 
 /// The processor state in which a virtual CPU starts (`struct vcpu_guest_context` of

@@ -498,6 +498,12 @@ impl Scheduler {
         }
     }
 
+    /// The CPU that a vcpu is on, or was on last.
+    #[must_use]
+    pub fn home(&self, who: VcpuRef) -> CpuId {
+        self.vcpu(who).map_or(CpuId(0), |v| v.home)
+    }
+
     /// True if the vcpu runs or waits for a CPU.
     #[must_use]
     pub fn is_runnable(&self, who: VcpuRef) -> bool {

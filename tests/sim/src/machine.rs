@@ -569,6 +569,9 @@ impl Clock for Machine {
         self.now.set(self.now.get() + 1000);
         self.now.get()
     }
+    fn ticks(&self, ns: u64) -> u64 {
+        ns / 16
+    }
 }
 
 impl VcpuRegs for Machine {

@@ -10,7 +10,7 @@ use hv_core::hypervisor::{Hypervisor, MachineInfo, NewDomain};
 use hv_core::machine::{PhysMem, StartState};
 use hv_core::p2m::Kind;
 use hv_core::types::{Access, CpuId, DomId, MAX_DOMAINS, Mfn, Pa, Slot, VcpuId, VcpuRef};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -48,6 +48,8 @@ pub struct World {
     pub m: Machine,
     dom0: VcpuRef,
     dom0_bounce: u64,
+    /// The CPU that calls are made on.
+    cpu: Cell<CpuId>,
 }
 
 /// One virtual CPU, as the software on it sees it.
@@ -123,6 +125,7 @@ impl World {
             m,
             dom0: v,
             dom0_bounce: base.addr() + (pages - BOUNCE_PAGES) * 4096,
+            cpu: Cell::new(CpuId(0)),
         };
         w.settle();
         w
@@ -181,10 +184,21 @@ impl World {
             .vttbr()
     }
 
+    /// A guest makes calls on another CPU than the first.
+    pub fn call_on<T>(&self, cpu: CpuId, g: &Guest<'_>, f: impl FnOnce(&Guest<'_>) -> T) -> T {
+        self.cpu.set(cpu);
+        let r = f(g);
+        self.cpu.set(CpuId(0));
+        r
+    }
+
     /// One slice of a hypercall.
     pub fn slice(&self, v: VcpuRef, nr: u64, x: &mut [u64; 5]) -> Reply {
         self.m.vttbr.set(self.vttbr(v.slot));
-        let reply = self.hv.borrow_mut().hypercall(&self.m, v, CpuId(0), nr, x);
+        let reply = self
+            .hv
+            .borrow_mut()
+            .hypercall(&self.m, v, self.cpu.get(), nr, x);
         self.hv.borrow_mut().effects = Default::default();
         self.settle();
         reply

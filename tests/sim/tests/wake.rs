@@ -3,7 +3,7 @@
 
 use guest_abi::calls::{event, sched};
 use hv_core::machine::VcpuIf;
-use hv_core::types::VcpuId;
+use hv_core::types::{CpuId, VcpuId};
 use hv_core::vgic::Region;
 use hv_core::vtimer::PPI_VIRTUAL;
 use sim::{Config, DomU, Guest, World};
@@ -91,4 +91,164 @@ fn poll_does_not_sleep_over_an_interrupt_unless_they_are_masked() {
     // It is the port that ends it then, and nothing of the poll stays behind.
     event::send(&d.vcpu(&w, 1), port).unwrap();
     assert!(!asleep(&w, &g));
+}
+
+/// Its vcpu leaves the CPU that it was on, as it sleeps.
+fn leaves(w: &World, g: &Guest<'_>, cpu: CpuId, cval: u64) {
+    assert!(asleep(w, g));
+    w.hv.borrow_mut()
+        .vcpu_left(&w.m, g.v, cpu, u64::from(cval != 0), cval);
+}
+
+fn rings(w: &World, cpu: CpuId, at: u64) {
+    let mut hv = w.hv.borrow_mut();
+    hv.timer_rang(&w.m, cpu, None, at);
+    hv.effects = Default::default();
+}
+
+fn next(w: &World, cpu: CpuId) -> u64 {
+    w.hv.borrow().next_timer(cpu, None)
+}
+
+#[test]
+fn a_poll_ends_at_its_time_and_leaves_nothing() {
+    let w = World::boot(3);
+    let d = w.create(Config::default()).unwrap();
+    let (g, cpu) = (d.guest(&w), CpuId(1));
+    let port = event::bind_ipi(&g, 0).unwrap();
+    let until = w.m.now.get() + 50_000_005;
+    sched::poll(&g, &[port], until).unwrap();
+    leaves(&w, &g, cpu, 0);
+    let at = next(&w, cpu);
+    assert_eq!((at, next(&w, CpuId(0))), (until / 16, u64::MAX));
+    rings(&w, cpu, at - 1);
+    assert!(asleep(&w, &g) && next(&w, cpu) == at);
+    rings(&w, cpu, at);
+    assert!(!asleep(&w, &g) && next(&w, cpu) == u64::MAX);
+
+    // Ended by something else, it does not ring for the next sleep.
+    sched::poll(&g, &[port], until + 10_000_000).unwrap();
+    leaves(&w, &g, cpu, 0);
+    let mut hv = w.hv.borrow_mut();
+    hv.wake(g.v, 0);
+    hv.vcpu_comes(g.v);
+    drop(hv);
+    assert_eq!(next(&w, cpu), u64::MAX);
+    sched::block(&g).unwrap();
+    leaves(&w, &g, cpu, 0);
+    assert_eq!(next(&w, cpu), u64::MAX);
+}
+
+#[test]
+fn a_sleeping_vcpus_timer_rings_on_the_cpu_that_it_left() {
+    let w = World::boot(3);
+    let d = w.create(Config::default()).unwrap();
+    gic_on(&w, &d);
+    let (g, cpu) = (d.guest(&w), CpuId(1));
+    sched::block(&g).unwrap();
+    leaves(&w, &g, cpu, 77);
+    let offset = w.hv.borrow().vtimers.offset(g.v.slot);
+    assert_eq!(next(&w, cpu), 77 + offset);
+    rings(&w, CpuId(0), u64::MAX);
+    rings(&w, cpu, 76 + offset);
+    assert!(asleep(&w, &g));
+    rings(&w, cpu, 77 + offset);
+    assert!(!asleep(&w, &g));
+    assert!(
+        w.hv.borrow()
+            .vgics
+            .hw_active(g.v.slot, g.v.vcpu, PPI_VIRTUAL)
+    );
+}
+
+#[test]
+fn a_watchdog_fires_whatever_cpu_its_domain_is_on() {
+    for gic in [2, 3] {
+        let w = World::boot(gic);
+        let d = w.create(Config::default()).unwrap();
+        let (g, cpu) = (d.guest(&w), CpuId(1));
+        let call = |id, timeout| {
+            w.call_on(cpu, &g, |g| sched::watchdog(g, id, timeout))
+                .unwrap()
+        };
+        let id = call(0, 2) as u32;
+        let other = call(0, 1) as u32;
+        let first = next(&w, cpu);
+        call(other, 0);
+        let at = next(&w, cpu);
+        assert!(first < at && at != u64::MAX);
+        assert_eq!(next(&w, CpuId(0)), u64::MAX);
+        // Renewed elsewhere, it rings there.
+        let moved = w
+            .call_on(CpuId(0), &g, |g| sched::watchdog(g, id, 2))
+            .unwrap();
+        assert_eq!((moved, next(&w, cpu)), (0, u64::MAX));
+        let at = next(&w, CpuId(0));
+        rings(&w, CpuId(0), at - 1);
+        let ended = || w.hv.borrow().domains.get(d.v.slot).unwrap().shutdown;
+        assert_eq!(ended(), None);
+        rings(&w, CpuId(0), at);
+        assert_eq!((ended(), next(&w, CpuId(0))), (Some(4), u64::MAX));
+    }
+}
+
+#[test]
+fn what_rings_at_once_is_dealt_with_in_slices() {
+    let w = World::boot(3);
+    let doms: Vec<_> = (0..5)
+        .map(|_| {
+            let config = Config {
+                vcpus: 8,
+                blocks: 0,
+                pages: 16,
+                ..Config::default()
+            };
+            let d = w.create(config).unwrap();
+            for v in 0..8 {
+                let g = d.vcpu(&w, v);
+                sched::block(&g).unwrap();
+                leaves(&w, &g, CpuId(0), 100);
+            }
+            d
+        })
+        .collect();
+    let sleepers = || {
+        let all = doms.iter().flat_map(|d| (0..8).map(|v| d.vcpu(&w, v)));
+        all.filter(|g| asleep(&w, g)).count()
+    };
+    let at = next(&w, CpuId(0));
+    assert_ne!(at, u64::MAX);
+    assert_eq!(sleepers(), 40);
+    let mut rounds = 0;
+    while next(&w, CpuId(0)) == at {
+        let before = sleepers();
+        rings(&w, CpuId(0), at);
+        assert!(before - sleepers() <= 16);
+        rounds += 1;
+    }
+    assert_eq!((sleepers(), rounds), (0, 3));
+}
+
+/// What a CPU's own decision leads to is not lost: an SPI that leaves with a vcpu wakes another, on this very CPU.
+#[test]
+fn a_kick_for_the_cpu_that_decides_has_it_decide_again() {
+    use hv_core::hypervisor::Effects;
+    let cpu = CpuId(3);
+    for (kick, look, resched, again) in [
+        (0, 0, false, false),
+        (1 << 3, 0, false, true),
+        (0, 1 << 3, false, true),
+        (!(1 << 3), !(1 << 3), false, false),
+        (0, 0, true, true),
+    ] {
+        let mut fx = Effects {
+            kick,
+            look,
+            resched,
+            power: None,
+        };
+        assert_eq!(fx.concern(cpu), again);
+        let _ = fx.take();
+        assert!(fx.none());
+    }
 }

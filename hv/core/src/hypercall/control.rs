@@ -159,13 +159,7 @@ impl<M: Machine> Call<'_, M> {
                     .sched
                     .runstate_at(v, m.now())
                     .map_or(0, |r| r.time.first().copied().unwrap_or(0));
-                let watcher = self
-                    .hv
-                    .domains
-                    .get(slot)
-                    .and_then(|d| d.vcpus.get(v.vcpu.idx()))
-                    .map_or(0, |x| x.watcher.0);
-                p.cpu = u32::from(on.map_or(watcher, |c| c.0));
+                p.cpu = u32::from(self.hv.sched.home(v).0);
                 op.set_payload(&p);
                 self.guest().put(a[0], &op)?;
             }

@@ -22,7 +22,7 @@ impl<M: Machine> Call<'_, M> {
             SchedOp::Block => {
                 // As Xen has it: whoever waits for events wants to be told of them.
                 m.unmask_irqs();
-                self.hv.sleep(m, who, true);
+                self.hv.sleep(m, who, None);
             }
             SchedOp::Shutdown => {
                 let s: SchedShutdown = self.guest().get(a[1])?;
@@ -68,20 +68,7 @@ impl<M: Machine> Call<'_, M> {
             Poll::Pending => {}
             Poll::Wait => {
                 let until = if p.timeout == 0 { u64::MAX } else { p.timeout };
-                let vcpu = self
-                    .hv
-                    .domains
-                    .get_mut(self.who.slot)
-                    .and_then(|d| d.vcpus.get_mut(self.who.vcpu.idx()));
-                if let Some(v) = vcpu {
-                    v.polling = true;
-                    v.poll_until = until;
-                }
-                // With interrupts masked it waits for its ports alone, as on Xen.
-                self.hv.sleep(self.m, self.who, false);
-                if !self.hv.sched.is_blocked(self.who) {
-                    self.hv.end_poll(self.who);
-                }
+                self.hv.sleep(self.m, self.who, Some(until));
             }
         }
         OK
@@ -109,6 +96,7 @@ impl<M: Machine> Call<'_, M> {
             if let Some(t) = d.watchdogs.get_mut(free) {
                 *t = expiry;
             }
+            self.hv.watch_dogs(self.m, self.who.slot, self.cpu);
             return done(free as i64 + 1);
         }
         let t = d
@@ -119,6 +107,7 @@ impl<M: Machine> Call<'_, M> {
             return Err(Errno::EINVAL);
         }
         *t = if w.timeout == 0 { 0 } else { expiry };
+        self.hv.watch_dogs(self.m, self.who.slot, self.cpu);
         OK
     }
 
