@@ -306,6 +306,22 @@ impl GuestVa for Mach {
     }
 }
 
+impl Mach {
+    /// Translates by stage 1 of the vcpu on this CPU, for reading.
+    #[must_use]
+    pub fn stage1_readable(&self, va: u64) -> Option<u64> {
+        let par: u64;
+        // SAFETY: as in `readable`.
+        unsafe {
+            asm!(
+                "mrs {o}, par_el1", "at s1e1r, {va}", "isb", "mrs {p}, par_el1", "msr par_el1, {o}",
+                o = out(reg) _, p = out(reg) par, va = in(reg) va, options(nostack)
+            );
+        }
+        place(par, va)
+    }
+}
+
 /// The address that PAR_EL1 gives for `va`, if the translation did not fail.
 #[inline]
 fn place(par: u64, va: u64) -> Option<u64> {

@@ -6,7 +6,7 @@ use crate::run::{fixed, flush, gic, hv, interrupts, mach, physical, resume, sett
 use crate::vcpu::{self, VcpuFile};
 use core::arch::asm;
 use guest_abi::arch as map;
-use hv_core::abort::{Abort, At, Doing, Exception};
+use hv_core::abort::{Abort, At, Exception, Mmio, Place, Trapped};
 use hv_core::hypercall::Reply;
 use hv_core::hypervisor::Hypervisor;
 use hv_core::machine::{Clock, StartState};
@@ -280,14 +280,23 @@ fn fault_va() -> u64 {
     far
 }
 
+/// Goes past the instruction that trapped.
+fn skip(f: &mut VcpuFile, esr: u64) {
+    (f.pc, f.spsr) = Trapped(esr).skip(f.pc, f.spsr);
+}
+
 /// Any other synchronous trap.
 #[unsafe(no_mangle)]
 extern "C" fn hv_sync(f: &mut VcpuFile, esr: u64) -> *mut VcpuFile {
     let (cpu, v) = (cpu_of(f), f.who);
     let iss = (esr & 0x1ff_ffff) as u32;
     let goes_on = match esr >> 26 {
+        _ if Trapped(esr).condition_fails(f.spsr) => {
+            skip(f, esr);
+            true
+        }
         EC_WFX => {
-            f.pc += 4;
+            skip(f, esr);
             if iss & 1 == 0 {
                 hv().lock().sleep(mach(), v, None);
                 false
@@ -300,15 +309,16 @@ extern "C" fn hv_sync(f: &mut VcpuFile, esr: u64) -> *mut VcpuFile {
             true
         }
         EC_SMC => {
-            f.pc += 4;
+            skip(f, esr);
             smccc(f) == 0
         }
-        EC_SYSREG => sysreg_access(f, iss),
+        EC_SYSREG => sysreg_access(f, esr, iss),
         EC_DABT => data_abort(f, esr, iss),
         EC_IABT => {
             let a = Abort::decode(iss, true);
-            let ipa = fault_ipa();
-            if !hv().lock().goes_through_now(mach(), v.slot, ipa, &a) {
+            if let Some(ipa) = fault_ipa(&a)
+                && !hv().lock().goes_through_now(mach(), v.slot, ipa, &a)
+            {
                 abort(f, esr, &a, "executed what it may not", ipa);
             }
             false
@@ -322,7 +332,7 @@ extern "C" fn hv_sync(f: &mut VcpuFile, esr: u64) -> *mut VcpuFile {
 }
 
 /// Emulates an access to a system register. True when the guest can go on at once.
-fn sysreg_access(f: &mut VcpuFile, iss: u32) -> bool {
+fn sysreg_access(f: &mut VcpuFile, esr: u64, iss: u32) -> bool {
     let cpu = cpu_of(f);
     let mut goes_on = true;
     let a = SysAccess::from_iss(iss);
@@ -378,26 +388,51 @@ fn sysreg_access(f: &mut VcpuFile, iss: u32) -> bool {
     {
         f.x[rt] = x;
     }
-    f.pc += 4;
+    skip(f, esr);
     goes_on
 }
 
-/// The guest physical address of a stage-2 fault.
-fn fault_ipa() -> u64 {
+/// The guest physical address of a stage-2 fault; `None` where the guest has changed its stage 1 meanwhile, so that
+/// the access is to be made again.
+fn fault_ipa(a: &Abort) -> Option<u64> {
+    if a.place() == Place::Far {
+        return at_fault(fault_va());
+    }
     let hpfar: u64;
     // SAFETY: reads a fault register.
     unsafe { asm!("mrs {}, hpfar_el2", out(reg) hpfar, options(nomem, nostack)) };
-    ((hpfar & 0xfff_ffff_fff0) << 8) | (fault_va() & 0xfff)
+    Some(((hpfar & 0xfff_ffff_fff0) << 8) | (fault_va() & 0xfff))
+}
+
+/// Translates by the guest's stage 1; its EL1 may read whatever its EL0 or a fetch reached.
+#[cold]
+fn at_fault(va: u64) -> Option<u64> {
+    mach().stage1_readable(va)
 }
 
 fn within(base: u64, size: u64, at: u64) -> Option<u64> {
     at.checked_sub(base).filter(|&o| o < size)
 }
 
+/// What a store stores.
+fn stored(f: &VcpuFile, access: &Mmio) -> u64 {
+    f.x.get(usize::from(access.rt)).copied().unwrap_or(0)
+}
+
+/// Ends a load.
+fn load(f: &mut VcpuFile, access: &Mmio, value: u64) {
+    if let Some(x) = f.x.get_mut(usize::from(access.rt)) {
+        *x = access.loaded(value);
+    }
+}
+
 /// Emulates an access to a device, or tells the guest that there is none. True when it can go on at once.
 fn data_abort(f: &mut VcpuFile, esr: u64, iss: u32) -> bool {
     let cpu = cpu_of(f);
-    let ipa = fault_ipa();
+    let a = Abort::decode(iss, false);
+    let Some(ipa) = fault_ipa(&a) else {
+        return false;
+    };
     let v = f.who;
     let privileged = v.slot.0 == 0;
     let v3 = gic().version() == 3;
@@ -416,44 +451,37 @@ fn data_abort(f: &mut VcpuFile, esr: u64, iss: u32) -> bool {
         .or_else(|| within(gicr.0, gicr.1, ipa).map(|o| (Region::Gicr, o)));
     if let Some(off) = within(map::GUEST_PL011_BASE, map::GUEST_PL011_SIZE, ipa)
         && !privileged
-        && iss & (1 << 24) != 0
+        && let Some(access) = a.emulated()
     {
-        let rt = ((iss >> 16) & 31) as usize;
-        let write = iss & (1 << 6) != 0;
-        let value = write.then(|| if rt == 31 { 0 } else { f.x[rt] as u32 });
-        let size = 1u8 << ((iss >> 22) & 3);
+        let value = access.write.then(|| stored(f, &access) as u32);
         let mut h = hv().lock();
-        if let Some(x) = h.vuart_access(mach(), v.slot, off, size, value) {
-            if !write && rt != 31 {
-                f.x[rt] = u64::from(x);
+        if let Some(x) = h.vuart_access(mach(), v.slot, off, access.size, value) {
+            if !access.write {
+                load(f, &access, u64::from(x));
             }
-            f.pc += 4;
+            skip(f, esr);
             return settle(h, v, cpu);
         }
     }
-    let a = Abort::decode(iss, false);
-    let Some((region, offset)) =
-        region.filter(|_| a.translation && matches!(a.doing, Doing::Data(_)))
-    else {
+    let device = region.filter(|_| a.emulated().is_some() || a.undescribed());
+    let Some((region, offset)) = device else {
         if !hv().lock().goes_through_now(mach(), v.slot, ipa, &a) {
             abort(f, esr, &a, "touched what it does not have", ipa);
         }
         return false;
     };
-    if iss & (1 << 24) == 0 {
+    let Some(access) = a.emulated() else {
         let why = "accessed a device with an instruction that the CPU does not describe (ISV=0)";
         abort(f, esr, &a, why, ipa);
         return false;
-    }
-    let size = 1u8 << ((iss >> 22) & 3);
-    let rt = ((iss >> 16) & 31) as usize;
+    };
     let mut h = hv().lock();
     h.vgics.sync(v.slot, v.vcpu, &mut crate::run::Lrs);
-    let ok = if iss & (1 << 6) != 0 {
-        let value = if rt == 31 { 0 } else { f.x[rt] };
+    let ok = if access.write {
+        let value = stored(f, &access);
         match h
             .vgics
-            .mmio_write(v.slot, v.vcpu, region, offset, size, value)
+            .mmio_write(v.slot, v.vcpu, region, offset, access.size, value)
         {
             Ok(e) => {
                 let now = mach().ns(counter());
@@ -464,25 +492,19 @@ fn data_abort(f: &mut VcpuFile, esr: u64, iss: u32) -> bool {
             Err(_) => false,
         }
     } else {
-        match h.vgics.mmio_read(v.slot, v.vcpu, region, offset, size) {
-            Ok(mut x) => {
-                if iss & (1 << 21) != 0 && size < 8 {
-                    let shift = 64 - u32::from(size) * 8;
-                    x = (((x << shift) as i64) >> shift) as u64;
-                    if iss & (1 << 15) == 0 {
-                        x &= 0xffff_ffff;
-                    }
-                }
-                if rt != 31 {
-                    f.x[rt] = x;
-                }
+        match h
+            .vgics
+            .mmio_read(v.slot, v.vcpu, region, offset, access.size)
+        {
+            Ok(x) => {
+                load(f, &access, x);
                 true
             }
             Err(_) => false,
         }
     };
     if ok {
-        f.pc += 4;
+        skip(f, esr);
         flush(&mut h, v);
         settle(h, v, cpu)
     } else {

@@ -238,9 +238,10 @@ const SHOWN: [(u8, u8, u64); 32] = [
     (3, 2, 0xffff_ffff),
     // ID_PFR2_EL1: CSV3, SSBS. Not RAS_frac.
     (3, 4, 0x0000_00ff),
-    // ID_AA64PFR0_EL1: EL0, FP, AdvSIMD, DIT, CSV2, CSV3. Not EL2, EL3, RAS, SVE, SEL2, MPAM, AMU,
-    // RME; EL1 and GIC are put in.
-    (4, 0, 0xff0f_0000_00ff_000f),
+    // ID_AA64PFR0_EL1: EL0, EL2, EL3, FP, AdvSIMD, DIT, CSV2, CSV3. Not RAS, SVE, SEL2, MPAM, AMU, RME; EL1
+    // and GIC are put in. EL2 and EL3 are there, and not the guest's: a kernel that finds neither takes EL1
+    // for the highest level and sets up what only that one may (Zephyr: CNTFRQ_EL0).
+    (4, 0, 0xff0f_0000_00ff_ff0f),
     // ID_AA64PFR1_EL1: BT, SSBS, CSV2_frac. Not MTE, RAS_frac, MPAM_frac, SME, NMI.
     (4, 1, 0x0000_000f_0000_00ff),
     // ID_AA64ISAR0_EL1: all but TME.
