@@ -520,10 +520,10 @@ fn cpu_init(cpu: usize) {
     unsafe {
         asm!(
             "msr vbar_el2, {v}", "msr vtcr_el2, {vtcr}",
-            "msr hstr_el2, {hstr}", "mrs {t}, midr_el1", "msr vpidr_el2, {t}", "msr hcr_el2, {hcr}",
+            "msr hstr_el2, {hstr}", "mrs {t}, midr_el1", "msr vpidr_el2, {t}", "msr vttbr_el2, {e}", "msr hcr_el2, {hcr}",
             "tlbi alle1", "dsb nsh", "isb",
             v = in(reg) &raw const hv_vectors, vtcr = in(reg) vtcr,
-            hstr = in(reg) 1u64 << 15, hcr = in(reg) run::fixed().hcr, t = out(reg) _,
+            e = in(reg) crate::vcpu::empty_root().0, hstr = in(reg) 1u64 << 15, hcr = in(reg) run::fixed().hcr, t = out(reg) _,
         );
     }
     if let Err(e) = run::gic().init_cpu(cpu) {

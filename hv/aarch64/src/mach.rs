@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use hv_core::machine::{
     Cache, CacheOp, Clock, GuestVa, Meter, PhysMem, StartState, Tlb, Uart, VcpuIf, VcpuRegs, cost,
 };
+use hv_core::p2m::Stage2Root;
 use hv_core::rate::Rate;
 use hv_core::types::{Errno, Mfn, Pa, VcpuRef};
 use hv_core::vgic::ListRegs;
@@ -252,27 +253,32 @@ unsafe extern "C" fn copy_routine() {
 }
 
 impl Tlb for Mach {
-    fn flush_ipa(&self, vttbr: u64, ipa: u64) {
+    fn flush_ipa(&self, root: Stage2Root, ipa: u64) {
         self.spend(cost::FLUSH);
-        // SAFETY: TLB maintenance under the VMID in question; VTTBR is put back before return and
-        // no guest runs on this CPU meanwhile.
+        // Each invalidation twice, with a DSB between: the first may not be complete on CPUs of errata 1286807 and
+        // 2441007 and their like (XSA-493).
+        // SAFETY: TLB maintenance under the VMID in question, over tables that translate nothing, as the EL1
+        // registers are another domain's; VTTBR is put back before return and no guest runs on this CPU meanwhile.
         unsafe {
             asm!(
                 "mrs {old}, vttbr_el2", "msr vttbr_el2, {new}", "dsb ishst", "isb",
-                "tlbi ipas2e1is, {ipa}", "dsb ish", "tlbi vmalle1is", "dsb ish",
+                "tlbi ipas2e1is, {ipa}", "dsb ish", "tlbi ipas2e1is, {ipa}", "dsb ish",
+                "tlbi vmalle1is", "dsb ish", "tlbi vmalle1is", "dsb ish",
                 "msr vttbr_el2, {old}", "isb",
-                old = out(reg) _, new = in(reg) vttbr, ipa = in(reg) ipa >> 12, options(nostack)
+                old = out(reg) _, new = in(reg) root.over(vcpu::empty_root()), ipa = in(reg) ipa >> 12,
+                options(nostack)
             );
         }
     }
-    fn flush_vmid(&self, vttbr: u64) {
+    fn flush_vmid(&self, root: Stage2Root) {
         self.spend(cost::FLUSH);
         // SAFETY: as in `flush_ipa`.
         unsafe {
             asm!(
                 "mrs {old}, vttbr_el2", "msr vttbr_el2, {new}", "dsb ishst", "isb",
-                "tlbi vmalls12e1is", "dsb ish", "msr vttbr_el2, {old}", "isb",
-                old = out(reg) _, new = in(reg) vttbr, options(nostack)
+                "tlbi vmalls12e1is", "dsb ish", "tlbi vmalls12e1is", "dsb ish",
+                "msr vttbr_el2, {old}", "isb",
+                old = out(reg) _, new = in(reg) root.over(vcpu::empty_root()), options(nostack)
             );
         }
     }

@@ -196,7 +196,8 @@ fn switch_in(h: &mut Hypervisor, v: VcpuRef, cpu: CpuId, now: u64) {
         return;
     };
     f.cpu = cpu.0;
-    f.vttbr = d.p2m.vttbr();
+    f.vttbr = Some(d.p2m.vttbr());
+    let fresh = d.p2m.comes_onto(cpu, v.vcpu);
     f.vmpidr = hv_core::psci::vmpidr(v.vcpu);
     f.cntvoff = h.vtimers.offset(v.slot);
     f.hcr = vcpu::hcr(fixed().hcr, f);
@@ -205,7 +206,7 @@ fn switch_in(h: &mut Hypervisor, v: VcpuRef, cpu: CpuId, now: u64) {
         gic().set_active(fixed().ppi_virt, true);
     }
     gic().restore_vif(&f.vif);
-    vcpu::enter(f, fixed().has);
+    vcpu::enter(f, fixed().has, fresh);
     h.write_runstate(mach(), v, now);
 }
 

@@ -7,12 +7,14 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::arch::asm;
+use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicPtr, Ordering};
 use hv_core::cpu::Features;
 use hv_core::machine::StartState;
+use hv_core::p2m::Stage2Root;
 use hv_core::setway::SetWay;
 use hv_core::sysreg::VmReg;
-use hv_core::types::{Errno, MAX_DOMAINS, MAX_VCPUS, VcpuRef};
+use hv_core::types::{Errno, MAX_DOMAINS, MAX_VCPUS, Pa, VcpuRef};
 
 /// A vcpu's registers. entry.s knows the offsets of the first three fields.
 #[repr(C, align(16))]
@@ -28,7 +30,7 @@ pub struct VcpuFile {
     /// EL1 and EL0 system registers, in the order of `switched!`.
     pub sys: [u64; SYS],
     /// VTTBR_EL2, VMPIDR_EL2, CNTVOFF_EL2, HCR_EL2.
-    pub vttbr: u64,
+    pub vttbr: Option<Stage2Root>,
     /// What the guest reads as MPIDR_EL1.
     pub vmpidr: u64,
     /// Virtual counter offset in ticks.
@@ -124,7 +126,7 @@ pub fn create(v: VcpuRef) -> Result<(), Errno> {
         spsr: 0x3c5,
         who: v,
         sys: [0; SYS],
-        vttbr: 0,
+        vttbr: None,
         vmpidr: 0,
         cntvoff: 0,
         hcr: 0,
@@ -229,13 +231,28 @@ pub fn leave(f: &mut VcpuFile) {
     unsafe {
         fp!("stp", f.fp.as_mut_ptr());
         asm!("mrs {}, s3_3_c4_c4_0", "mrs {}, s3_3_c4_c4_1", out(reg) f.fpcr, out(reg) f.fpsr, options(nomem, nostack));
-        asm!("mrs {}, cntv_ctl_el0", "mrs {}, cntv_cval_el0", "msr cntv_ctl_el0, xzr", "isb",
-            out(reg) f.cntv_ctl, out(reg) f.cntv_cval, options(nomem, nostack));
+        // No walk is speculated with this root and the next one's registers (erratum 1319367), and an idle CPU names
+        // no root that may be freed.
+        asm!("mrs {}, cntv_ctl_el0", "mrs {}, cntv_cval_el0", "msr cntv_ctl_el0, xzr", "msr vttbr_el2, {e}", "isb",
+            out(reg) f.cntv_ctl, out(reg) f.cntv_cval, e = in(reg) empty_root().0, options(nostack));
     }
 }
 
-/// Puts the vcpu's registers into this CPU's hardware, which has `has`.
-pub fn enter(f: &VcpuFile, has: Features) {
+#[repr(C, align(8192))]
+struct EmptyRoot(UnsafeCell<[u64; 1024]>);
+// SAFETY: nobody writes it.
+unsafe impl Sync for EmptyRoot {}
+static EMPTY_ROOT: EmptyRoot = EmptyRoot(UnsafeCell::new([0; 1024]));
+
+/// Stage-2 tables that translate nothing; with VMID 0, what VTTBR_EL2 holds while no vcpu's registers are in the CPU.
+#[inline]
+pub fn empty_root() -> Pa {
+    Pa(EMPTY_ROOT.0.get() as u64)
+}
+
+/// Puts the vcpu's registers into this CPU's hardware, which has `has`; with `fresh`, drops what its TLB holds of another
+/// vcpu of the same domain.
+pub fn enter(f: &VcpuFile, has: Features, fresh: bool) {
     load_sys(&f.sys);
     if has.has(Features::RAS) {
         // VDISR_EL2 is what a guest reaches as DISR_EL1. It is not told that there is one: nothing is kept for it, and
@@ -249,8 +266,12 @@ pub fn enter(f: &VcpuFile, has: Features) {
         asm!("msr s3_3_c4_c4_0, {}", "msr s3_3_c4_c4_1, {}", in(reg) f.fpcr, in(reg) f.fpsr, options(nomem, nostack));
         asm!("msr cntvoff_el2, {}", "msr cntv_cval_el0, {}", "msr cntv_ctl_el0, {}",
             in(reg) f.cntvoff, in(reg) f.cntv_cval, in(reg) f.cntv_ctl, options(nomem, nostack));
-        asm!("msr vttbr_el2, {}", "msr vmpidr_el2, {}", "msr hcr_el2, {}", "isb",
-            in(reg) f.vttbr, in(reg) f.vmpidr, in(reg) f.hcr, options(nostack));
+        // The root last, when all registers that its walks go by are the vcpu's.
+        asm!("msr vmpidr_el2, {}", "msr hcr_el2, {}", "isb", "msr vttbr_el2, {}", "isb",
+            in(reg) f.vmpidr, in(reg) f.hcr, in(reg) f.vttbr.map_or(empty_root().0, Stage2Root::bits), options(nostack));
+        if fresh {
+            asm!("tlbi vmalle1", "dsb nsh", "isb", options(nostack));
+        }
     }
 }
 

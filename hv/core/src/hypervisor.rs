@@ -792,8 +792,10 @@ impl Hypervisor {
             Death::Memory(from) => {
                 let at = self.release_memory(m, slot, from);
                 self.set_death(slot, at.map_or(Death::Tables, Death::Memory));
-                if at.is_none() {
-                    m.flush_vmid(self.domains.get(slot).map_or(0, |d| d.p2m.vttbr()));
+                if at.is_none()
+                    && let Some(d) = self.domains.get(slot)
+                {
+                    m.flush_vmid(d.p2m.vttbr());
                 }
                 Ok(false)
             }

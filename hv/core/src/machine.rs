@@ -3,6 +3,7 @@
 //! one strict fake for host tests.
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
+use crate::p2m::Stage2Root;
 use crate::types::{Errno, Mfn, Pa, VcpuRef};
 use crate::vgic::ListRegs;
 
@@ -116,9 +117,9 @@ pub trait PhysMem: Meter {
 pub trait Tlb {
     /// Drops what any CPU holds of the entry for guest physical address `ipa` of the domain whose
     /// VTTBR is given, stage 1 combinations included; complete on return.
-    fn flush_ipa(&self, vttbr: u64, ipa: u64);
+    fn flush_ipa(&self, root: Stage2Root, ipa: u64);
     /// Drops all that any CPU holds for that VMID; complete on return.
-    fn flush_vmid(&self, vttbr: u64);
+    fn flush_vmid(&self, root: Stage2Root);
 }
 
 /// Translation of virtual addresses of the vcpu that is on this CPU, as its EL1 would see them (PSTATE.PAN

@@ -8,7 +8,7 @@
 
 use crate::frame::{Frames, Use};
 use crate::machine::{PhysMem, Tlb, cost};
-use crate::types::{Access, Errno, Gfn, Mfn, Pa, Slot};
+use crate::types::{Access, CpuId, Errno, Gfn, MAX_CPUS, Mfn, Pa, Slot, VcpuId};
 
 /// Bits of guest physical address space.
 pub const IPA_BITS: u32 = 40;
@@ -144,6 +144,30 @@ impl Part {
     }
 }
 
+/// Root of a domain's stage-2 tables and its VMID, which are one thing: only a p2m makes one, and nobody has a
+/// root without its VMID, or a VMID over another's root. VMID 0 is no domain's: CPUs have it, over tables that
+/// translate nothing, while they are idle and between two vcpus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stage2Root(u64);
+
+impl Stage2Root {
+    /// As VTTBR_EL2 has it.
+    #[must_use]
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// Its VMID over the tables at `empty`, which translate nothing: for TLB maintenance on a CPU that has another
+    /// domain's EL1 registers, whose walks and `AT` may not be speculated with these tables (erratum 1319367).
+    #[must_use]
+    pub const fn over(self, empty: Pa) -> u64 {
+        self.0 >> 48 << 48 | empty.0
+    }
+}
+
+/// No vcpu.
+const NOBODY: u8 = u8::MAX;
+
 /// What a p2m operation works with besides the p2m itself.
 pub struct Ctx<'a, M> {
     /// Machine memory and TLB.
@@ -162,6 +186,8 @@ pub struct P2m {
     max_gfn: u64,
     /// Entries that cannot be written.
     read_only: u32,
+    /// The vcpu that was on each CPU last.
+    ran: [u8; MAX_CPUS],
 }
 
 const fn span(level: u8) -> u64 {
@@ -170,11 +196,12 @@ const fn span(level: u8) -> u64 {
 }
 
 impl P2m {
-    /// An empty map. `table_limit` bounds the tables (4 KiB each) it may grow to.
+    /// An empty map. `table_limit` bounds the tables (4 KiB each) it may grow to. Nothing that a former domain left
+    /// under the VMID is in a TLB any more.
     ///
     /// # Errors
     /// `ENOMEM`.
-    pub fn new<M: PhysMem>(
+    pub fn new<M: PhysMem + Tlb>(
         c: &mut Ctx<'_, M>,
         slot: Slot,
         table_limit: u32,
@@ -182,13 +209,26 @@ impl P2m {
         let root = c.frames.alloc(slot, Use::Table, 1)?;
         c.m.zero_page(root);
         c.m.zero_page(Mfn(root.0 + 1));
-        Ok(Self {
+        let new = Self {
             slot,
             root,
             tables: 0,
             table_limit,
             max_gfn: 0,
             read_only: 0,
+            ran: [NOBODY; MAX_CPUS],
+        };
+        c.m.flush_vmid(new.vttbr());
+        Ok(new)
+    }
+
+    /// Notes that a vcpu comes onto a CPU. True if another one of this domain was there last: what the CPU's TLB has
+    /// of that one's stage 1, by the VMID and an ASID that both may use, is to be dropped.
+    pub fn comes_onto(&mut self, cpu: CpuId, vcpu: VcpuId) -> bool {
+        self.ran.get_mut(cpu.idx()).is_none_or(|last| {
+            let other = *last != NOBODY && *last != vcpu.0;
+            *last = vcpu.0;
+            other
         })
     }
 
@@ -205,8 +245,8 @@ impl P2m {
 
     /// VTTBR_EL2 for this map: the root and the VMID, which is the slot plus one.
     #[must_use]
-    pub fn vttbr(&self) -> u64 {
-        self.root.addr() | ((u64::from(self.slot.0) + 1) << 48)
+    pub fn vttbr(&self) -> Stage2Root {
+        Stage2Root(self.root.addr() | ((u64::from(self.slot.0) + 1) << 48))
     }
 
     /// This map, if it has pages that can only be read. One that has none allows every write to what it maps.

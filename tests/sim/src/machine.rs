@@ -4,6 +4,7 @@
 use hv_core::machine::{
     Cache, CacheOp, Clock, GuestVa, Meter, PhysMem, StartState, Tlb, Uart, VcpuIf, VcpuRegs, cost,
 };
+use hv_core::p2m::Stage2Root;
 use hv_core::types::{Access, Errno, Mfn, PAGE_SIZE, Pa, VcpuRef};
 use hv_core::vgic::ListRegs;
 use std::cell::{Cell, RefCell};
@@ -398,6 +399,13 @@ impl Machine {
         }
     }
 
+    /// Puts a translation into the cache, as the last owner of a VMID may have left it.
+    pub fn leave_cached(&self, vmid: u64, leaf: Leaf) {
+        self.tlb
+            .borrow_mut()
+            .insert((vmid, leaf.order, leaf.gfn), leaf);
+    }
+
     /// The cached translations of a VMID.
     #[must_use]
     pub fn cached(&self, vmid: u64) -> Vec<Leaf> {
@@ -523,7 +531,8 @@ impl PhysMem for Machine {
 }
 
 impl Tlb for Machine {
-    fn flush_ipa(&self, vttbr: u64, ipa: u64) {
+    fn flush_ipa(&self, root: Stage2Root, ipa: u64) {
+        let vttbr = root.bits();
         self.spend(cost::FLUSH);
         self.broken.borrow_mut().clear();
         let mut tlb = self.tlb.borrow_mut();
@@ -531,7 +540,8 @@ impl Tlb for Machine {
             tlb.remove(&(vttbr >> 48, o, (ipa >> 12) >> o << o));
         }
     }
-    fn flush_vmid(&self, vttbr: u64) {
+    fn flush_vmid(&self, root: Stage2Root) {
+        let vttbr = root.bits();
         self.spend(cost::FLUSH);
         self.broken.borrow_mut().clear();
         self.tlb.borrow_mut().retain(|k, _| k.0 != vttbr >> 48);

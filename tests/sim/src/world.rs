@@ -182,6 +182,7 @@ impl World {
             .expect("a domain")
             .p2m
             .vttbr()
+            .bits()
     }
 
     /// A guest makes calls on another CPU than the first.
@@ -235,7 +236,7 @@ impl World {
                 for gfn in [l.gfn, l.gfn + (1 << l.order) - 1] {
                     let now = self
                         .m
-                        .walk(d.p2m.vttbr(), gfn)
+                        .walk(d.p2m.vttbr().bits(), gfn)
                         .map(|n| (n.mfn + gfn - n.gfn, n.read, n.write));
                     let then = (l.mfn + gfn - l.gfn, l.read, l.write);
                     assert_eq!(
@@ -256,7 +257,7 @@ impl World {
         let mut tables: BTreeMap<u64, Slot> = BTreeMap::new();
         let mut held: BTreeMap<u64, u32> = BTreeMap::new();
         for d in hv.domains.iter() {
-            let (leaves, t) = self.m.tables(d.p2m.vttbr());
+            let (leaves, t) = self.m.tables(d.p2m.vttbr().bits());
             for t in t {
                 assert_eq!(
                     hv.frames.lookup(Mfn(t)),
@@ -276,7 +277,7 @@ impl World {
                 }
                 _ => continue,
             }
-            self.m.prefetch(d.p2m.vttbr());
+            self.m.prefetch(d.p2m.vttbr().bits());
             for l in &leaves {
                 for k in 0..1u64 << l.order {
                     let (gfn, mfn) = (l.gfn + k, l.mfn + k);

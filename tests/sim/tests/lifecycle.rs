@@ -10,6 +10,7 @@ use guest_abi::memory::{MapSpace, RESOURCE_GRANT_TABLE_SHARED, Resource};
 use guest_abi::sched::ShutdownReason;
 use guest_abi::xen::Virq;
 use guest_abi::{DomId, Errno, Gfn, GrantRef, Port, arch};
+use hv_core::types::{CpuId, VcpuId};
 use sim::{Config, DomU, Guest, WINDOW, World};
 
 const RAM0: u64 = arch::GUEST_RAM0_BASE;
@@ -545,7 +546,7 @@ fn set_and_way_cleans_every_page_once_in_slices() {
         );
         let hv = w.hv.borrow();
         let slot = d.v.slot;
-        let (leaves, _) = w.m.tables(hv.domains.get(slot).unwrap().p2m.vttbr());
+        let (leaves, _) = w.m.tables(hv.domains.get(slot).unwrap().p2m.vttbr().bits());
         let mut want: BTreeSet<u64> = leaves
             .iter()
             .filter(|l| l.kind != 6)
@@ -568,4 +569,46 @@ fn set_and_way_cleans_every_page_once_in_slices() {
         assert_eq!(hv.next_to_clean(&w.m, gone, &mut state), None);
         assert!(!state.due());
     }
+}
+
+/// A VMID that is given anew has nothing of its last owner's, whatever a CPU speculated after that one's end.
+#[test]
+fn a_vmid_is_clean_when_it_is_given() {
+    let w = World::boot(3);
+    let first = w.create(Config::default()).unwrap();
+    let vmid = u64::from(first.v.slot.0) + 1;
+    let w = World::boot(3);
+    for order in [0, 9, 18] {
+        let leaf = sim::Leaf {
+            gfn: 0x4_0000,
+            mfn: 0x4_0000,
+            order,
+            read: true,
+            write: true,
+            kind: 1,
+        };
+        w.m.leave_cached(vmid, leaf);
+    }
+    let d = w.create(Config::default()).unwrap();
+    assert_eq!(u64::from(d.v.slot.0) + 1, vmid);
+    assert_eq!(w.m.cached(vmid).len(), 0);
+    w.settle();
+}
+
+/// Two vcpus of a domain have one VMID, and may have one ASID: what one left in a CPU's TLB is not the other's.
+#[test]
+fn another_vcpu_of_the_domain_finds_nothing_in_a_cpus_tlb() {
+    let w = World::boot(3);
+    let d = w.create(Config::default()).unwrap();
+    let mut hv = w.hv.borrow_mut();
+    let p2m = &mut hv.domains.get_mut(d.v.slot).unwrap().p2m;
+    let mut comes = |cpu, vcpu| p2m.comes_onto(CpuId(cpu), VcpuId(vcpu));
+    assert!(!comes(0, 0), "the first");
+    assert!(!comes(0, 0), "the same");
+    assert!(!comes(1, 1), "the first there");
+    assert!(comes(0, 1), "another");
+    assert!(!comes(0, 1));
+    assert!(comes(0, 0), "back again");
+    assert!(!comes(1, 1), "each CPU for itself");
+    assert!(comes(200, 0), "a CPU that there is not");
 }
