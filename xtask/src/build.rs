@@ -78,6 +78,11 @@ const BARE_METAL: &[Package] = &[
         image: "build/conformance.bin",
         align: 8,
     },
+    Package {
+        name: "registers",
+        image: "build/registers.bin",
+        align: 8,
+    },
 ];
 
 /// The names of the packages that are built for bare metal.

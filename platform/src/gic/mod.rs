@@ -85,8 +85,9 @@ pub struct VgicCpuIf {
     pub hcr: u32,
     /// `GICH_VMCR` / `ICH_VMCR_EL2`: the guest's masks and enables.
     pub vmcr: u32,
-    /// Active priorities: `GICH_APR` in `apr[0][0]`; on GICv3 `ICH_AP0R<n>` and `ICH_AP1R<n>`.
-    pub apr: [[u32; 4]; 2],
+    /// Active priorities: `GICH_APR` in `apr[0][0]`; on GICv3 `ICH_AP0R<n>` and `ICH_AP1R<n>`, whose
+    /// highest bit is that of non-maskable interrupts.
+    pub apr: [[u64; 4]; 2],
 }
 
 impl VgicCpuIf {

@@ -207,7 +207,7 @@ impl GicV2 {
     #[inline]
     pub(super) fn save_vif(&self, s: &mut VgicCpuIf) {
         s.vmcr = self.gich.read32(GICH_VMCR);
-        s.apr[0][0] = self.gich.read32(GICH_APR);
+        s.apr[0][0] = self.gich.read32(GICH_APR).into();
         self.set_hcr(0);
         if self.overlooks {
             // A write to the physical interface of what is there has it look.
@@ -218,7 +218,7 @@ impl GicV2 {
     #[inline]
     pub(super) fn restore_vif(&self, s: &VgicCpuIf) {
         self.gich.write32(GICH_VMCR, s.vmcr);
-        self.gich.write32(GICH_APR, s.apr[0][0]);
+        self.gich.write32(GICH_APR, s.apr[0][0] as u32);
         self.set_hcr(s.hcr);
     }
 }

@@ -346,17 +346,17 @@ impl GicV3 {
     pub(super) fn save_vif(&self, s: &mut VgicCpuIf) {
         dsb_sy(); // the guest's last accesses to its interface count
         s.vmcr = mrs!("S3_4_C12_C11_7") as u32;
-        s.apr[0][0] = mrs!("S3_4_C12_C8_0") as u32;
-        s.apr[1][0] = mrs!("S3_4_C12_C9_0") as u32;
+        s.apr[0][0] = mrs!("S3_4_C12_C8_0");
+        s.apr[1][0] = mrs!("S3_4_C12_C9_0");
         if self.more_aprs >= 1 {
-            s.apr[0][1] = mrs!("S3_4_C12_C8_1") as u32;
-            s.apr[1][1] = mrs!("S3_4_C12_C9_1") as u32;
+            s.apr[0][1] = mrs!("S3_4_C12_C8_1");
+            s.apr[1][1] = mrs!("S3_4_C12_C9_1");
         }
         if self.more_aprs >= 3 {
-            s.apr[0][2] = mrs!("S3_4_C12_C8_2") as u32;
-            s.apr[1][2] = mrs!("S3_4_C12_C9_2") as u32;
-            s.apr[0][3] = mrs!("S3_4_C12_C8_3") as u32;
-            s.apr[1][3] = mrs!("S3_4_C12_C9_3") as u32;
+            s.apr[0][2] = mrs!("S3_4_C12_C8_2");
+            s.apr[1][2] = mrs!("S3_4_C12_C9_2");
+            s.apr[0][3] = mrs!("S3_4_C12_C8_3");
+            s.apr[1][3] = mrs!("S3_4_C12_C9_3");
         }
         self.set_hcr(0);
     }
@@ -364,17 +364,17 @@ impl GicV3 {
     #[inline]
     pub(super) fn restore_vif(&self, s: &VgicCpuIf) {
         msr!("S3_4_C12_C11_7", s.vmcr.into());
-        msr!("S3_4_C12_C8_0", s.apr[0][0].into());
-        msr!("S3_4_C12_C9_0", s.apr[1][0].into());
+        msr!("S3_4_C12_C8_0", s.apr[0][0]);
+        msr!("S3_4_C12_C9_0", s.apr[1][0]);
         if self.more_aprs >= 1 {
-            msr!("S3_4_C12_C8_1", s.apr[0][1].into());
-            msr!("S3_4_C12_C9_1", s.apr[1][1].into());
+            msr!("S3_4_C12_C8_1", s.apr[0][1]);
+            msr!("S3_4_C12_C9_1", s.apr[1][1]);
         }
         if self.more_aprs >= 3 {
-            msr!("S3_4_C12_C8_2", s.apr[0][2].into());
-            msr!("S3_4_C12_C9_2", s.apr[1][2].into());
-            msr!("S3_4_C12_C8_3", s.apr[0][3].into());
-            msr!("S3_4_C12_C9_3", s.apr[1][3].into());
+            msr!("S3_4_C12_C8_2", s.apr[0][2]);
+            msr!("S3_4_C12_C9_2", s.apr[1][2]);
+            msr!("S3_4_C12_C8_3", s.apr[0][3]);
+            msr!("S3_4_C12_C9_3", s.apr[1][3]);
         }
         self.set_hcr(s.hcr);
         isb();

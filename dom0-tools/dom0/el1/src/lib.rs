@@ -42,6 +42,8 @@ pub mod pages;
 pub mod print;
 #[cfg(all(feature = "probe", target_os = "none"))]
 pub mod probe;
+#[cfg(all(feature = "registers", target_os = "none"))]
+pub mod registers;
 #[cfg(all(feature = "sdhci", target_os = "none"))]
 pub mod sdhci;
 pub mod shared;

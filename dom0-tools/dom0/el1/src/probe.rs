@@ -32,7 +32,7 @@ impl Trap {
     }
 }
 
-fn outcome<T>(value: T, esr: u64, far: u64) -> Result<T, Trap> {
+pub(crate) fn outcome<T>(value: T, esr: u64, far: u64) -> Result<T, Trap> {
     if esr >> 63 == 0 {
         Ok(value)
     } else {
@@ -66,6 +66,8 @@ macro_rules! attempt {
         )
     };
 }
+#[cfg(feature = "registers")]
+pub(crate) use attempt;
 
 /// Panics if an address is in the program's memory.
 fn outside(at: u64) {
