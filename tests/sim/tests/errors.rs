@@ -8,6 +8,8 @@ use guest_abi::sched::ShutdownReason;
 use guest_abi::sysctl::{Sysctl, SysctlPhysinfo};
 use guest_abi::xen::MulticallEntry;
 use guest_abi::{DomId, Errno, Gfn, HypercallNr, Port, arch};
+use hv_core::hypercall::Reply;
+use hv_core::machine::Meter;
 use hv_core::types::Access;
 use sim::{Config, Guest, WINDOW, World};
 
@@ -87,6 +89,30 @@ fn unknown_numbers_do_not_exist() {
         },
     );
     assert_eq!(h.raw(nr(HypercallNr::Sysctl), [at, 0, 0, 0, 0]), ENOSYS);
+}
+
+/// A call that is refused is refused first: nothing is translated, copied or walked for it, whatever its arguments.
+#[test]
+fn xsa_492_499_a_call_that_is_refused_costs_nothing() {
+    let w = World::boot(3);
+    let d = w.create(Config::default()).unwrap();
+    let g = d.guest(&w);
+    for n in [
+        HypercallNr::Domctl,
+        HypercallNr::Sysctl,
+        HypercallNr::PlatformOp,
+        HypercallNr::HypfsOp,
+    ] {
+        for at in [ARG, 0, u64::MAX, RAM0 + 4095] {
+            let mut x = [at; 5];
+            assert_eq!(w.slice(g.v, nr(n), &mut x), Reply::Done(EPERM));
+            assert_eq!(w.m.spent(), 0, "{n:?}");
+        }
+    }
+    // One that is not refused is counted.
+    let mut x = [ARG, 1, 0, 0, 0];
+    let _ = w.slice(g.v, nr(HypercallNr::Multicall), &mut x);
+    assert!(w.m.spent() > 0);
 }
 
 #[test]
