@@ -83,6 +83,11 @@ const BARE_METAL: &[Package] = &[
         image: "build/registers.bin",
         align: 8,
     },
+    Package {
+        name: "hostile",
+        image: "build/hostile.bin",
+        align: 8,
+    },
 ];
 
 /// The names of the packages that are built for bare metal.

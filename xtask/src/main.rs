@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Paravane's commands, for people and for CI alike: `cargo xtask setup|run|build|image|test|bench|conformance|lint`.
+//! Paravane's commands, for people and for CI alike: `cargo xtask setup|run|build|image|test|bench|conformance|attack|lint`.
 //!
 //! One file per command ([`setup`], [`run`], [`build`], [`image`], [`mod@test`],
-//! [`mod@bench`], [`conformance`], [`lint`]); the rest is what they share:
+//! [`mod@bench`], [`conformance`], [`attack`], [`lint`]); the rest is what they share:
 //!
 //! * [`project`]: where things are; [`process`]: running programs with progress; [`apt`]: Debian's packages;
 //! * [`kernel`], [`cpio`], [`guests`]: the demo guests from Debian's kernel and busybox;
@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod apt;
+mod attack;
 mod bench;
 mod build;
 mod conformance;
@@ -75,6 +76,8 @@ enum Command {
     Conformance(conformance::Args),
     /// Give hostile bytes to what decodes them, guided by coverage (libFuzzer)
     Fuzz(fuzz::Args),
+    /// Let a hostile guest do to the hypervisor what a seed says
+    Attack(attack::Args),
     /// Formatting, clippy, docs, dependency arrows and `unsafe` boundaries
     Lint(lint::Args),
 }
@@ -90,6 +93,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::main(&project, args),
         Command::Conformance(args) => conformance::main(&project, args),
         Command::Fuzz(args) => fuzz::main(&project, args),
+        Command::Attack(args) => attack::main(&project, args),
         Command::Lint(args) => lint::main(&project, args),
     });
     match result {

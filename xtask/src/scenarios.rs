@@ -117,6 +117,9 @@ pub fn all() -> Vec<Scenario> {
             all.push(scenario(name, 15, move |stage| linux(stage, kernel, gic)));
         }
     }
+    all.push(scenario("attack", 5, |stage| {
+        crate::attack::minute(stage.project, stage.built, &stage.log)
+    }));
     all.push(scenario("rpi4", 15, rpi4));
     all.push(scenario("rpi4-card", 5, rpi4_card));
     all.push(scenario("life-cycle", 15, life_cycle));
@@ -834,7 +837,7 @@ fn gone(session: &mut Session, guest: &str) -> Result<()> {
 }
 
 /// Waits in the attached console for Linux's shell.
-fn linux_ready(session: &mut Session, kernel: &Kernel, vcpus: u32) -> Result<()> {
+pub fn linux_ready(session: &mut Session, kernel: &Kernel, vcpus: u32) -> Result<()> {
     let release = regex::escape(kernel.series);
     session.expect(
         &format!(r"^paravane-guest: ready: Linux {release}\.\S+, {vcpus} cpus, /dev/xvda on /mnt$"),
@@ -1537,7 +1540,7 @@ fn network(stage: &Stage) -> Result<()> {
 }
 
 /// What must be as it was when domains have come and gone.
-struct Resources {
+pub struct Resources {
     /// Free pages, the control domain's event channels and mapped pages, and all of xenstore: to the last one.
     exact: String,
     /// What the control domain has taken of its heap, in KiB.
@@ -1548,7 +1551,7 @@ struct Resources {
 /// what was typed. Each domain's console alone would leave 64 KiB.
 const HEAP_SLACK: u64 = 48;
 
-fn resources(session: &mut Session) -> Result<Resources> {
+pub fn resources(session: &mut Session) -> Result<Resources> {
     let info = session.json("info --json")?;
     let number = |key: &str| {
         info[key]
@@ -1571,7 +1574,7 @@ fn resources(session: &mut Session) -> Result<Resources> {
     })
 }
 
-fn unchanged(session: &mut Session, before: &Resources) -> Result<()> {
+pub fn unchanged(session: &mut Session, before: &Resources) -> Result<()> {
     let after = resources(session)?;
     ensure!(
         before.exact == after.exact,

@@ -118,6 +118,32 @@ impl Session {
         }
     }
 
+    /// What is shown next, in whole lines, as far as it comes within the time.
+    pub fn text(&mut self, time: Duration) -> Result<String> {
+        let end = self.deadline.min(Instant::now() + time);
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            match self.received.recv_timeout(left) {
+                Ok(bytes) => {
+                    self.screen.put(&bytes);
+                    self.seen = self.seen.min(self.screen.text.len());
+                }
+                Err(RecvTimeoutError::Timeout) => break,
+                Err(RecvTimeoutError::Disconnected) => {
+                    bail!("the machine ended; at last:\n{}", self.tail())
+                }
+            }
+            if Instant::now() >= end {
+                break;
+            }
+        }
+        let shown = self.screen.text.get(self.seen..).unwrap_or_default();
+        let whole = shown.rfind('\n').map_or(0, |at| at + 1);
+        let text = shown.get(..whole).unwrap_or_default().to_owned();
+        self.seen += whole;
+        Ok(text)
+    }
+
     /// Waits for dom0's prompt.
     pub fn prompt(&mut self, timeout: Duration) -> Result<()> {
         self.expect(&format!("^{PROMPT}$"), timeout).map(drop)

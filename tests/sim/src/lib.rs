@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod machine;
+mod stage1;
 mod toolstack;
 mod world;
 

@@ -57,6 +57,9 @@ pub struct Machine {
     /// Its stage 1: pages of virtual addresses, their guest physical addresses, and whether they
     /// may be written. Other addresses are guest physical ones.
     pub stage1: RefCell<BTreeMap<u64, (u64, bool)>>,
+    /// The root of its stage-1 tables for the upper half of the address space, guest physical; 0: it has none, and
+    /// [`stage1`](Self::stage1) is all.
+    pub upper: Cell<u64>,
     /// How often an address of a vcpu was translated.
     pub translations: Cell<u64>,
     spent: Cell<u32>,
@@ -117,6 +120,7 @@ impl Machine {
             tlb: RefCell::new(BTreeMap::new()),
             vttbr: Cell::new(0),
             stage1: RefCell::new(BTreeMap::new()),
+            upper: Cell::new(0),
             translations: Cell::new(0),
             spent: Cell::new(0),
             now: Cell::new(1_000_000),
@@ -247,6 +251,13 @@ impl Machine {
         } else if old & 1 != 0 {
             broken.insert(pa);
         }
+    }
+
+    /// Whether there is memory at a machine frame.
+    #[must_use]
+    pub fn is_ram(&self, mfn: u64) -> bool {
+        let at = mfn.checked_sub(self.base >> 12);
+        at.is_some_and(|at| at < self.poisoned.borrow().len() as u64)
     }
 
     fn unpoison(&self, mfn: u64) {
@@ -387,6 +398,7 @@ impl Machine {
         match self.stage1.borrow().get(&(va >> 12)) {
             Some(&(_, false)) if access == Access::Write => None,
             Some(&(page, _)) => Some(page | (va & 4095)),
+            None if self.upper.get() != 0 => self.walk_stage1(self.upper.get(), va, access),
             None => Some(va),
         }
     }

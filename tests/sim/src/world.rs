@@ -193,6 +193,13 @@ impl World {
         r
     }
 
+    /// Fills the translation cache with all that a domain's tables say.
+    pub fn prefetch(&self, dom: DomId) {
+        if let Some(slot) = self.slot(dom) {
+            self.m.prefetch(self.vttbr(slot));
+        }
+    }
+
     /// One slice of a hypercall.
     pub fn slice(&self, v: VcpuRef, nr: u64, x: &mut [u64; 5]) -> Reply {
         self.m.vttbr.set(self.vttbr(v.slot));

@@ -16,6 +16,8 @@
 
 extern crate alloc;
 
+#[cfg(all(feature = "attack", target_os = "none"))]
+pub mod attack;
 #[cfg(target_os = "none")]
 pub mod cpu;
 #[cfg(target_os = "none")]

@@ -66,7 +66,7 @@ macro_rules! attempt {
         )
     };
 }
-#[cfg(feature = "registers")]
+#[cfg(any(feature = "registers", feature = "attack"))]
 pub(crate) use attempt;
 
 /// Panics if an address is in the program's memory.

@@ -6,6 +6,7 @@
 // as a syndrome may be 0) and the address in x16.
     .section .text.probe, "ax"
     .balign 2048
+    .global probe_vectors
 probe_vectors:
     .rept 4
     .balign 128
