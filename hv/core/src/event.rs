@@ -25,7 +25,7 @@
 
 use alloc::vec::Vec;
 
-use crate::machine::PhysMem;
+use crate::machine::{PhysMem, cost};
 use crate::types::{
     DomId, Errno, MAX_DOMAINS, MAX_VCPUS, Mfn, PAGE_SIZE, Pa, Port, Slot, VcpuId, VcpuRef,
 };
@@ -74,6 +74,11 @@ const PRIORITIES: usize = 16;
 const PRIORITY_DEFAULT: u8 = 7;
 /// `evtchn_fifo_control_block_t.head`.
 const CONTROL_HEAD: u64 = 8;
+
+/// Closed ports that are still on a list, at which one call looks.
+const TRIES: u32 = 256;
+/// Saved events that one call raises.
+const RAISES: u32 = 64;
 
 /// A port table grows by so many entries, as Xen's does (a port is *valid* once it is in the
 /// table, and guests can tell a valid closed port from an invalid one).
@@ -288,8 +293,12 @@ struct Domain {
     fifo: bool,
     /// Highest port that may be in use.
     max_port: u32,
-    /// No port below it is free.
-    next_free: u32,
+    /// Bit n of word m: port 64 m + n of the table is closed.
+    closed: Vec<u64>,
+    /// Where the search for a closed port goes on that is on no list any more; 0: at the lowest.
+    search: u32,
+    /// From this port on, events are left that were saved until their words came; 0: none.
+    late: u32,
     /// Progress of a reset or destroy: the next port to close; 0 if none is under way.
     cursor: u32,
     /// Ports in use, all and of these the hypervisor's.
@@ -310,7 +319,9 @@ impl Domain {
         domid: DomId::INVALID,
         fifo: false,
         max_port: 0,
-        next_free: 1,
+        closed: Vec::new(),
+        search: 0,
+        late: 0,
         cursor: 0,
         in_use: 0,
         in_use_xen: 0,
@@ -495,51 +506,85 @@ impl Domain {
     }
 
     fn clear_pending(&mut self, port: u32, mem: &impl PhysMem) {
-        if self.fifo {
-            if let Some(word) = self.word(port) {
-                // It may be on a list: the guest takes it off, and drops what is not pending.
+        match self.word(port) {
+            // It may be on a list: the guest takes it off, and drops what is not pending.
+            Some(word) if self.fifo => {
                 mem.and32(word, !PENDING);
             }
-        } else if let Some((pending, _, bit)) = self.words_2l(port) {
-            mem.and64(pending, !bit);
+            // So that it is not saved when its word comes.
+            _ => {
+                if let Some((pending, _, bit)) = self.words_2l(port) {
+                    mem.and64(pending, !bit);
+                }
+            }
         }
     }
 
-    /// Finds the lowest free port and makes room for it.
+    /// Finds the lowest free port and makes room for it. `ERESTART`: the domain keeps many closed ports
+    /// on its lists; call again to look further.
     fn find_free(&mut self, mem: &impl PhysMem) -> Result<u32, Errno> {
         if self.life != Life::Live {
             return Err(Errno::EINVAL);
         }
         let ports = if self.fifo { PORTS_FIFO } else { PORTS_2L };
-        let mut first = true;
-        for port in self.next_free..=self.max_port.min(ports - 1) {
-            match self.chan(port) {
-                Ok(chan) if chan.state == State::Free => {
-                    if core::mem::take(&mut first) {
-                        self.next_free = port;
-                    }
-                    // A closed port may still be on a FIFO list: not before the guest took it off.
-                    if self.fifo && self.word(port).is_some_and(|w| mem.load32(w) & LINKED != 0) {
-                        continue;
-                    }
+        let last = self.max_port.min(ports - 1);
+        let from = core::mem::take(&mut self.search);
+        let skipped = from as usize / GROW;
+        let mut mask = u64::MAX << (from % 64);
+        let mut left = TRIES;
+        mem.spend((self.closed.len() - skipped.min(self.closed.len())) as u32 * 5);
+        for (i, &word) in self.closed.iter().enumerate().skip(skipped) {
+            let mut set = word & core::mem::replace(&mut mask, u64::MAX);
+            while set != 0 {
+                let port = i as u32 * 64 + set.trailing_zeros();
+                set &= set - 1;
+                if port > last {
+                    return Err(Errno::ENOSPC);
+                }
+                // A closed port may still be on a FIFO list: not before the guest took it off.
+                if !self.fifo || self.word(port).is_none_or(|w| mem.load32(w) & LINKED == 0) {
                     return Ok(port);
                 }
-                Ok(_) => {}
-                Err(_) => {
-                    self.grow()?;
-                    if first {
-                        self.next_free = port;
-                    }
-                    return Ok(port);
+                mem.spend(cost::ENTRY * 3);
+                left -= 1;
+                if left == 0 {
+                    self.search = port + 1;
+                    return Err(Errno::ERESTART);
                 }
             }
         }
-        Err(Errno::ENOSPC)
+        let port = self.ports.len() as u32;
+        if port > last {
+            return Err(Errno::ENOSPC);
+        }
+        self.grow()?;
+        Ok(port)
+    }
+
+    /// Saves what is pending under the 2-level ABI, of the ports from `first` on that a page of the
+    /// FIFO array is for.
+    fn save_2l(&mut self, first: u32, mem: &impl PhysMem) {
+        for base in (first..(first + 1024).min(PORTS_2L)).step_by(64) {
+            let Some((pending, ..)) = self.words_2l(base) else {
+                return;
+            };
+            let mut set = mem.load64(pending);
+            while set != 0 {
+                let port = base + set.trailing_zeros();
+                set &= set - 1;
+                if let Ok(chan) = self.chan_mut(port) {
+                    chan.saved |= chan.usable();
+                }
+            }
+        }
+        mem.spend(1024 * cost::ENTRY);
     }
 
     fn grow(&mut self) -> Result<(), Errno> {
         self.ports.try_reserve(GROW).map_err(|_| Errno::ENOMEM)?;
+        self.closed.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
         self.ports.resize(self.ports.len() + GROW, Channel::FREE);
+        self.closed.push(u64::MAX);
         Ok(())
     }
 
@@ -554,6 +599,7 @@ impl Domain {
             chan.saved = false;
             self.in_use += 1;
             self.in_use_xen += u32::from(xen.is_some());
+            self.set_closed(port, false);
         }
     }
 
@@ -569,13 +615,22 @@ impl Domain {
             chan.saved = false;
             self.in_use = self.in_use.saturating_sub(1);
             self.in_use_xen = self.in_use_xen.saturating_sub(u32::from(xen));
-            self.next_free = self.next_free.min(port);
+            self.search = self.search.min(port);
+            self.set_closed(port, true);
+        }
+    }
+
+    fn set_closed(&mut self, port: u32, closed: bool) {
+        if let Some(word) = self.closed.get_mut(port as usize / GROW) {
+            let bit = 1 << (port % 64);
+            *word = if closed { *word | bit } else { *word & !bit };
         }
     }
 
     /// Back to the 2-level ABI.
     fn drop_fifo(&mut self, release: &mut impl FnMut(Mfn)) {
         self.fifo = false;
+        self.late = 0;
         for page in core::mem::take(&mut self.array) {
             release(page.mfn());
         }
@@ -722,6 +777,7 @@ impl Events {
         new.vcpus.resize(nr_vcpus, Vcpu::NEW);
         new.grow()?;
         new.chan_mut(0)?.state = State::Reserved;
+        new.set_closed(0, false);
         *d = new;
         Ok(())
     }
@@ -808,7 +864,9 @@ impl Events {
             };
             let close = chan.state != State::Free && (xen_too || chan.xen.is_none());
             d.cursor += 1;
+            mem.spend(cost::ENTRY);
             if close {
+                mem.spend(cost::CLOSE);
                 self.unbind(slot, port, mem);
             }
         }
@@ -1180,7 +1238,6 @@ impl Events {
         vcpu: u32,
         mfn: Mfn,
         offset: u32,
-        mem: &impl PhysMem,
     ) -> Result<(), Errno> {
         let d = self.dom_mut(slot)?;
         if d.life != Life::Live {
@@ -1189,16 +1246,6 @@ impl Events {
         let vcpu = d.check_control(vcpu, offset)?;
         if let Some(v) = d.vcpus.get_mut(usize::from(vcpu)) {
             v.control = Some(Pa(mfn.addr()).add(offset.into()));
-        }
-        if d.fifo {
-            return Ok(());
-        }
-        for port in 1..PORTS_2L.min(d.ports.len() as u32) {
-            let pending = d.is_pending(port, mem);
-            if let Ok(chan) = d.chan_mut(port) {
-                chan.saved = pending && chan.usable();
-                chan.priority = PRIORITY_DEFAULT;
-            }
         }
         d.fifo = true;
         Ok(())
@@ -1223,17 +1270,46 @@ impl Events {
         d.array.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
         let first = d.array.len() as u32 * 1024;
         d.array.push(Pa(mfn.addr()));
+        d.save_2l(first, mem);
+        if d.late == 0 {
+            d.late = first.max(1);
+        }
+        self.raise_saved(slot, mem)
+    }
+
+    /// Raises, a slice at a time, the events that waited for their words in the array; see
+    /// [`Self::late`]. `ENOSYS`: there are none.
+    pub fn raise_saved(&mut self, slot: Slot, mem: &impl PhysMem) -> Result<Notify, Errno> {
+        let d = self.dom_mut(slot)?;
+        if d.late == 0 {
+            return Err(Errno::ENOSYS);
+        }
         let mut n = Notify::none(slot);
-        for port in first..(first + 1024).min(d.ports.len() as u32) {
+        let mut left = RAISES;
+        let end = (d.array.len() as u32 * 1024).min(d.ports.len() as u32);
+        let stop = d.late.saturating_add(1024).min(end);
+        let mut port = d.late;
+        while port < stop && left != 0 {
+            mem.spend(cost::ENTRY);
             if let Ok(chan) = d.chan_mut(port)
                 && core::mem::take(&mut chan.saved)
             {
+                left -= 1;
+                mem.spend(cost::RAISE);
                 let raised = d.raise(slot, port, mem);
                 n.upcalls |= raised.upcalls;
                 n.pollers |= raised.pollers;
             }
+            port += 1;
         }
+        d.late = if port < end { port } else { 0 };
         Ok(n)
+    }
+
+    /// Whether [`Self::expand_array`] left events for [`Self::raise_saved`].
+    #[must_use]
+    pub fn late(&self, slot: Slot) -> bool {
+        self.dom(slot).is_ok_and(|d| d.late != 0)
     }
 
     /// `EVTCHNOP_set_priority`: of events to come, 0 highest to 15. `ENOSYS`: not under the FIFO

@@ -24,7 +24,7 @@ use guest_abi::grant_table::{cache, gntcopy, gntmap, gtf};
 
 pub use guest_abi::grant_table::GrantStatus;
 
-use crate::machine::{Cache, CacheOp, PhysMem};
+use crate::machine::{Cache, CacheOp, Meter, PhysMem, cost};
 use crate::types::{Access, DomId, Errno, Gfn, GrantRef, MAX_DOMAINS, Mfn, PAGE_SIZE, Pa, Slot};
 
 /// Shared frames that a domain may have at most.
@@ -36,7 +36,7 @@ pub const ENTRIES_PER_FRAME: u32 = guest_abi::grant_table::V1_ENTRIES_PER_FRAME;
 /// Entries that count as one maptrack frame.
 pub const MAPTRACK_PER_FRAME: u32 = 256;
 /// Entries that one call of [`Grants::cache_flush`] looks at.
-pub const CACHE_FLUSH_SLICE: u32 = 4096;
+pub const CACHE_FLUSH_SLICE: u32 = 512;
 /// What a frame list says of a shared frame that is mapped nowhere (`INVALID_GFN`).
 pub const INVALID_GFN: u64 = u64::MAX;
 
@@ -465,6 +465,7 @@ fn copy_bytes<M: PhysMem>(mem: &M, dst: Pa, src: Pa, len: u64) {
     }
     let mut buf = [0u8; 64];
     let mut done = 0;
+    mem.spend(2 * len as u32);
     while done < len {
         let n = (len - done).min(buf.len() as u64);
         let at = if dst > src { len - done - n } else { done };
@@ -654,7 +655,9 @@ impl Grants {
                 t.track.pop();
                 continue;
             };
+            host.mem().spend(cost::ENTRY);
             if let Some(access) = e.held.access() {
+                host.mem().spend(cost::GRANT);
                 t.mappings -= 1;
                 if let Some(mfn) = self.pinned_page(e.granter, e.gref) {
                     // It may be gone with the p2m already.
@@ -1046,7 +1049,7 @@ impl Grants {
         }
         let mfn = Mfn::of(op.dev_bus_addr);
         let owner = host.owner(mfn)?;
-        if owner != caller && !self.pinned_by(owner, caller, mfn, cursor)? {
+        if owner != caller && !self.pinned_by(host.mem(), owner, caller, mfn, cursor)? {
             return Ok(false);
         }
         let how = if op.op & cache::INVAL != 0 {
@@ -1061,6 +1064,7 @@ impl Grants {
     /// Looks, a slice at a time, for an entry by which `owner` has granted `mfn` to `caller`.
     fn pinned_by(
         &self,
+        mem: &impl PhysMem,
         owner: Slot,
         caller: Slot,
         mfn: Mfn,
@@ -1072,6 +1076,7 @@ impl Grants {
         let frames = (CACHE_FLUSH_SLICE / ENTRIES_PER_FRAME) as usize;
         let pages = t.active.get(from..).unwrap_or_default();
         let slice = pages.get(..frames.min(pages.len())).unwrap_or_default();
+        mem.spend(CACHE_FLUSH_SLICE * cost::ENTRY);
         if slice
             .iter()
             .flatten()

@@ -7,7 +7,7 @@ use crate::domain::{Death, Domain, Domains, HVM_PARAMS, Vcpu};
 use crate::event::{Events, Notify, Progress};
 use crate::frame::{Frames, Use};
 use crate::grant::{Destroyed, Grants, PageHost};
-use crate::machine::{Machine, StartState};
+use crate::machine::{Machine, StartState, cost, limit};
 use crate::p2m::{Ctx, Kind, P2m, Part};
 use crate::sched::Scheduler;
 use crate::timers::{Timer, Timers};
@@ -773,7 +773,8 @@ impl Hypervisor {
                     }
                 }
                 let frames = &mut self.frames;
-                if self.events.destroy(slot, SLICE, m, |p| frames.put(p)) == Progress::Done {
+                let ports = m.room(limit::SLICE, cost::CLOSE);
+                if self.events.destroy(slot, ports, m, |p| frames.put(p)) == Progress::Done {
                     let uart = self.domains.get_mut(slot).and_then(|d| d.vuart.take());
                     if let Some(page) = uart.and_then(|(u, _)| u.ring()) {
                         self.frames.put(page);
@@ -784,7 +785,8 @@ impl Hypervisor {
             }
             Death::Grants => {
                 let (grants, mut host) = self.grants_and_host(m);
-                if grants.destroy(&mut host, slot, SLICE) != Destroyed::More {
+                let mappings = m.room(limit::SLICE, cost::GRANT + 2 * cost::FLUSH);
+                if grants.destroy(&mut host, slot, mappings) != Destroyed::More {
                     self.set_death(slot, Death::Memory(Gfn(0)));
                 }
                 Ok(false)
@@ -822,7 +824,7 @@ impl Hypervisor {
     fn release_memory<M: Machine>(&mut self, m: &M, slot: Slot, from: Gfn) -> Option<Gfn> {
         let d = self.domains.get_mut(slot)?;
         let mut at = from;
-        let mut budget = i64::from(SLICE) * 8;
+        let mut budget = i64::from(m.room(limit::SLICE, 2 * cost::WALK + 5 * cost::ENTRY));
         while let Some(page) = self.frames.unchain(&mut d.unmapped) {
             self.frames.put(page);
             budget -= 1;

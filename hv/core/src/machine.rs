@@ -16,9 +16,11 @@ pub mod limit {
     pub const HOLD_GUEST: u32 = 25_000;
     /// Where an operation that works in slices ends its slice: what it does last, and the rest of the
     /// entry, have room up to [`HOLD`].
-    pub const SLICE: u32 = 80_000;
+    pub const SLICE: u32 = 60_000;
     /// As [`SLICE`], up to [`HOLD_GUEST`].
-    pub const SLICE_GUEST: u32 = 20_000;
+    pub const SLICE_GUEST: u32 = 18_000;
+    /// Up to here a multicall begins another entry of its list: one that does a slice has room.
+    pub const BEGIN: u32 = 4_000;
 }
 
 /// What things cost, in instructions, somewhat more rather than less: counted in the disassembly of
@@ -33,7 +35,7 @@ pub mod cost {
     #[inline]
     #[must_use]
     pub const fn copy(len: usize) -> u32 {
-        16 + (len / 8) as u32
+        (len as u32 >> 3).saturating_add(16)
     }
     /// A page cleared.
     pub const ZERO_PAGE: u32 = 320;
@@ -41,7 +43,7 @@ pub mod cost {
     #[inline]
     #[must_use]
     pub const fn cache(len: u64) -> u32 {
-        24 + (len / 64) as u32 * 5
+        (len as u32 >> 6).saturating_mul(5).saturating_add(24)
     }
     /// An entry of a translation table changed, and all CPUs told.
     pub const FLUSH: u32 = 200;
@@ -49,6 +51,20 @@ pub mod cost {
     pub const WALK: u32 = 48;
     /// A block of stage 2 broken into its 512 parts.
     pub const BREAK: u32 = 2_600;
+    /// A grant table larger by a frame.
+    pub const GROW: u32 = 2_000;
+    /// An entry of a multicall, but for what it does.
+    pub const CALL: u32 = 120;
+    /// A grant mapped, unmapped or copied by, but for what the machine counts.
+    pub const GRANT: u32 = 400;
+    /// A port closed.
+    pub const CLOSE: u32 = 160;
+    /// A saved event raised.
+    pub const RAISE: u32 = 120;
+    /// An entry of a table looked at.
+    pub const ENTRY: u32 = 8;
+    /// A domain described to a toolstack, and each of its vcpus.
+    pub const INFO: u32 = 300;
     /// A byte to the UART, where its FIFO has room.
     pub const UART_BYTE: u32 = 16;
 }
@@ -63,6 +79,14 @@ pub trait Meter {
     fn spent(&self) -> u32;
     /// A new entry begins.
     fn restart(&self);
+    /// How many things of `cost` there is room for up to `limit`: one at least, so that whoever asks
+    /// gets on.
+    fn room(&self, limit: u32, cost: u32) -> u32 {
+        limit
+            .saturating_sub(self.spent())
+            .checked_div(cost)
+            .map_or(1, |n| n.max(1))
+    }
 }
 
 /// Machine memory (RAM). Guests write the same bytes at the same time, so every access is a

@@ -7,7 +7,7 @@ use hv_core::domain::Death;
 use hv_core::frame::{Frame, Frames, Use};
 use hv_core::hypercall::Reply;
 use hv_core::hypervisor::{Hypervisor, MachineInfo, NewDomain};
-use hv_core::machine::{PhysMem, StartState};
+use hv_core::machine::{Meter, PhysMem, StartState, limit};
 use hv_core::p2m::Kind;
 use hv_core::types::{Access, CpuId, DomId, MAX_DOMAINS, Mfn, Pa, Slot, VcpuId, VcpuRef};
 use std::cell::{Cell, RefCell};
@@ -207,6 +207,18 @@ impl World {
             .hv
             .borrow_mut()
             .hypercall(&self.m, v, self.cpu.get(), nr, x);
+        let most = if v == self.dom0 {
+            limit::HOLD
+        } else {
+            limit::HOLD_GUEST
+        };
+        let spent = self.m.spent();
+        // Populating and the like.
+        let extents = nr == 12 && matches!(x[0] & 63, 0 | 1 | 6);
+        assert!(
+            extents || spent <= most,
+            "hypercall {nr} {x:x?}: {spent} in one hold"
+        );
         self.hv.borrow_mut().effects = Default::default();
         self.settle();
         reply

@@ -528,6 +528,35 @@ fn the_last_page_of_the_address_space_is_a_page_as_any() {
     assert_ne!(g.get::<u32>(page), 0, "the port is at address 0");
 }
 
+/// The simulator asserts what each hold of the lock costs: here, that entries of a multicall do not
+/// each get a slice of their own.
+#[test]
+fn a_multicall_and_all_in_it_share_one_budget() {
+    let w = World::boot(3);
+    let d = w.create(SMALL).unwrap();
+    let g = d.guest(&w);
+    let (list, calls) = (RAM0 + 0x2000, RAM0 + 0x6000);
+    for i in 0..16 {
+        let mut e = [0u64; 8];
+        // GNTTABOP_copy of a list of 64.
+        (e[0], e[2], e[3], e[4]) = (20, 5, list, 64);
+        g.put(calls + i * 64, &e);
+    }
+    let mut x = [calls, 16, 0, 0, 0];
+    let mut slices = 1;
+    while w.slice(g.v, 13, &mut x) == Reply::Again {
+        slices += 1;
+    }
+    assert!((20..100).contains(&slices), "{slices} slices");
+    for i in 0..16 {
+        assert_eq!(
+            g.get::<u64>(calls + i * 64 + 8),
+            0,
+            "the result of entry {i}"
+        );
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 32, max_shrink_iters: 400, failure_persistence: None, ..ProptestConfig::default() })]
 

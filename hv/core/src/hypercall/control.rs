@@ -5,7 +5,7 @@
 use super::{Answer, Call, OK, Reply, done};
 use crate::domain::Death;
 use crate::hypervisor::NewDomain;
-use crate::machine::{CacheOp, Machine, StartState};
+use crate::machine::{CacheOp, Machine, StartState, cost};
 use crate::p2m::Kind;
 use crate::types::{DomId, Errno, Gfn, Pa, Slot, VcpuRef};
 use guest_abi::arch::{ArchDomainconfig, VGCF_ONLINE, VcpuGuestContext};
@@ -13,8 +13,8 @@ use guest_abi::domctl::{self, *};
 use guest_abi::sysctl::{self, *};
 use guest_abi::xen::XenctlBitmap;
 
-/// Pages of cache maintenance at a time.
-const FLUSH_BATCH: u64 = 512;
+/// `sysctl.cmd` while a list of domains is made: the bit, and above it the domain to go on with.
+const LIST_GOES_ON: u32 = 1 << 15;
 
 impl<M: Machine> Call<'_, M> {
     pub(super) fn domctl(&mut self, a: &mut [u64; 5]) -> Answer {
@@ -300,8 +300,7 @@ impl<M: Machine> Call<'_, M> {
     fn cache_flush(&mut self, a: &mut [u64; 5], slot: Slot, mut op: Domctl) -> Answer {
         let mut p: DomctlCacheflush = op.payload();
         let d = self.hv.domains.get(slot).ok_or(Errno::ESRCH)?;
-        let mut n = 0;
-        while p.nr_pfns != 0 && n < FLUSH_BATCH {
+        while p.nr_pfns != 0 && !self.used_up() {
             if let Some(map) = d.p2m.lookup(self.m, Gfn(p.start_pfn))
                 && map.kind == Kind::Ram
             {
@@ -309,7 +308,6 @@ impl<M: Machine> Call<'_, M> {
             }
             p.start_pfn = p.start_pfn.checked_add(1).ok_or(Errno::EINVAL)?;
             p.nr_pfns -= 1;
-            n += 1;
         }
         if p.nr_pfns == 0 {
             self.m.drop_instructions();
@@ -324,6 +322,8 @@ impl<M: Machine> Call<'_, M> {
         let d = self.hv.domains.get(slot).ok_or(Errno::ESRCH)?;
         let sched = &self.hv.sched;
         let vcpus = || d.vcpu_refs();
+        self.m
+            .spend(cost::INFO + d.vcpus.len() as u32 * cost::INFO / 4);
         let online = vcpus().filter(|&v| !sched.is_down(v)).count() as u32;
         let mut flags = dominf::HVM_GUEST | dominf::HAP;
         if d.death != Death::Alive {
@@ -365,7 +365,14 @@ impl<M: Machine> Call<'_, M> {
         if op.interface_version != sysctl::INTERFACE_VERSION {
             return Err(Errno::EACCES);
         }
-        match SysctlCmd::from_number(op.cmd).ok_or(Errno::ENOSYS)? {
+        let (listed, cmd) = (op.cmd >> 16, op.cmd & 0xffff);
+        let list = LIST_GOES_ON | SysctlCmd::Getdomaininfolist.number();
+        let (cmd, goes_on) = if cmd == list {
+            (cmd & !LIST_GOES_ON, true)
+        } else {
+            (op.cmd, false)
+        };
+        match SysctlCmd::from_number(cmd).ok_or(Errno::ENOSYS)? {
             SysctlCmd::Readconsole => {
                 let mut p: SysctlReadconsole = op.payload();
                 let mut at = if p.incremental != 0 {
@@ -419,7 +426,12 @@ impl<M: Machine> Call<'_, M> {
             SysctlCmd::Getdomaininfolist => {
                 let mut p: SysctlGetdomaininfolist = op.payload();
                 let mut from = p.first_domain;
-                p.num_domains = 0;
+                if goes_on {
+                    from = DomId(listed as u16);
+                } else {
+                    p.num_domains = 0;
+                }
+                op.cmd = cmd;
                 while p.num_domains < p.max_domains
                     && let Some(d) = self.hv.domains.next_from(from)
                 {
@@ -428,6 +440,12 @@ impl<M: Machine> Call<'_, M> {
                     let at = u64::from(p.num_domains) * size_of::<DomctlGetdomaininfo>() as u64;
                     self.guest().put(p.buffer.wrapping_add(at), &info)?;
                     p.num_domains += 1;
+                    if self.used_up() {
+                        op.cmd = u32::from(from.0) << 16 | list;
+                        op.set_payload(&p);
+                        self.guest().put(a[0], &op)?;
+                        return Ok(Reply::Again);
+                    }
                 }
                 op.set_payload(&p);
             }

@@ -2,9 +2,8 @@
 //! `event_channel_op(op, argument)` (`event_channel.h`).
 
 use super::{Answer, Call, OK, Reply};
-use crate::event::{Binding, Progress};
-use crate::hypervisor::SLICE;
-use crate::machine::Machine;
+use crate::event::{Binding, POLL_MAX, Progress};
+use crate::machine::{Machine, cost};
 use crate::p2m::Kind;
 use crate::types::{DomId, Errno, Gfn, Mfn, Port};
 use guest_abi::event_channel::{
@@ -16,13 +15,24 @@ use guest_abi::event_channel::{
 /// The operation's number while a reset goes on: no register that is not an argument tells, as
 /// callers leave anything in those.
 const RESET_GOES_ON: u64 = EventOp::Reset.number() | 1 << 31;
+/// The same for saved events that are raised when their words come.
+const EXPAND_GOES_ON: u64 = EventOp::ExpandArray.number() | 1 << 31;
 
 impl<M: Machine> Call<'_, M> {
     pub(super) fn event_channel_op(&mut self, a: &mut [u64; 5]) -> Answer {
+        match self.event_op(a) {
+            // The search for a closed port goes on; nothing else was done.
+            Err(Errno::ERESTART) => Ok(Reply::Again),
+            answer => answer,
+        }
+    }
+
+    fn event_op(&mut self, a: &mut [u64; 5]) -> Answer {
         let (m, slot, arg) = (self.m, self.slot(), a[1]);
         let (op, resuming) = match EventOp::from_number(u64::from(a[0] as u32)) {
             Some(op) => (op, false),
             None if u64::from(a[0] as u32) == RESET_GOES_ON => (EventOp::Reset, true),
+            None if u64::from(a[0] as u32) == EXPAND_GOES_ON => (EventOp::ExpandArray, true),
             None => return Err(Errno::ENOSYS),
         };
         match op {
@@ -113,11 +123,12 @@ impl<M: Machine> Call<'_, M> {
             EventOp::Reset => {
                 let o: EvtchnReset = self.guest().get(arg)?;
                 let target = self.target(o.dom)?;
+                let ports = self.room(cost::CLOSE);
                 let frames = &mut self.hv.frames;
                 match self
                     .hv
                     .events
-                    .reset(target, resuming, SLICE, m, |p| frames.put(p))?
+                    .reset(target, resuming, ports, m, |p| frames.put(p))?
                 {
                     Progress::Done => {}
                     Progress::More => {
@@ -132,21 +143,27 @@ impl<M: Machine> Call<'_, M> {
                 o.link_bits = fifo::LINK_BITS as u8;
                 self.guest().put(arg, &o)?;
                 let page = self.take_own_page(Gfn(o.control_gfn))?;
-                if let Err(e) = self.hv.events.init_control(slot, o.vcpu, page, o.offset, m) {
+                if let Err(e) = self.hv.events.init_control(slot, o.vcpu, page, o.offset) {
                     self.hv.frames.put(page);
                     return Err(e);
                 }
             }
             EventOp::ExpandArray => {
-                let o: EvtchnExpandArray = self.guest().get(arg)?;
-                self.hv.events.check_expand_array(slot)?;
-                let page = self.take_own_page(Gfn(o.array_gfn))?;
-                match self.hv.events.expand_array(slot, page, m) {
-                    Ok(n) => self.hv.notify(n, m.now()),
-                    Err(e) => {
-                        self.hv.frames.put(page);
-                        return Err(e);
-                    }
+                let n = if resuming {
+                    self.hv.events.raise_saved(slot, m)?
+                } else {
+                    let o: EvtchnExpandArray = self.guest().get(arg)?;
+                    self.hv.events.check_expand_array(slot)?;
+                    let page = self.take_own_page(Gfn(o.array_gfn))?;
+                    self.hv
+                        .events
+                        .expand_array(slot, page, m)
+                        .inspect_err(|_| self.hv.frames.put(page))?
+                };
+                self.hv.notify(n, m.now());
+                if self.hv.events.late(slot) {
+                    a[0] = EXPAND_GOES_ON;
+                    return Ok(Reply::Again);
                 }
             }
             EventOp::SetPriority => {
@@ -179,12 +196,13 @@ impl<M: Machine> Call<'_, M> {
 
     /// The ports of a SCHEDOP_poll.
     pub(super) fn read_ports(&self, va: u64, ports: &mut [Port]) -> Result<(), Errno> {
-        let mut at = va;
-        for p in ports {
-            let raw: u32 = self.guest().get(at)?;
-            *p = Port(raw);
-            at = at.wrapping_add(4);
+        let mut raw = [[0u8; 4]; POLL_MAX];
+        let raw = raw.get_mut(..ports.len()).ok_or(Errno::EINVAL)?;
+        self.guest().read(va, raw.as_flattened_mut())?;
+        for (to, from) in ports.iter_mut().zip(raw) {
+            *to = Port(u32::from_le_bytes(*from));
         }
+        self.m.spend(ports.len() as u32 * 2 * cost::ENTRY);
         Ok(())
     }
 }

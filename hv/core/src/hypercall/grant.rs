@@ -5,7 +5,7 @@ use super::{Answer, Call, OK, Reply, done};
 use crate::grant::{CacheFlushOp, CopyOp, CopyPtr, Grants, MapOp, UnmapOp};
 use crate::guest::{Guest, Window};
 use crate::hypervisor::Host;
-use crate::machine::Machine;
+use crate::machine::{Machine, cost};
 use crate::types::{Errno, GrantRef, Slot};
 use guest_abi::grant_table::{
     GnttabCacheFlush, GnttabCopy, GnttabCopyPtr, GnttabGetStatusFrames, GnttabGetVersion,
@@ -14,8 +14,6 @@ use guest_abi::grant_table::{
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-/// Elements handled before others get their turn.
-const BATCH: u64 = 32;
 /// The bits of the operation's number that name it; those above carry a cache flush's progress
 /// from slice to slice (`GNTTABOP_CMD_MASK` of Xen's continuations).
 const CMD_MASK: u64 = (1 << PROGRESS_SHIFT) - 1;
@@ -68,6 +66,9 @@ impl<M: Machine> Call<'_, M> {
                 let mut e: GnttabSetupTable = self.guest().get(a[1])?;
                 match self.target(e.dom) {
                     Ok(target) => {
+                        if !self.grow(target, e.nr_frames) {
+                            return Ok(Reply::Again);
+                        }
                         let (grants, mut host) = self.hv.grants_and_host(m);
                         e.status = grants.setup_table(&mut host, target, e.nr_frames).number();
                         if e.status == 0 && self.list_frames(target, &e).is_err() {
@@ -144,7 +145,7 @@ impl<M: Machine> Call<'_, M> {
     /// time, as its granter may take it back meanwhile.
     fn copy_list(&mut self, a: &mut [u64; 5]) -> Answer {
         const STATUS: u64 = core::mem::offset_of!(GnttabCopy, status) as u64;
-        let slot = self.slot();
+        let (slot, end_of_slice) = (self.slot(), self.slice());
         let (grants, host) = self.hv.grants_and_host(self.m);
         let guest = Guest {
             m: self.m,
@@ -153,7 +154,8 @@ impl<M: Machine> Call<'_, M> {
             slot,
         };
         let mut list = Window::default();
-        for _ in 0..BATCH.min(a[2]) {
+        while a[2] != 0 {
+            self.m.spend(cost::GRANT);
             let e: GnttabCopy = guest.get_by(&mut list, a[1])?;
             let end = |p: &GnttabCopyPtr| CopyPtr {
                 frame: p.u,
@@ -171,11 +173,32 @@ impl<M: Machine> Call<'_, M> {
             guest.put_by(&mut list, at, &status)?;
             a[1] = a[1].wrapping_add(size_of::<GnttabCopy>() as u64);
             a[2] -= 1;
-        }
-        if a[2] != 0 {
-            return Ok(Reply::Again);
+            if a[2] != 0 && self.m.spent() >= end_of_slice {
+                return Ok(Reply::Again);
+            }
         }
         OK
+    }
+
+    /// Makes a domain's table larger as long as the entry lasts: false when there is more to make. What
+    /// cannot be is for the operation itself to say.
+    pub(super) fn grow(&mut self, target: Slot, frames: u32) -> bool {
+        loop {
+            let have = self.hv.grants.usage(target).shared_frames;
+            let next = have.saturating_add(1);
+            if frames <= next {
+                return true;
+            }
+            if self.used_up() {
+                return false;
+            }
+            let m = self.m;
+            m.spend(cost::GROW);
+            let (grants, mut host) = self.hv.grants_and_host(m);
+            if grants.grow(&mut host, target, next).is_err() {
+                return true;
+            }
+        }
     }
 
     /// Writes where the domain has its shared frames.
@@ -192,7 +215,6 @@ impl<M: Machine> Call<'_, M> {
     /// `cursor` is how far the search for the first element's grant was.
     fn cache_flush_list(&mut self, a: &mut [u64; 5], mut cursor: u32) -> Answer {
         let slot = self.slot();
-        let mut budget = BATCH;
         while a[2] != 0 {
             let e: GnttabCacheFlush = self.guest().get(a[1])?;
             let op = CacheFlushOp {
@@ -206,9 +228,8 @@ impl<M: Machine> Call<'_, M> {
                 cursor = 0;
                 a[1] = a[1].wrapping_add(size_of::<GnttabCacheFlush>() as u64);
                 a[2] -= 1;
-                budget -= 1;
             }
-            if a[2] != 0 && (!found || budget == 0) {
+            if a[2] != 0 && self.used_up() {
                 a[0] = GrantOp::CacheFlush.number() | (u64::from(cursor) << PROGRESS_SHIFT);
                 return Ok(Reply::Again);
             }
@@ -227,17 +248,16 @@ impl<M: Machine> Call<'_, M> {
         a: &mut [u64; 5],
         mut f: impl FnMut(&mut Self, &mut T),
     ) -> Answer {
-        let mut budget = BATCH;
         while a[2] != 0 {
-            if budget == 0 {
-                return Ok(Reply::Again);
-            }
-            budget -= 1;
+            self.m.spend(cost::GRANT);
             let mut e: T = self.guest().get_writable(a[1])?;
             f(self, &mut e);
             self.guest().put(a[1], &e)?;
             a[1] = a[1].wrapping_add(size_of::<T>() as u64);
             a[2] -= 1;
+            if a[2] != 0 && self.used_up() {
+                return Ok(Reply::Again);
+            }
         }
         done(0i64)
     }

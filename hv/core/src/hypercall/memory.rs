@@ -388,7 +388,7 @@ impl<M: Machine> Call<'_, M> {
         }
         let mut i = start;
         while i < u64::from(x.size) {
-            if i - start >= BATCH_PAGES {
+            if i != start && self.used_up() {
                 a[0] = MemoryOp::AddToPhysmapBatch.number() | (i << MEMOP_EXTENT_SHIFT);
                 return Ok(Reply::Again);
             }

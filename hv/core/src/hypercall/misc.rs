@@ -2,7 +2,7 @@
 //! The small hypercalls: `xen_version`, `hvm_op`, `console_io`, `vm_assist`, `platform_op`.
 
 use super::{Answer, Call, OK, done};
-use crate::machine::Machine;
+use crate::machine::{Machine, cost};
 use crate::types::{DomId, Errno, Pa};
 use guest_abi::console::ConsoleOp;
 use guest_abi::hvm::{HvmOp, HvmParam, NR_PARAMS, Param};
@@ -212,6 +212,7 @@ impl<M: Machine> Call<'_, M> {
             all
         };
         for page in pages.into_iter().flatten() {
+            self.m.spend(8 * cost::ENTRY);
             self.hv.write_wall_clock(self.m, page);
         }
         OK

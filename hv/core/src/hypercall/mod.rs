@@ -11,7 +11,7 @@ mod sched;
 
 use crate::guest::Guest;
 use crate::hypervisor::Hypervisor;
-use crate::machine::Machine;
+use crate::machine::{Machine, cost, limit};
 use crate::types::{CpuId, DomId, Errno, Slot, VcpuRef};
 use guest_abi::HypercallNr;
 use guest_abi::xen::MulticallEntry;
@@ -83,6 +83,25 @@ impl<M: Machine> Call<'_, M> {
         }
     }
 
+    /// Where a slice ends. What a guest causes ends sooner.
+    fn slice(&self) -> u32 {
+        if self.privileged {
+            limit::SLICE
+        } else {
+            limit::SLICE_GUEST
+        }
+    }
+
+    /// Whether this entry has cost enough: the call leaves its progress and is made again.
+    fn used_up(&self) -> bool {
+        self.m.spent() >= self.slice()
+    }
+
+    /// How many things of `cost` this entry has room for, one at least.
+    fn room(&self, cost: u32) -> u32 {
+        self.m.room(self.slice(), cost)
+    }
+
     fn require_privilege(&self) -> Result<(), Errno> {
         if self.privileged {
             Ok(())
@@ -121,14 +140,14 @@ impl<M: Machine> Call<'_, M> {
         }
     }
 
-    /// `multicall(list, count)`: each entry is a call; interrupted between entries.
+    /// `multicall(list, count)`: each entry is a call. All of them and what they do share the one
+    /// budget of the entry into the hypervisor.
     fn multicall(&mut self, a: &mut [u64; 5]) -> Answer {
-        let mut budget = 16;
         while a[1] != 0 {
-            if budget == 0 {
+            if self.m.spent() > limit::BEGIN {
                 return Ok(Reply::Again);
             }
-            budget -= 1;
+            self.m.spend(cost::CALL);
             let mut e: MulticallEntry = self.guest().get(a[0])?;
             let mut args = [e.args[0], e.args[1], e.args[2], e.args[3], e.args[4]];
             let nested = e.op == HypercallNr::Multicall.number();
