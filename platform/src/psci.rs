@@ -42,6 +42,9 @@ const CPU_OFF: u64 = 0x8400_0002;
 const CPU_ON_64: u64 = 0xC400_0003;
 const SYSTEM_OFF: u64 = 0x8400_0008;
 const SYSTEM_RESET: u64 = 0x8400_0009;
+const PSCI_FEATURES: u64 = 0x8400_000A;
+const SMCCC_VERSION: u64 = 0x8000_0000;
+const SMCCC_ARCH_FEATURES: u64 = 0x8000_0001;
 
 impl Psci {
     /// Firmware that is called by `conduit`.
@@ -89,6 +92,25 @@ impl Psci {
         check(self.call(SYSTEM_RESET, [0; 3]))
             .err()
             .unwrap_or(PsciError::INTERNAL_FAILURE)
+    }
+
+    /// What the firmware says of the workaround `function` (SMCCC_ARCH_WORKAROUND_n) on this CPU: 0 it has it, 1 it is not
+    /// needed here, negative: nothing. Firmware from before SMCCC 1.1 is not asked (DEN 0028, "discovery").
+    #[cold]
+    #[must_use]
+    pub fn workaround_offered(self, function: u32) -> i32 {
+        let known = self.version().0 >= 1
+            && self.call(PSCI_FEATURES, [SMCCC_VERSION, 0, 0]) as i32 >= 0
+            && self.call(SMCCC_VERSION, [0; 3]) as i32 >= 0x1_0001;
+        if !known {
+            return -1;
+        }
+        self.call(SMCCC_ARCH_FEATURES, [function.into(), 0, 0]) as i32
+    }
+
+    /// Calls a workaround that was offered.
+    pub fn workaround(self, function: u32, argument: u64) {
+        self.call(function.into(), [argument, 0, 0]);
     }
 
     /// One SMCCC call with up to three arguments; gives x0.

@@ -15,10 +15,12 @@ use core::arch::asm;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU32, Ordering, fence};
 use hv_core::cpu::{Features, cptr, hcr};
+use hv_core::errata::{self, Offered};
 use hv_core::frame::{Frame, Frames, Use};
 use hv_core::hypervisor::{Hypervisor, MachineInfo, NewDomain};
 use hv_core::machine::{Cache, CacheOp, PhysMem, StartState};
 use hv_core::p2m::Kind;
+use hv_core::psci::Workarounds;
 use hv_core::rate::Rate;
 use hv_core::sysreg::IdRegs;
 use hv_core::types::{CpuId, Errno, Gfn, Mfn, Pa, Slot, VcpuId, VcpuRef};
@@ -404,6 +406,30 @@ fn caches() -> (u64, u64) {
     (ctr & 0x300f_000f, dczid)
 }
 
+/// What guests are told of speculation on this CPU, and what firmware offers on it.
+#[cold]
+fn speculation(ids: &IdRegs) -> (Workarounds, Offered) {
+    let midr: u64;
+    // SAFETY: an identification register.
+    unsafe { asm!("mrs {}, midr_el1", out(reg) midr, options(nomem, nostack)) };
+    if errata::locks_up(midr) {
+        log::warn!("guests can lock this CPU up: Cortex-A77, erratum 1508412 (XSA-436)");
+    }
+    let psci = FIRMWARE.get().and_then(|f| f.psci);
+    let offered = SPECULATION.map(|f| psci.map_or(-1, |p| p.workaround_offered(f)));
+    if offered[1] == 0 {
+        // Speculative store bypass stays off for everybody.
+        run::workaround(SPECULATION[1], 1);
+    }
+    (
+        errata::workarounds(midr, ids.get(4, 0) >> 56 & 15, offered),
+        offered,
+    )
+}
+
+/// SMCCC_ARCH_WORKAROUND_1, 2 and 3.
+const SPECULATION: [u32; 3] = [0x8000_8000, 0x8000_7fff, 0x8000_3fff];
+
 /// Whether this CPU has what guests were shown of the first one, and what the world switch goes by. Guests run on
 /// any of them in turn, and the ID registers that they have read cannot be taken back.
 #[cold]
@@ -412,6 +438,7 @@ fn like_the_first() -> bool {
     let ids = id_regs();
     Features::of(&ids).hcr() == f.hcr
         && caches() == f.caches
+        && speculation(&ids) == (f.workarounds, f.offered)
         && ids
             .sanitised(run::gic().version() == 3, hv_core::p2m::IPA_BITS)
             .covers(&f.ids)
@@ -490,7 +517,10 @@ fn constants(machine: &Machine, version: u8) -> Fixed {
             ((gicd.base, 0x1_0000), (base, 0x2_0000), *maintenance)
         }
     };
+    let (workarounds, offered) = speculation(&ids);
     Fixed {
+        workarounds,
+        offered,
         hcr: has.hcr(),
         has,
         ppi_virt: machine.timer.virt,

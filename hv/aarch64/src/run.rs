@@ -5,7 +5,7 @@
 use crate::mach::{Mach, counter};
 use crate::vcpu::{self, VcpuFile};
 use core::arch::asm;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use hv_core::cpu::Features;
 use hv_core::hypervisor::{Hypervisor, Power};
 use hv_core::machine::{Cache, Clock};
@@ -67,6 +67,10 @@ pub struct Fixed {
     pub caches: (u64, u64),
     /// The CPUs have PSTATE.PAN.
     pub pan: bool,
+    /// What guests are told of speculation, and what is done between two domains.
+    pub workarounds: hv_core::psci::Workarounds,
+    /// Firmware's answers that make it so.
+    pub offered: hv_core::errata::Offered,
     /// What guests see of the ID registers.
     pub ids: hv_core::sysreg::IdRegs,
 }
@@ -206,8 +210,32 @@ fn switch_in(h: &mut Hypervisor, v: VcpuRef, cpu: CpuId, now: u64) {
         gic().set_active(fixed().ppi_virt, true);
     }
     gic().restore_vif(&f.vif);
+    between_domains(v.slot, cpu);
     vcpu::enter(f, fixed().has, fresh);
     h.write_runstate(mach(), v, now);
+}
+
+/// The domain whose vcpu was on each CPU last.
+static LAST: [AtomicU8; platform::dt::MAX_CPUS] =
+    [const { AtomicU8::new(0) }; platform::dt::MAX_CPUS];
+
+/// Has the firmware forget what branches of the last domain on this CPU did, where it has to.
+fn between_domains(slot: Slot, cpu: CpuId) {
+    let function = fixed().workarounds.between_domains();
+    if function != 0
+        && let Some(last) = LAST.get(cpu.idx())
+        && last.swap(slot.0, Ordering::Relaxed) != slot.0
+    {
+        workaround(function, 0);
+    }
+}
+
+/// Calls firmware's workaround.
+#[cold]
+pub fn workaround(function: u32, argument: u64) {
+    if let Some(psci) = FIRMWARE.get().and_then(|f| f.psci) {
+        psci.workaround(function, argument);
+    }
 }
 
 /// Cleans a slice of the memory of a domain whose vcpu asked for that by set and way.

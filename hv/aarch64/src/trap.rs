@@ -10,7 +10,7 @@ use hv_core::abort::{Abort, At, Exception, Mmio, Place, Trapped};
 use hv_core::hypercall::Reply;
 use hv_core::hypervisor::Hypervisor;
 use hv_core::machine::{Clock, StartState};
-use hv_core::psci::{self, Call, Code, Workarounds};
+use hv_core::psci::{self, Call, Code};
 use hv_core::sysreg::{self, Emul, SgiReg, SysAccess};
 use hv_core::types::{CpuId, DomId, VcpuId, VcpuRef};
 use hv_core::vgic::Region;
@@ -66,7 +66,7 @@ extern "C" fn hv_hvc(f: &mut VcpuFile, esr: u64) -> u64 {
 fn smccc(f: &mut VcpuFile) -> u64 {
     let x = [f.x[0], f.x[1], f.x[2], f.x[3]];
     let v = f.who;
-    f.x[0] = match psci::decode(x, &Workarounds::NOT_REQUIRED) {
+    f.x[0] = match psci::decode(x, &fixed().workarounds) {
         Call::Reply(r) => r as u64,
         Call::Reply2(a, b) => {
             f.x[1] = u64::from(b);
@@ -79,6 +79,10 @@ fn smccc(f: &mut VcpuFile) -> u64 {
             return 0;
         }
         Call::Nop => return 0,
+        Call::Firmware(function) => {
+            crate::run::workaround(function, 0);
+            return 0;
+        }
         Call::CpuSuspend => {
             f.x[0] = 0;
             hv().lock().sleep(mach(), v, None);

@@ -21,6 +21,7 @@ pub mod abort;
 pub mod console;
 pub mod cpu;
 pub mod domain;
+pub mod errata;
 pub mod event;
 pub mod frame;
 pub mod grant;

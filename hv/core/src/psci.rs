@@ -25,6 +25,8 @@ pub enum Workaround {
     Unknown,
     /// The CPU needs none, or the hypervisor keeps the mitigation on: guests do not call.
     NotRequired,
+    /// Firmware has it: guests call, and their calls are handed to firmware.
+    Firmware,
 }
 
 impl Workaround {
@@ -32,12 +34,13 @@ impl Workaround {
         match self {
             Self::Unknown => number(Code::NotSupported),
             Self::NotRequired => UNAFFECTED,
+            Self::Firmware => number(Code::Success),
         }
     }
 }
 
-/// The three workarounds of SMCCC, as the CPUs of this machine stand. Neither answer makes a guest
-/// call them on its way in and out of its kernel, which cost Xen thousands of traps.
+/// The three workarounds of SMCCC, as the CPUs of this machine stand ([`crate::errata`]). Guests call those that
+/// firmware has on the way into their kernels, and no others, which cost Xen thousands of traps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Workarounds {
     /// ARCH_WORKAROUND_1: branch target injection (CVE-2017-5715).
@@ -49,7 +52,18 @@ pub struct Workarounds {
 }
 
 impl Workarounds {
-    /// For CPUs that need none, and for machines that speculate nothing (QEMU's TCG).
+    /// Firmware's function that is called between two domains, 0 for none: that of the branch history does the
+    /// branch targets too (DEN 0028, "SMCCC_ARCH_WORKAROUND_3").
+    #[must_use]
+    pub const fn between_domains(&self) -> u32 {
+        match (self.branch_predictor, self.branch_history) {
+            (_, Workaround::Firmware) => Function::ArchWorkaround3.number(),
+            (Workaround::Firmware, _) => Function::ArchWorkaround1.number(),
+            _ => 0,
+        }
+    }
+
+    /// For CPUs that need none.
     pub const NOT_REQUIRED: Self = Self {
         branch_predictor: Workaround::NotRequired,
         store_bypass: Workaround::NotRequired,
@@ -74,6 +88,8 @@ pub enum Call {
     Reply4([u32; 4]),
     /// Answer nothing, change no register.
     Nop,
+    /// Hand the function to firmware, answer nothing.
+    Firmware(u32),
     /// Wait for an interrupt as WFI does, then answer [`Code::Success`]: every power state is treated as
     /// standby.
     CpuSuspend,
@@ -219,7 +235,13 @@ pub fn decode(x: [u64; 4], workarounds: &Workarounds) -> Call {
         F::Features => code(features(x1 as u32)),
         F::SmcccVersion => Call::Reply(SMCCC_VERSION_1_2.into()),
         F::SmcccArchFeatures => Call::Reply(arch_features(x1 as u32, workarounds)),
-        // Offered to nobody; but who calls all the same is not told an error, as these return
+        F::ArchWorkaround1 if workarounds.branch_predictor == Workaround::Firmware => {
+            Call::Firmware(function.number())
+        }
+        F::ArchWorkaround3 if workarounds.branch_history == Workaround::Firmware => {
+            Call::Firmware(function.number())
+        }
+        // Not offered; but who calls all the same is not told an error, as these return
         // nothing.
         F::ArchWorkaround1 | F::ArchWorkaround2 | F::ArchWorkaround3 => Call::Nop,
         F::HypCallCount => Call::Reply(3),
@@ -307,6 +329,31 @@ mod tests {
         }
         assert_eq!(call(0x8000_0001, 0x8000_7fff, 0, 0), Call::Reply(1));
         assert_eq!(call(0x8000_7fff, 1, 0, 0), Call::Nop);
+    }
+
+    #[test]
+    fn what_firmware_has_is_offered_and_handed_on() {
+        let w = Workarounds {
+            branch_predictor: Workaround::Firmware,
+            ..Workarounds::UNKNOWN
+        };
+        assert_eq!(w.between_domains(), 0x8000_8000);
+        assert_eq!(Workarounds::UNKNOWN.between_domains(), 0);
+        assert_eq!(decode([0x8000_0001, 0x8000_8000, 0, 0], &w), Call::Reply(0));
+        assert_eq!(
+            decode([0x8000_8000, 0, 0, 0], &w),
+            Call::Firmware(0x8000_8000)
+        );
+        assert_eq!(decode([0x8000_3fff, 0, 0, 0], &w), Call::Nop, "not offered");
+        let both = Workarounds {
+            branch_history: Workaround::Firmware,
+            ..w
+        };
+        assert_eq!(both.between_domains(), 0x8000_3fff);
+        assert_eq!(
+            decode([0x8000_3fff, 0, 0, 0], &both),
+            Call::Firmware(0x8000_3fff)
+        );
     }
 
     #[test]
