@@ -454,6 +454,16 @@ fn hypervisor_panic(stage: &Stage) -> Result<()> {
             session.expect(r"^\(PV\) halted$", BOOT)?;
         }
     }
+    // A page below each stack is not mapped, and the report has a stack of its own.
+    let mut machine = machine(3, 2);
+    machine.append.push("panic=overflow".into());
+    let mut session = stage.start(&machine, &volume)?;
+    session.expect(
+        r"^\(PV\) hypervisor exception 4 \(synchronous\): .*: the stack is used up",
+        BOOT,
+    )?;
+    session.expect(r"^\(PV\) at hv_aarch64::boot::overflow\+0x", BOOT)?;
+    session.expect(r"^\(PV\) halted$", BOOT)?;
     Ok(())
 }
 

@@ -56,12 +56,15 @@ const DOM0_FOREIGN: Region = Region {
     size: 0x1_0000_0000,
 };
 
+/// A stack, and below it a page that is not mapped.
+const STRIDE: usize = STACK + 4096;
+
 /// One stack for each CPU but the first.
 #[repr(C, align(4096))]
-struct Stacks(UnsafeCell<[[u8; STACK]; MAX_CPUS]>);
+struct Stacks(UnsafeCell<[[u8; STRIDE]; MAX_CPUS]>);
 // SAFETY: Rust code never touches the bytes; each CPU uses its own part as its stack.
 unsafe impl Sync for Stacks {}
-static STACKS: Stacks = Stacks(UnsafeCell::new([[0; STACK]; MAX_CPUS]));
+static STACKS: Stacks = Stacks(UnsafeCell::new([[0; STRIDE]; MAX_CPUS]));
 
 /// What entry.s's `_secondary` reads with the MMU off.
 #[repr(C)]
@@ -106,6 +109,7 @@ fn image() -> Image {
     };
     Image {
         whole: Range { start, end },
+        guards: is_guard,
         text,
         rodata: Range {
             start: text.end,
@@ -253,6 +257,13 @@ fn start(dtb: u64, image: &Image) -> ! {
         .any(|w| w == "panic=now")
     {
         panic!("asked for by panic=now");
+    }
+    if machine
+        .bootargs
+        .split_whitespace()
+        .any(|w| w == "panic=overflow")
+    {
+        overflow(0);
     }
     let file = run::resume(CpuId(0), None);
     // SAFETY: a register file from the scheduler; this CPU's stack begins anew.
@@ -586,15 +597,32 @@ extern "C" fn hv_secondary(cpu: u64) -> ! {
     unsafe { hv_enter_on(file.cast(), stack_top(cpu as usize)) }
 }
 
-/// The CPU that runs this, by its stack; the first one has a stack of its own.
-pub fn this_cpu() -> CpuId {
-    let here = 0u8;
-    let at = (&raw const here as u64).wrapping_sub(STACKS.0.get() as u64) / STACK as u64;
+/// The CPU whose stack an address is of; the first one has a stack of its own.
+pub fn cpu_at(sp: u64) -> CpuId {
+    let at = sp.wrapping_sub(STACKS.0.get() as u64) / STRIDE as u64;
     CpuId(if at < MAX_CPUS as u64 { at as u8 } else { 0 })
 }
 
 fn stack_top(cpu: usize) -> u64 {
-    STACKS.0.get() as u64 + (cpu as u64 + 1) * STACK as u64
+    STACKS.0.get() as u64 + (cpu as u64 + 1) * STRIDE as u64
+}
+
+/// Whether a page is one of those below the stacks, which are not mapped.
+pub fn is_guard(page: u64) -> bool {
+    let boot = &raw const BOOT_STACK as u64;
+    let at = page.wrapping_sub(STACKS.0.get() as u64);
+    page == boot - 4096
+        || page == boot + BOOT_STACK_SIZE
+        || at < (MAX_CPUS * STRIDE) as u64 && at.is_multiple_of(STRIDE as u64)
+}
+
+/// Uses up the stack, for panic=overflow.
+#[cold]
+#[inline(never)]
+#[allow(unconditional_recursion)]
+fn overflow(n: u64) -> u64 {
+    let room = core::hint::black_box([n; 32]);
+    overflow(n + 1) + room[0]
 }
 
 #[cold]

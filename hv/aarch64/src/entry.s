@@ -188,7 +188,20 @@ hv_bad:
     mrs     x2, elr_el2
     mrs     x3, far_el2
     mov     x4, x29
+    mov     x5, sp
+    // The stack may be used up: the report has its own. One CPU makes it, and only once.
+    adrp    x6, EMERGENCY_TAKEN
+    add     x6, x6, :lo12:EMERGENCY_TAKEN
+    mov     w7, #1
+1:  ldaxr   w8, [x6]
+    cbnz    w8, 2f
+    stxr    w8, w7, [x6]
+    cbnz    w8, 1b
+    adrp    x6, EMERGENCY_TAKEN         // it grows down to the guard above the boot stack
+    mov     sp, x6
     b       hv_exception
+2:  wfi
+    b       2b
 
 // Saves what a Rust call may clobber; leaves x0 = the vcpu's register file.
     .macro  save_volatile
@@ -289,6 +302,11 @@ hv_enter_on:
 
     .section .bss.boot_stack, "aw", @nobits
     .balign 4096
+    .skip 4096                          // a guard: nothing is mapped there
     .global BOOT_STACK
 BOOT_STACK:
     .skip 0x40000
+    .skip 4096                          // a guard too: nothing is mapped there
+    .skip 0x3000
+EMERGENCY_TAKEN:
+    .skip 4096

@@ -51,7 +51,7 @@ impl Range {
 }
 
 /// Where the image's parts lie.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Image {
     /// All of it, .bss included.
     pub whole: Range,
@@ -59,6 +59,8 @@ pub struct Image {
     pub text: Range,
     /// Constants, after the text.
     pub rodata: Range,
+    /// Which pages are not mapped.
+    pub guards: fn(u64) -> bool,
 }
 
 /// Makes a table for `ram` and `image`; gives its root. Anything below 512 GiB that is not RAM
@@ -112,7 +114,10 @@ pub unsafe fn build(first: bool, ram: &[Range], image: &Image) -> u64 {
             pool[l2][j] = (base + l3 as u64 * 4096) | TABLE;
             for (k, e) in pool[l3].iter_mut().enumerate() {
                 let a3 = a2 + ((k as u64) << 12);
-                *e = a3 | attr(a3) | PAGE;
+                *e = match (image.guards)(a3) {
+                    true => 0,
+                    false => a3 | attr(a3) | PAGE,
+                };
             }
         }
     }

@@ -73,13 +73,14 @@ fn trace(mut fp: u64) {
     }
 }
 
-fn finish(fp: u64) -> ! {
+/// The end on the CPU that was at `sp`.
+fn finish(fp: u64, sp: u64) -> ! {
     if !ONCE.swap(true, Ordering::Relaxed) {
         // A CPU that is not online yet sees it when it is.
         fence(Ordering::SeqCst);
         // The others stop where they are: in a guest, or waiting for the lock for ever.
         if run::FIXED.get().is_some() {
-            run::send_kicks(u64::MAX, crate::boot::this_cpu());
+            run::send_kicks(u64::MAX, crate::boot::cpu_at(sp.wrapping_sub(1)));
         }
         panic_print(format_args!("(PV) call trace:\n"));
         trace(fp);
@@ -97,14 +98,22 @@ fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     let fp: u64;
     // SAFETY: reads the frame pointer.
     unsafe { core::arch::asm!("mov {}, x29", out(reg) fp, options(nomem, nostack)) };
-    finish(fp)
+    finish(fp, fp)
 }
 
-/// An exception taken from EL2 itself.
-pub fn exception(kind: u64, esr: u64, pc: u64, far: u64, fp: u64) -> ! {
+/// What entry.s's vectors of EL2 itself are for.
+const KINDS: [&str; 4] = ["synchronous", "IRQ", "FIQ", "SError"];
+
+/// An exception taken from EL2 itself, when its stack was at `sp`.
+pub fn exception(kind: u64, esr: u64, pc: u64, far: u64, fp: u64, sp: u64) -> ! {
+    let name = KINDS.get(kind as usize & 3).copied().unwrap_or("");
+    let what = match crate::boot::is_guard(far & !4095) && kind & 3 == 0 {
+        true => ": the stack is used up",
+        false => "",
+    };
     panic_print(format_args!(
-        "\n(PV) hypervisor exception {kind}: esr {esr:#010x} address {far:#x}\n"
+        "\n(PV) hypervisor exception {kind} ({name}): esr {esr:#010x} address {far:#x}{what}\n"
     ));
     place("at ", pc, 0);
-    finish(fp)
+    finish(fp, sp)
 }

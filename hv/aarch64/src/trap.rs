@@ -521,6 +521,6 @@ fn data_abort(f: &mut VcpuFile, esr: u64, iss: u32) -> bool {
 
 /// An exception in the hypervisor itself.
 #[unsafe(no_mangle)]
-extern "C" fn hv_exception(kind: u64, esr: u64, pc: u64, far: u64, fp: u64) -> ! {
-    crate::panic::exception(kind, esr, pc, far, fp)
+extern "C" fn hv_exception(kind: u64, esr: u64, pc: u64, far: u64, fp: u64, sp: u64) -> ! {
+    crate::panic::exception(kind, esr, pc, far, fp, sp)
 }
