@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Console UARTs: Arm PL011 (DDI 0183), and the mini-UART of Broadcom's BCM2835 to BCM2711 (BCM2711
-//! ARM Peripherals, section 2.2; a 16550's registers, four bytes apart). Sending is polled, receiving
-//! may raise interrupts. Baud rates stay as the firmware set them: what clocks a UART is its business.
+//! ARM Peripherals, section 2.2; a 16550's registers, four bytes apart). Sending and receiving may raise
+//! interrupts. Baud rates stay as the firmware set them: what clocks a UART is its business.
 
 use crate::dt::{UartInfo, UartKind};
 use crate::mmio::Mmio;
@@ -23,16 +23,18 @@ struct Layout {
     ready: u32,
     /// All that was sent has left.
     idle: u32,
-    /// Where receive interrupts are turned on, and by what.
-    rx_interrupt: (usize, u32),
-    /// Where interrupts that are raised are read, and where they are written to end them; 0: nowhere.
-    ack: (usize, usize),
+    /// Where interrupts are turned on, and by what: for receiving, and for sending.
+    interrupts: (usize, u32, u32),
+    /// Where the interrupt for sending is ended by writing its bit; 0: nowhere.
+    ack: usize,
     /// What is written at the start, with interrupts off. Bits of the first field stay as they are.
     init: &'static [(u32, usize, u32)],
 }
 
-/// FR, IMSC, MIS, ICR. The FIFO (LCRH bit 4) stays as the firmware left it, on or off: changing it
-/// would lose what was typed before. Interrupt from one eighth full on, or after a while.
+/// FR, IMSC, ICR. The FIFO (LCRH bit 4) stays as the firmware left it, on or off: changing it
+/// would lose what was typed before. Interrupt from one eighth full on, or after a while; for sending when its
+/// FIFO becomes half empty (DDI 0183G, 3.4.3: not when it is), or empty where it is off. Those for receiving end when
+/// all is read.
 const PL011: Layout = Layout {
     data: 0x00,
     status: 0x18,
@@ -40,8 +42,8 @@ const PL011: Layout = Layout {
     room: 1 << 5,
     ready: 1 << 4,
     idle: 1 << 3,
-    rx_interrupt: (0x38, 1 << 4 | 1 << 6),
-    ack: (0x40, 0x44),
+    interrupts: (0x38, 1 << 4 | 1 << 6, 1 << 5),
+    ack: 0x44,
     init: &[
         (0, 0x44, 0x7ff),
         (1 << 4, 0x2c, 0b11 << 5),
@@ -51,7 +53,8 @@ const PL011: Layout = Layout {
 };
 
 /// LSR, IER. Bit 0 of IER is for receiving, and bits 2 and 3 must be set for it to work: the manual
-/// has it otherwise, and Linux' driver for the 16550 is right. 8 bits; receiver and sender on.
+/// has it otherwise, and Linux' driver for the 16550 is right. Bit 1 is for sending: raised while the FIFO is empty. 8
+/// bits; receiver and sender on.
 const MINI: Layout = Layout {
     data: 0x00,
     status: 0x14,
@@ -59,8 +62,8 @@ const MINI: Layout = Layout {
     room: 1 << 5,
     ready: 1 << 0,
     idle: 1 << 6,
-    rx_interrupt: (0x04, 0b1101),
-    ack: (0, 0),
+    interrupts: (0x04, 0b1101, 0b0010),
+    ack: 0,
     init: &[(0, 0x0c, 0b11), (0, 0x10, 0), (0, 0x20, 0b11)],
 };
 
@@ -102,7 +105,7 @@ impl Uart {
     /// Makes the UART usable, keeping the firmware's baud rate. Interrupts are off after it.
     pub fn init(&self) {
         self.flush();
-        self.rx_interrupt(false);
+        self.interrupts(false, false);
         for &(keep, register, value) in self.at.init {
             let old = if keep == 0 {
                 0
@@ -113,12 +116,20 @@ impl Uart {
         }
     }
 
-    /// Sends one byte, waiting for room; gives up on a UART that never has any.
+    /// Sends one byte, waiting for room; gives up on a UART that never has any, and says so.
     #[inline]
-    pub fn put(&self, byte: u8) {
-        if self.wait(self.at.room) {
-            self.regs.write32(self.at.data, u32::from(byte));
-        }
+    pub fn put(&self, byte: u8) -> bool {
+        self.wait(self.at.room) && self.feed(|| Some(byte))
+    }
+
+    /// Sends one byte of those that there are, if there is room for it; whether it did.
+    #[inline]
+    pub fn feed(&self, next: impl FnOnce() -> Option<u8>) -> bool {
+        self.status() & self.at.room != 0
+            && next().is_some_and(|b| {
+                self.regs.write32(self.at.data, u32::from(b));
+                true
+            })
     }
 
     /// Takes one received byte, if there is one. With errors (break, framing, parity, overrun)
@@ -134,33 +145,24 @@ impl Uart {
         self.wait(self.at.idle);
     }
 
-    /// Turns the receive interrupt on or off. The line stays high while bytes wait: read them
-    /// all with [`Uart::get`] in the handler.
-    pub fn rx_interrupt(&self, on: bool) {
-        let (register, bits) = self.at.rx_interrupt;
-        self.regs.write32(register, if on { bits } else { 0 });
+    /// Turns interrupts on or off. That for receiving is raised while bytes wait: read them with [`Uart::get`] in the
+    /// handler. That for sending is raised when the FIFO has become emptier: it is to be filled before, until
+    /// [`Uart::feed`] finds no room or by [`FIFO`](Self::FIFO) bytes.
+    pub fn interrupts(&self, receive: bool, send: bool) {
+        let (register, rx, tx) = self.at.interrupts;
+        let bits = if receive { rx } else { 0 } | if send { tx } else { 0 };
+        self.regs.write32(register, bits);
     }
 
-    /// Acknowledges what caused the interrupt; call before reading the bytes.
+    /// Acknowledges the interrupt for sending; call before sending more.
     pub fn ack_interrupt(&self) {
-        let (raised, end) = self.at.ack;
-        if raised != 0 {
-            self.regs.write32(end, self.regs.read32(raised));
+        if self.at.ack != 0 {
+            self.regs.write32(self.at.ack, self.at.interrupts.2);
         }
     }
-}
 
-impl core::fmt::Write for Uart {
-    /// Sends text, a carriage return before each line feed.
-    fn write_str(&mut self, s: &str) -> core::fmt::Result {
-        for b in s.bytes() {
-            if b == b'\n' {
-                self.put(b'\r');
-            }
-            self.put(b);
-        }
-        Ok(())
-    }
+    /// Bytes that no kind's FIFO for sending exceeds.
+    pub const FIFO: usize = 32;
 }
 
 #[cfg(test)]
@@ -181,10 +183,13 @@ mod tests {
     #[test]
     fn pl011_sends_when_there_is_room_and_gives_up_when_there_is_none() {
         let mut r = [0u32; 1024];
-        uart(UartKind::Pl011, &mut r).put(b'x');
+        assert!(uart(UartKind::Pl011, &mut r).put(b'x'));
         assert_eq!(r[0], u32::from(b'x'));
         r[0x18 / 4] = 1 << 5;
-        uart(UartKind::Pl011, &mut r).put(b'y'); // must return
+        assert!(!uart(UartKind::Pl011, &mut r).put(b'y')); // must return
+        assert!(!uart(UartKind::Pl011, &mut r).feed(|| panic!("no room")));
+        r[0x18 / 4] = 0;
+        assert!(!uart(UartKind::Pl011, &mut r).feed(|| None));
         assert_eq!(r[0], u32::from(b'x'));
     }
 
@@ -204,14 +209,15 @@ mod tests {
             r[0x2c / 4] = fifo | 1;
             let u = uart(UartKind::Pl011, &mut r);
             u.init();
-            u.rx_interrupt(true);
+            u.interrupts(true, false);
             assert_eq!((r[0x38 / 4], r[0x30 / 4]), (0x50, 0x301));
             assert_eq!((r[0x2c / 4], r[0x44 / 4]), (0x60 | fifo, 0x7ff));
-            uart(UartKind::Pl011, &mut r).rx_interrupt(false);
+            uart(UartKind::Pl011, &mut r).interrupts(true, true);
+            assert_eq!(r[0x38 / 4], 0x70);
+            uart(UartKind::Pl011, &mut r).interrupts(false, false);
             assert_eq!(r[0x38 / 4], 0);
-            r[0x40 / 4] = 0x10;
             uart(UartKind::Pl011, &mut r).ack_interrupt();
-            assert_eq!(r[0x44 / 4], 0x10);
+            assert_eq!(r[0x44 / 4], 0x20, "what was typed is not lost");
         }
     }
 
@@ -219,14 +225,16 @@ mod tests {
     fn the_mini_uart_has_its_bits_the_other_way_round() {
         let mut r = [0u32; 1024];
         let u = uart(UartKind::MiniUart, &mut r);
-        u.put(b'y'); // no room: must return
+        assert!(!u.put(b'y')); // no room: must return
         assert_eq!((r[0], uart(UartKind::MiniUart, &mut r).get()), (0, None));
         r[0x14 / 4] = 1 << 5 | 1 << 6;
         let u = uart(UartKind::MiniUart, &mut r);
         u.init();
-        u.put(b'x');
-        u.rx_interrupt(true);
+        assert!(u.put(b'x'));
+        u.interrupts(true, false);
         assert_eq!((r[0], r[0x04 / 4], r[0x20 / 4]), (u32::from(b'x'), 0xd, 3));
+        uart(UartKind::MiniUart, &mut r).interrupts(true, true);
+        assert_eq!(r[0x04 / 4], 0xf);
         (r[0], r[0x14 / 4]) = (0x41, 1);
         assert_eq!(uart(UartKind::MiniUart, &mut r).get(), Some(b'A'));
         uart(UartKind::MiniUart, &mut r).ack_interrupt();

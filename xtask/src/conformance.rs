@@ -244,7 +244,20 @@ fn disk() -> Vec<u8> {
 /// The cases in what the guest printed.
 fn parse(text: &str) -> Result<Results> {
     let mut results = Results::new();
+    // Paravane shows what a guest prints in pieces of 79 columns.
+    let mut joined: Vec<String> = Vec::new();
+    let mut full = false;
     for line in text.lines() {
+        let rest = line
+            .split_once(") ")
+            .filter(|(guest, text)| guest.starts_with("(d") && !text.starts_with("case "));
+        match (rest, joined.last_mut()) {
+            (Some((_, rest)), Some(before)) if full => before.push_str(rest),
+            _ => joined.push(line.to_owned()),
+        }
+        full = line.len() == 79;
+    }
+    for line in &joined {
         let Some((_, case)) = line.split_once("case ") else {
             continue;
         };
@@ -445,6 +458,14 @@ mod tests {
             results(&[("a.b", "0"), ("c", "-EINVAL status -3")])
         );
         assert!(parse("case a = 0\ncase a = 1").is_err());
+        let long = format!(
+            "(d1) case long = {}\n(d1) yz\n(d1) case d = 1",
+            "x".repeat(62)
+        );
+        assert_eq!(
+            parse(&long).unwrap(),
+            results(&[("long", &("x".repeat(62) + "yz")), ("d", "1")])
+        );
     }
 
     #[test]

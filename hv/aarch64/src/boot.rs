@@ -240,9 +240,9 @@ fn start(dtb: u64, image: &Image) -> ! {
         run::gic().set_edge(irq, false);
         run::gic().set_target(irq, 0);
         run::gic().enable(irq);
-        console::with_uart(|u| u.rx_interrupt(true));
+        console::by_interrupt();
         // What came before the interrupt was on.
-        run::typed();
+        while run::typed() {}
     }
     secondaries(&machine, root, &ram);
     log::info!(

@@ -1,24 +1,59 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The hypervisor's own output, and the log of the `log` crate on it.
+//! The UART behind [`hv_core::console::Output`], and the log of the `log` crate on it. Until its interrupt is on, and
+//! after a panic, the UART is waited for; else never.
 
 use core::fmt::Write;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use hv_core::console::{Output, Speaker};
 use platform::dt::UartInfo;
 use platform::uart::Uart;
-use spin::Once;
 use spin::mutex::SpinMutex;
 
-static UART: Once<SpinMutex<Uart>> = Once::new();
-/// Bytes printed by the hypervisor itself, kept for `dmesg` until the log takes them over.
-static EARLY: SpinMutex<Early> = SpinMutex::new(Early {
-    len: 0,
-    bytes: [0; 4096],
+static PORT: SpinMutex<Port> = SpinMutex::new(Port {
+    uart: None,
+    out: Output::NEW,
+    by_interrupt: false,
+    sending: false,
 });
-static LOST: AtomicUsize = AtomicUsize::new(0);
 
-struct Early {
-    len: usize,
-    bytes: [u8; 4096],
+struct Port {
+    uart: Option<Uart>,
+    out: Output,
+    /// Else there is no interrupt, and all is sent at once.
+    by_interrupt: bool,
+    /// The interrupt for sending is on.
+    sending: bool,
+}
+
+impl Port {
+    fn put(&mut self, from: Speaker, bytes: &[u8]) -> usize {
+        let taken = self.out.write(from, bytes);
+        if !self.sending {
+            self.send();
+        }
+        taken
+    }
+
+    /// Sends what the UART can take, and asks for its interrupt if there is more.
+    fn send(&mut self) {
+        let Some(uart) = self.uart else {
+            while self.out.pop().is_some() {}
+            return;
+        };
+        if !self.by_interrupt {
+            while let Some(b) = self.out.pop() {
+                if !uart.put(b) {
+                    return;
+                }
+            }
+            return;
+        }
+        let _ = (0..Uart::FIFO).all(|_| uart.feed(|| self.out.pop()));
+        let more = !self.out.is_empty();
+        if more != self.sending {
+            self.sending = more;
+            uart.interrupts(true, more);
+        }
+    }
 }
 
 /// Starts output.
@@ -29,49 +64,86 @@ pub unsafe fn init(info: &UartInfo) {
     // SAFETY: the contract above.
     let uart = unsafe { Uart::new(info, info.regs.base as usize) };
     uart.init();
-    UART.call_once(|| SpinMutex::new(uart));
+    PORT.lock().uart = Some(uart);
     let _ = log::set_logger(&Logger);
     log::set_max_level(log::LevelFilter::Info);
 }
 
-/// Sends bytes; a line feed gets its carriage return.
-pub fn put(bytes: &[u8]) {
-    if let Some(u) = UART.get() {
-        let u = u.lock();
-        for &b in bytes {
-            if b == b'\n' {
-                u.put(b'\r');
-            }
-            u.put(b);
-        }
+/// The UART's interrupt is taken from here on.
+pub fn by_interrupt() {
+    let mut p = PORT.lock();
+    p.by_interrupt = true;
+    if let Some(uart) = p.uart {
+        uart.interrupts(true, false);
     }
 }
 
-/// Works on the UART, for its interrupt.
-pub fn with_uart<R>(f: impl FnOnce(&Uart) -> R) -> Option<R> {
-    UART.get().map(|u| f(&u.lock()))
+/// As [`Output::write`]; the first bytes go to the UART at once if that is idle.
+pub fn put(from: Speaker, bytes: &[u8]) -> usize {
+    PORT.lock().put(from, bytes)
 }
 
-/// Moves what was printed since the last call into the log.
-pub fn drain(mut to: impl FnMut(&[u8])) {
-    let mut e = EARLY.lock();
-    to(&e.bytes[..e.len]);
-    e.len = 0;
+/// As [`Output::read_log`].
+pub fn read_log(from: u64, buf: &mut [u8]) -> (usize, u64) {
+    PORT.lock().out.read_log(from, buf)
 }
 
-struct Out;
-impl Write for Out {
+/// Forgets the log.
+pub fn clear_log() {
+    PORT.lock().out.clear_log();
+}
+
+/// The UART's interrupt: sends more, and gives bytes that came in. What there is no room for raises it again.
+pub fn interrupt(typed: &mut [u8]) -> usize {
+    let mut p = PORT.lock();
+    let Some(uart) = p.uart else { return 0 };
+    uart.ack_interrupt();
+    p.send();
+    let lost = if p.sending { 0 } else { p.out.take_lost() };
+    drop(p);
+    if lost != 0 {
+        log::warn!("{lost} lines are in dmesg alone, or were guests': there was no room for them");
+    }
+    let mut n = 0;
+    for place in typed {
+        let Some(b) = uart.get() else { break };
+        *place = b;
+        n += 1;
+    }
+    n
+}
+
+/// Sends all that waits, and waits until it has left.
+pub fn flush() {
+    let mut p = PORT.lock();
+    p.by_interrupt = false;
+    p.send();
+    if let Some(uart) = p.uart {
+        uart.flush();
+    }
+}
+
+/// A line of the log, put together so that no other CPU's comes into it. A longer one is printed in pieces.
+struct Line {
+    text: [u8; 160],
+    len: usize,
+}
+
+impl Line {
+    fn send(&mut self) {
+        put(Speaker::Hypervisor, &self.text[..self.len]);
+        self.len = 0;
+    }
+}
+
+impl Write for Line {
     fn write_str(&mut self, s: &str) -> core::fmt::Result {
-        put(s.as_bytes());
-        let mut e = EARLY.lock();
         for &b in s.as_bytes() {
-            let at = e.len;
-            if at == e.bytes.len() {
-                LOST.fetch_add(1, Ordering::Relaxed);
-                break;
+            if self.len == self.text.len() {
+                self.send();
             }
-            e.bytes[at] = b;
-            e.len += 1;
+            self.text[self.len] = b;
+            self.len += 1;
         }
         Ok(())
     }
@@ -83,18 +155,25 @@ impl log::Log for Logger {
         true
     }
     fn log(&self, r: &log::Record<'_>) {
-        let _ = writeln!(Out, "(PV) {}", r.args());
+        print(format_args!("(PV) {}\n", r.args()));
     }
     fn flush(&self) {}
 }
 
-/// For a panic: prints without waiting for whoever holds the UART.
+fn print(args: core::fmt::Arguments<'_>) {
+    let mut line = Line {
+        text: [0; 160],
+        len: 0,
+    };
+    let _ = line.write_fmt(args);
+    line.send();
+}
+
+/// For a panic: prints without waiting for whoever holds the lock, and does not return before it has been sent.
 pub fn panic_print(args: core::fmt::Arguments<'_>) {
-    if let Some(u) = UART.get() {
-        // SAFETY: the machine is about to stop; a garbled line is better than none.
-        unsafe { u.force_unlock() };
-    }
-    // SAFETY: as above.
-    unsafe { EARLY.force_unlock() };
-    let _ = Out.write_fmt(args);
+    // SAFETY: the machine is about to stop; a garbled line is better than none, and whatever is
+    // in the ring while another CPU changes it, its indexes are checked at each use.
+    unsafe { PORT.force_unlock() };
+    PORT.lock().by_interrupt = false;
+    print(args);
 }

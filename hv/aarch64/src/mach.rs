@@ -5,6 +5,7 @@ use crate::mmu::Range;
 use crate::vcpu;
 use core::arch::asm;
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use hv_core::console::Speaker;
 use hv_core::machine::{
     Cache, CacheOp, Clock, GuestVa, Meter, PhysMem, StartState, Tlb, Uart, VcpuIf, VcpuRegs, cost,
 };
@@ -412,9 +413,15 @@ impl VcpuIf for Mach {
 const PSR_I: u64 = 1 << 7;
 
 impl Uart for Mach {
-    fn put(&self, bytes: &[u8]) {
+    fn put(&self, from: Speaker, bytes: &[u8]) -> usize {
         self.spend(cost::UART_BYTE * bytes.len() as u32);
-        crate::console::put(bytes);
+        crate::console::put(from, bytes)
+    }
+    fn read_log(&self, from: u64, buf: &mut [u8]) -> (usize, u64) {
+        crate::console::read_log(from, buf)
+    }
+    fn clear_log(&self) {
+        crate::console::clear_log();
     }
 }
 

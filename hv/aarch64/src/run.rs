@@ -156,7 +156,7 @@ pub fn send_kicks(set: u64, cpu: CpuId) {
 
 /// Stops or restarts the machine.
 pub fn power(p: Power) -> ! {
-    crate::console::with_uart(platform::uart::Uart::flush);
+    crate::console::flush();
     match FIRMWARE.get() {
         Some(Firmware {
             psci: Some(psci), ..
@@ -254,7 +254,6 @@ pub fn resume(cpu: CpuId, mut loaded: Option<VcpuRef>) -> *mut VcpuFile {
         let mut h = hv().lock();
         let now_ticks = counter();
         let now = mach().ns(now_ticks);
-        crate::console::drain(|b| h.console.log(b));
         // What led here. As far as it is this CPU's, what follows answers it; what comes after that is for another round.
         let before = h.effects.take();
         let d = h.sched.schedule(cpu, now);
@@ -400,7 +399,7 @@ pub fn interrupts(cpu: CpuId, running: Option<VcpuRef>) -> bool {
         if irq == SGI_KICK && crate::panic::happened() {
             halt();
         }
-        look |= irq != f.ppi_maint;
+        look |= irq != f.ppi_maint && Some(irq) != f.uart;
         if irq == f.ppi_hyp {
             platform::timer::disarm();
             let mut h = hv().lock();
@@ -414,24 +413,23 @@ pub fn interrupts(cpu: CpuId, running: Option<VcpuRef>) -> bool {
                 look |= (h.effects.kick | h.effects.look) != 0;
             }
         } else if Some(irq) == f.uart {
-            typed();
+            look |= typed();
         }
         gic().deactivate(ack);
     }
 }
 
-/// Bytes came in on the UART: they are the control domain's.
-pub fn typed() {
-    let mut h = hv().lock();
-    let mut any = false;
-    crate::console::with_uart(|u| {
-        u.ack_interrupt();
-        while let Some(b) = u.get() {
-            any = true;
-            let _ = h.console.typed(b);
-        }
-    });
-    if any {
-        h.dom0_virq(mach(), hv_core::hypervisor::VIRQ_CONSOLE);
+/// The UART's interrupt. Whether bytes came in: they are the control domain's.
+pub fn typed() -> bool {
+    let mut bytes = [0; 64];
+    let n = crate::console::interrupt(&mut bytes);
+    if n == 0 {
+        return false;
     }
+    let mut h = hv().lock();
+    for &b in &bytes[..n] {
+        let _ = h.console.typed(b);
+    }
+    h.dom0_virq(mach(), hv_core::hypervisor::VIRQ_CONSOLE);
+    true
 }

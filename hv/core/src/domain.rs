@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Domains: what one consists of besides the tables that the subsystems keep for it.
 
+use crate::console::Lines;
 use crate::p2m::P2m;
 use crate::types::{DomId, Errno, Gfn, MAX_DOMAINS, Mfn, Port, Slot, VcpuId, VcpuRef};
 use crate::vpl011::Vpl011;
@@ -116,8 +117,8 @@ pub struct Domain {
     pub watchdogs: [u64; 2],
     /// Nanoseconds that its virtual counter is behind the machine's, as ticks.
     pub cntvoff: u64,
-    /// Bytes that it may still print through the hypervisor in this second, and that second.
-    pub print_budget: (u64, u32),
+    /// What it prints through the hypervisor.
+    pub lines: Lines,
     /// Misdeeds that were reported, see [`Hypervisor::may_report`](crate::hypervisor::Hypervisor::may_report).
     pub reports: u32,
 }

@@ -149,7 +149,7 @@ pub struct Hypervisor {
     pub vtimers: VTimers,
     /// When each CPU's timer is to ring.
     timers: Timers,
-    /// The console's log and input.
+    /// What was typed at the console, and how much guests may print.
     pub console: Console,
     /// How much of the log guests caused lately.
     pub reports: crate::console::Reports,
@@ -556,7 +556,7 @@ impl Hypervisor {
             vuart: None,
             watchdogs: [0; 2],
             cntvoff: 0,
-            print_budget: (0, 0),
+            lines: crate::console::Lines::new(domid),
             reports: 0,
         };
         // Everything that can fail, with its undoing in reverse.
@@ -740,7 +740,9 @@ impl Hypervisor {
         }
         d.shutdown = Some(reason);
         let n = d.vcpus.len() as u8;
-        if d.privileged {
+        let privileged = d.privileged;
+        self.print_last(m, slot);
+        if privileged {
             self.effects.power = Some(if reason == 1 {
                 Power::Reset
             } else {
@@ -762,6 +764,7 @@ impl Hypervisor {
             Death::Alive => {
                 d.death = Death::Events;
                 let n = d.vcpus.len() as u8;
+                self.print_last(m, slot);
                 self.all_vcpus(m, slot, n, true);
                 Ok(false)
             }

@@ -3,6 +3,7 @@
 //! one strict fake for host tests.
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
+use crate::console::Speaker;
 use crate::p2m::Stage2Root;
 use crate::types::{Errno, Mfn, Pa, VcpuRef};
 use crate::vgic::ListRegs;
@@ -65,7 +66,7 @@ pub mod cost {
     pub const ENTRY: u32 = 8;
     /// A domain described to a toolstack, and each of its vcpus.
     pub const INFO: u32 = 300;
-    /// A byte to the UART, where its FIFO has room.
+    /// A byte to the UART's ring and to the log.
     pub const UART_BYTE: u32 = 16;
 }
 
@@ -238,10 +239,14 @@ pub trait VcpuIf {
     fn unmask_irqs(&self);
 }
 
-/// The hypervisor's own console.
+/// The hypervisor's own console, an [`Output`](crate::console::Output) that is sent when the UART can take it.
 pub trait Uart {
-    /// Sends bytes; waits for the FIFO at most.
-    fn put(&self, bytes: &[u8]);
+    /// As [`Output::write`](crate::console::Output::write); does not wait.
+    fn put(&self, from: Speaker, bytes: &[u8]) -> usize;
+    /// As [`Output::read_log`](crate::console::Output::read_log).
+    fn read_log(&self, from: u64, buf: &mut [u8]) -> (usize, u64);
+    /// Forgets the log.
+    fn clear_log(&self);
 }
 
 /// Everything of the machine that hypercalls need.

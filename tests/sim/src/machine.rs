@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The machine: RAM, translation caches, registers, a clock and a console.
 
+use hv_core::console::{Output, Speaker};
 use hv_core::machine::{
     Cache, CacheOp, Clock, GuestVa, Meter, PhysMem, StartState, Tlb, Uart, VcpuIf, VcpuRegs, cost,
 };
@@ -68,6 +69,10 @@ pub struct Machine {
     vcpus: RefCell<BTreeMap<VcpuRef, StartState>>,
     /// What was printed.
     pub printed: RefCell<Vec<u8>>,
+    /// What waits for the UART, and how many bytes that takes at once.
+    output: RefCell<Output>,
+    /// See `output`.
+    pub uart_takes: Cell<usize>,
     /// Cache maintenance: calls and bytes.
     pub maintained: Cell<(u64, u64)>,
     /// How often instruction caches were emptied.
@@ -126,6 +131,8 @@ impl Machine {
             now: Cell::new(1_000_000),
             vcpus: RefCell::new(BTreeMap::new()),
             printed: RefCell::new(Vec::new()),
+            output: RefCell::new(Output::NEW),
+            uart_takes: Cell::new(usize::MAX),
             maintained: Cell::new((0, 0)),
             dropped: Cell::new(0),
             lr: RefCell::new([0; 4]),
@@ -626,8 +633,25 @@ impl VcpuIf for Machine {
 }
 
 impl Uart for Machine {
-    fn put(&self, bytes: &[u8]) {
+    fn put(&self, from: Speaker, bytes: &[u8]) -> usize {
         self.spend(cost::UART_BYTE * bytes.len() as u32);
-        self.printed.borrow_mut().extend_from_slice(bytes);
+        let taken = self.output.borrow_mut().write(from, bytes);
+        self.send(self.uart_takes.get());
+        taken
+    }
+    fn read_log(&self, from: u64, buf: &mut [u8]) -> (usize, u64) {
+        self.output.borrow().read_log(from, buf)
+    }
+    fn clear_log(&self) {
+        self.output.borrow_mut().clear_log();
+    }
+}
+
+impl Machine {
+    /// The UART takes so many bytes.
+    pub fn send(&self, bytes: usize) {
+        let mut output = self.output.borrow_mut();
+        let taken = std::iter::from_fn(|| output.pop()).take(bytes);
+        self.printed.borrow_mut().extend(taken);
     }
 }

@@ -386,7 +386,7 @@ impl<M: Machine> Call<'_, M> {
                 while n < p.count {
                     let want = buf.len().min((p.count - n) as usize);
                     let part = buf.get_mut(..want).ok_or(Errno::EINVAL)?;
-                    let (got, from) = self.hv.console.read_log(at, part);
+                    let (got, from) = self.m.read_log(at, part);
                     if got == 0 {
                         break;
                     }
@@ -400,7 +400,7 @@ impl<M: Machine> Call<'_, M> {
                 p.index = first.unwrap_or(at) as u32;
                 p.count = n;
                 if p.clear != 0 {
-                    self.hv.console.clear_log();
+                    self.m.clear_log();
                 }
                 op.set_payload(&p);
             }

@@ -2,6 +2,7 @@
 //! The small hypercalls: `xen_version`, `hvm_op`, `console_io`, `vm_assist`, `platform_op`.
 
 use super::{Answer, Call, OK, done};
+use crate::console::Speaker;
 use crate::machine::{Machine, cost};
 use crate::types::{DomId, Errno, Pa};
 use guest_abi::console::ConsoleOp;
@@ -125,9 +126,6 @@ impl<M: Machine> Call<'_, M> {
         OK
     }
 
-    /// Bytes that a guest may print through the hypervisor in a second; the rest is dropped.
-    const PRINT_RATE: u32 = 16 * 1024;
-
     pub(super) fn console_io(&mut self, a: &mut [u64; 5]) -> Answer {
         let op = ConsoleOp::from_number(u64::from(a[0] as u32)).ok_or(Errno::ENOSYS)?;
         let count = usize::try_from(a[1] as u32 as i32).map_err(|_| Errno::EINVAL)?;
@@ -139,14 +137,19 @@ impl<M: Machine> Call<'_, M> {
                     return OK;
                 }
                 self.guest().read(a[2], part)?;
-                if self.privileged {
-                    self.m.put(part);
-                } else if self.may_print(part.len() as u32) {
-                    self.hv.console.log(part);
-                    self.m.put(part);
+                let (taken, until) = if self.privileged {
+                    let taken = self.m.put(Speaker::Control, part);
+                    // About a hundred bytes leave at 115,200 baud meanwhile.
+                    let until = self.m.now().saturating_add(10_000_000);
+                    (taken, (taken == 0).then_some(until))
+                } else {
+                    self.hv.print(self.m, self.who.slot, part)
+                };
+                if let Some(until) = until {
+                    self.hv.sleep(self.m, self.who, Some(until));
                 }
-                a[1] -= part.len() as u64;
-                a[2] = a[2].wrapping_add(part.len() as u64);
+                a[1] -= taken as u64;
+                a[2] = a[2].wrapping_add(taken as u64);
                 if a[1] as u32 == 0 {
                     OK
                 } else {
@@ -162,18 +165,6 @@ impl<M: Machine> Call<'_, M> {
                 done(n as i64)
             }
         }
-    }
-
-    fn may_print(&mut self, bytes: u32) -> bool {
-        let second = self.m.now() / 1_000_000_000;
-        let Some(d) = self.hv.domains.get_mut(self.who.slot) else {
-            return false;
-        };
-        if d.print_budget.0 != second {
-            d.print_budget = (second, 0);
-        }
-        d.print_budget.1 = d.print_budget.1.saturating_add(bytes);
-        d.print_budget.1 <= Self::PRINT_RATE
     }
 
     pub(super) fn vm_assist(&mut self, a: &mut [u64; 5]) -> Answer {
@@ -236,6 +227,28 @@ impl crate::hypervisor::Hypervisor {
             (self.info.wall_sec >> 32) as u32,
         );
         m.store32(version, next);
+    }
+
+    /// A guest prints; see [`Lines::write`](crate::console::Lines::write).
+    fn print<M: Machine>(
+        &mut self,
+        m: &M,
+        slot: crate::types::Slot,
+        bytes: &[u8],
+    ) -> (usize, Option<u64>) {
+        let Some(d) = self.domains.get_mut(slot) else {
+            return (bytes.len(), None);
+        };
+        let put = |line: &[u8]| m.put(Speaker::Guest, line) != 0;
+        d.lines.write(bytes, &mut self.console.guests, m.now(), put)
+    }
+
+    /// A guest ends: what it printed last may not have been a whole line.
+    pub(crate) fn print_last<M: Machine>(&mut self, m: &M, slot: crate::types::Slot) {
+        if let Some(d) = self.domains.get_mut(slot) {
+            let put = |line: &[u8]| m.put(Speaker::Guest, line) != 0;
+            d.lines.flush(&mut self.console.guests, m.now(), put);
+        }
     }
 
     /// The number of a slot's domain, for messages.
