@@ -21,6 +21,8 @@ pub struct Board {
     pub dma_limit: Option<u64>,
     /// The kind of UART that is the console where `stdout-path` names none.
     pub uart: UartKind,
+    /// Its CPUs may be threads of a host, which stops them at any time.
+    pub emulated: bool,
     /// The control domain gets the devices with one of these in `compatible`: its disks. All else
     /// stays the hypervisor's. Register blocks share no page with a device that is not in here.
     pub dom0: &'static [&'static str],
@@ -33,6 +35,7 @@ pub const GENERIC: Board = Board {
     reserved: &[],
     dma_limit: None,
     uart: UartKind::Pl011,
+    emulated: false,
     dom0: &["virtio,mmio"],
 };
 

@@ -11,6 +11,7 @@
 pub mod board;
 pub mod dt;
 pub mod gic;
+pub mod lock;
 pub mod mmio;
 pub mod power;
 pub mod psci;

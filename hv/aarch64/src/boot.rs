@@ -26,9 +26,9 @@ use hv_core::sysreg::IdRegs;
 use hv_core::types::{CpuId, Errno, Gfn, Mfn, Pa, Slot, VcpuId, VcpuRef};
 use platform::dt::{CpuStart, GicInfo, MAX_CPUS, Machine, UartKind};
 use platform::gic::Gic;
+use platform::lock::Lock;
 use platform::mmio::Mmio;
 use platform::psci::Psci;
-use spin::mutex::SpinMutex;
 
 unsafe extern "C" {
     static _head: u8;
@@ -218,7 +218,7 @@ fn start(dtb: u64, image: &Image) -> ! {
         end: (r.end() + 4095) & !4095,
     });
     let (hv, beyond) = memory(&machine, image, &ram, taken, initrd, t0);
-    HV.call_once(|| SpinMutex::new(hv));
+    HV.call_once(|| Lock::new(hv));
     FIRMWARE.call_once(|| Firmware {
         psci: machine.psci.map(Psci::new),
         // SAFETY: registers from the device tree, Device memory in our map, driven by nobody else.
@@ -234,6 +234,9 @@ fn start(dtb: u64, image: &Image) -> ! {
     let version = gic.version();
     GIC.call_once(|| gic);
     FIXED.call_once(|| constants(&machine, version));
+    if !machine.board.emulated && !run::gic().overlooks() {
+        platform::lock::cpus_are_real();
+    }
     cpu_init(0);
     dom0(&machine, nr_irqs, initrd, &beyond);
     if let Some(irq) = fixed_uart() {

@@ -5,10 +5,10 @@
 use core::fmt::Write;
 use hv_core::console::{Output, Speaker};
 use platform::dt::UartInfo;
+use platform::lock::Lock;
 use platform::uart::Uart;
-use spin::mutex::SpinMutex;
 
-static PORT: SpinMutex<Port> = SpinMutex::new(Port {
+static PORT: Lock<Port> = Lock::new(Port {
     uart: None,
     out: Output::NEW,
     by_interrupt: false,

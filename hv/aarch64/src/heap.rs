@@ -4,12 +4,12 @@
 use buddy_system_allocator::Heap;
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::NonNull;
-use spin::mutex::SpinMutex;
+use platform::lock::Lock;
 
-struct Global(SpinMutex<Heap<32>>);
+struct Global(Lock<Heap<32>>);
 
 #[global_allocator]
-static HEAP: Global = Global(SpinMutex::new(Heap::empty()));
+static HEAP: Global = Global(Lock::new(Heap::empty()));
 
 // SAFETY: the buddy heap hands out disjoint blocks of the requested layout from memory that
 // `init` gave it for ever; the lock makes it one caller's at a time.

@@ -12,14 +12,14 @@ use hv_core::machine::{Cache, Clock};
 use hv_core::types::{CpuId, Pa, Slot, VcpuId, VcpuRef};
 use hv_core::vgic::{ListRegs, PhysIrqs};
 use platform::gic::Gic;
+use platform::lock::{Guard, Lock};
 use platform::mmio::Mmio;
 use platform::psci::Psci;
 use spin::Once;
-use spin::mutex::{SpinMutex, SpinMutexGuard};
 
 /// The one lock: all policy runs under it. IRQs stay masked at EL2, so a holder is never
 /// interrupted, and every operation under it is bounded.
-pub static HV: Once<SpinMutex<Hypervisor>> = Once::new();
+pub static HV: Once<Lock<Hypervisor>> = Once::new();
 /// The machine.
 pub static MACH: Once<Mach> = Once::new();
 /// The interrupt controller.
@@ -100,7 +100,7 @@ pub fn fixed() -> &'static Fixed {
 
 /// The lock.
 #[inline]
-pub fn hv() -> &'static SpinMutex<Hypervisor> {
+pub fn hv() -> &'static Lock<Hypervisor> {
     // SAFETY: as for `mach`.
     unsafe { HV.get_unchecked() }
 }
@@ -316,11 +316,11 @@ pub fn resume(cpu: CpuId, mut loaded: Option<VcpuRef>) -> *mut VcpuFile {
 /// is a matter for [`resume`]. Its new interrupts are in the list registers then, and other CPUs
 /// are told what is theirs; if not, [`resume`] does both.
 #[inline]
-pub fn settle(h: SpinMutexGuard<'_, Hypervisor>, v: VcpuRef, cpu: CpuId) -> bool {
+pub fn settle(h: Guard<'_, Hypervisor>, v: VcpuRef, cpu: CpuId) -> bool {
     h.effects.none() || carry_out(h, v, cpu)
 }
 
-fn carry_out(mut h: SpinMutexGuard<'_, Hypervisor>, v: VcpuRef, cpu: CpuId) -> bool {
+fn carry_out(mut h: Guard<'_, Hypervisor>, v: VcpuRef, cpu: CpuId) -> bool {
     let own = 1 << cpu.0;
     let fx = &h.effects;
     if fx.resched || fx.power.is_some() {

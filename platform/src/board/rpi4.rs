@@ -17,6 +17,8 @@ pub(super) const BOARD: Board = Board {
     dma_limit: Some(0x4000_0000),
     // The PL011 is wired to Bluetooth, the mini-UART to pins 8 and 10 of the header.
     uart: UartKind::MiniUart,
+    // QEMU's model is told by its interrupt controller.
+    emulated: false,
     // The slot for the card is at EMMC2. In QEMU's model the card is at the controller that on the
     // board serves Wi-Fi (the Arasan one); the two share an interrupt.
     dom0: &["brcm,bcm2711-emmc2", "brcm,bcm2835-sdhci"],

@@ -6,5 +6,6 @@ use super::{Board, GENERIC};
 pub(super) const BOARD: Board = Board {
     name: "QEMU virt",
     compatible: &["linux,dummy-virt"],
+    emulated: true,
     ..GENERIC
 };
