@@ -401,6 +401,7 @@ impl Host for Fake {
         Ok(set.cloned().unwrap_or(alloc::vec![u64::MAX]))
     }
     fn populate(&self, dom: DomId, first: Gfn, order: u8, count: u64) -> Result<u64, Errno> {
+        assert!(count << order <= 8192, "all others wait for so long a call");
         let free = self.total_pages.get() - self.used();
         let largest = self.largest_order.get().unwrap_or(18);
         let got = self.dom(dom, |d| {

@@ -39,6 +39,9 @@ impl Vcpu {
 pub enum Death {
     /// Alive.
     Alive,
+    /// Wait until no vcpu is on a CPU; then no CPU walks its stage-2 tables any more, and its VMID is
+    /// cleaned from the TLBs, once and before anything is freed.
+    Vcpus,
     /// Close event channels.
     Events,
     /// Drop grant mappings that it holds.

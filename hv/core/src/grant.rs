@@ -87,6 +87,8 @@ pub trait PageHost {
     /// # Errors
     /// `EINVAL` when `gfn` does not map `mfn` as a grant.
     fn unmap_granted(&mut self, slot: Slot, gfn: Gfn, mfn: Mfn) -> Result<(), Errno>;
+    /// Removes a grant mapping of a dead domain, of which no TLB holds anything: no TLB is cleaned.
+    fn forget_granted(&mut self, slot: Slot, gfn: Gfn);
     /// Allocates a zeroed page of the hypervisor, charged to `slot`, for it to map.
     ///
     /// # Errors
@@ -659,10 +661,7 @@ impl Grants {
             if let Some(access) = e.held.access() {
                 host.mem().spend(cost::GRANT);
                 t.mappings -= 1;
-                if let Some(mfn) = self.pinned_page(e.granter, e.gref) {
-                    // It may be gone with the p2m already.
-                    let _ = host.unmap_granted(slot, e.gfn, mfn);
-                }
+                host.forget_granted(slot, e.gfn);
                 self.unpin(host, e.granter, e.gref, access);
             }
             left = left.saturating_sub(1);

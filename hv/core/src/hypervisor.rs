@@ -243,6 +243,11 @@ impl<M: Machine> PageHost for Host<'_, M> {
             )
             .map(drop)
     }
+    fn forget_granted(&mut self, slot: Slot, gfn: Gfn) {
+        if let Some(d) = self.domains.get_mut(slot) {
+            d.p2m.clear_entry(self.m, gfn);
+        }
+    }
     fn alloc_shared(&mut self, slot: Slot) -> Result<Mfn, Errno> {
         let mfn = self.frames.alloc(slot, Use::Shared, 0)?;
         self.m.zero_page(mfn);
@@ -762,19 +767,24 @@ impl Hypervisor {
         let d = self.domains.get_mut(slot).ok_or(Errno::ESRCH)?;
         match d.death {
             Death::Alive => {
-                d.death = Death::Events;
+                d.death = Death::Vcpus;
                 let n = d.vcpus.len() as u8;
                 self.print_last(m, slot);
                 self.all_vcpus(m, slot, n, true);
                 Ok(false)
             }
-            Death::Events => {
+            Death::Vcpus => {
                 for v in d.vcpu_refs() {
                     if let Some(cpu) = self.sched.running_on(v) {
                         self.effects.kick |= 1 << cpu.0;
-                        return Err(Errno::EAGAIN);
+                        return Ok(false);
                     }
                 }
+                d.death = Death::Events;
+                m.flush_vmid(d.p2m.vttbr());
+                Ok(false)
+            }
+            Death::Events => {
                 let frames = &mut self.frames;
                 let ports = m.room(limit::SLICE, cost::CLOSE);
                 if self.events.destroy(slot, ports, m, |p| frames.put(p)) == Progress::Done {
@@ -797,11 +807,6 @@ impl Hypervisor {
             Death::Memory(from) => {
                 let at = self.release_memory(m, slot, from);
                 self.set_death(slot, at.map_or(Death::Tables, Death::Memory));
-                if at.is_none()
-                    && let Some(d) = self.domains.get(slot)
-                {
-                    m.flush_vmid(d.p2m.vttbr());
-                }
                 Ok(false)
             }
             Death::Tables => {

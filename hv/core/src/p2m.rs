@@ -460,8 +460,8 @@ impl P2m {
         None
     }
 
-    /// Removes a whole entry as [`P2m::next_mapped`] found it, without cleaning the TLB: for a
-    /// domain that will never run again, whose VMID is cleaned once at the end.
+    /// Removes a whole entry without cleaning the TLB: for a domain that will never run again, whose
+    /// VMID was cleaned since.
     pub fn clear_entry<M: PhysMem>(&mut self, m: &M, gfn: Gfn) {
         let (pa, e, _) = self.walk(m, gfn.0, 3);
         if let Some(kind) = Kind::from_bits(e) {

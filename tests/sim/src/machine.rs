@@ -77,6 +77,8 @@ pub struct Machine {
     pub maintained: Cell<(u64, u64)>,
     /// How often instruction caches were emptied.
     pub dropped: Cell<u64>,
+    /// Broadcast invalidations of TLBs: of one address, of a whole VMID.
+    pub flushes: Cell<(u64, u64)>,
     /// The list registers of the CPU, in its GIC's format.
     lr: RefCell<[u64; 4]>,
     /// The vcpu that is on the CPU has IRQs masked.
@@ -135,6 +137,7 @@ impl Machine {
             uart_takes: Cell::new(usize::MAX),
             maintained: Cell::new((0, 0)),
             dropped: Cell::new(0),
+            flushes: Cell::new((0, 0)),
             lr: RefCell::new([0; 4]),
             masked: Cell::new(false),
             underflow: Cell::new(false),
@@ -553,6 +556,8 @@ impl Tlb for Machine {
     fn flush_ipa(&self, root: Stage2Root, ipa: u64) {
         let vttbr = root.bits();
         self.spend(cost::FLUSH);
+        let (one, all) = self.flushes.get();
+        self.flushes.set((one + 1, all));
         self.broken.borrow_mut().clear();
         let mut tlb = self.tlb.borrow_mut();
         for o in [0u8, 9, 18] {
@@ -562,6 +567,8 @@ impl Tlb for Machine {
     fn flush_vmid(&self, root: Stage2Root) {
         let vttbr = root.bits();
         self.spend(cost::FLUSH);
+        let (one, all) = self.flushes.get();
+        self.flushes.set((one, all + 1));
         self.broken.borrow_mut().clear();
         self.tlb.borrow_mut().retain(|k, _| k.0 != vttbr >> 48);
     }

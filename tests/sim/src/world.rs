@@ -247,9 +247,9 @@ impl World {
             };
             match d.death {
                 Death::Alive => {}
-                Death::Tables | Death::Zombie => panic!("translations of a dead domain are cached"),
-                // It never runs again; its VMID is cleaned at the end.
-                _ => continue,
+                // Its vcpus may still be on CPUs; nothing of it is changed yet.
+                Death::Vcpus => {}
+                _ => panic!("translations of a dead domain are cached"),
             }
             for l in self.m.cached(vmid) {
                 for gfn in [l.gfn, l.gfn + (1 << l.order) - 1] {

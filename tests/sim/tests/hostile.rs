@@ -440,7 +440,8 @@ impl<'w> Attack<'w> {
                 );
                 let mut x = [at, 0, 0, 0, 0];
                 // One call of its own was under way on another CPU when it died.
-                if self.w.slice(h.v, 36, &mut x) == Reply::Again && *calls > 0 {
+                let more = Reply::Done(guest_abi::Errno::ERESTART.to_ret());
+                if self.w.slice(h.v, 36, &mut x) == more && *calls > 0 {
                     self.call(
                         1,
                         calls.wrapping_mul(37),

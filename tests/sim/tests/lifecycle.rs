@@ -10,10 +10,13 @@ use guest_abi::memory::{MapSpace, RESOURCE_GRANT_TABLE_SHARED, Resource};
 use guest_abi::sched::ShutdownReason;
 use guest_abi::xen::Virq;
 use guest_abi::{DomId, Errno, Gfn, GrantRef, Port, arch};
+use hv_core::hypercall::Reply;
 use hv_core::types::{CpuId, VcpuId};
 use sim::{Config, DomU, Guest, WINDOW, World};
 
 const RAM0: u64 = arch::GUEST_RAM0_BASE;
+/// The answer of a `destroydomain` that has more to do.
+const MORE: Reply = Reply::Done(Errno::ERESTART.to_ret());
 
 /// The registers of a domctl without a payload, whose arguments are put into the control domain's memory.
 fn domctl_on(h: &Guest<'_>, cmd: DomctlCmd, domain: DomId) -> [u64; 5] {
@@ -397,7 +400,6 @@ fn a_domain_that_runs_is_taken_off_its_cpu_first() {
 
 #[test]
 fn a_sparse_domain_ends_in_bounded_slices() {
-    use hv_core::hypercall::Reply;
     let w = World::boot(3);
     let h = w.dom0();
     w.destroy(w.create(Config::default()).unwrap().id);
@@ -413,7 +415,7 @@ fn a_sparse_domain_ends_in_bounded_slices() {
     );
     let mut slices = 0;
     let mut x = domctl_on(&h, DomctlCmd::Destroydomain, d.id);
-    while w.slice(h.v, 36, &mut x) == Reply::Again {
+    while w.slice(h.v, 36, &mut x) == MORE {
         slices += 1;
     }
     assert!(slices > 100 * 512 / 4096, "only {slices} slices");
@@ -469,7 +471,6 @@ fn an_access_that_a_broken_block_stopped_is_made_again() {
 
 #[test]
 fn the_tables_of_a_dead_domain_go_in_bounded_slices() {
-    use hv_core::hypercall::Reply;
     let w = World::boot(3);
     let h = w.dom0();
     w.destroy(w.create(Config::default()).unwrap().id);
@@ -495,7 +496,7 @@ fn the_tables_of_a_dead_domain_go_in_bounded_slices() {
             most = most.max(w.totals().free - before);
             slices += 1;
         }
-        if reply != Reply::Again {
+        if reply != MORE {
             break;
         }
     }
@@ -508,7 +509,6 @@ fn the_tables_of_a_dead_domain_go_in_bounded_slices() {
 #[test]
 fn a_paused_domain_is_on_no_cpu() {
     use guest_abi::HypercallNr;
-    use hv_core::hypercall::Reply;
     use hv_core::types::CpuId;
     let w = World::boot(3);
     let d = w.create(Config::default()).unwrap();
@@ -611,4 +611,55 @@ fn another_vcpu_of_the_domain_finds_nothing_in_a_cpus_tlb() {
     assert!(comes(0, 0), "back again");
     assert!(!comes(1, 1), "each CPU for itself");
     assert!(comes(200, 0), "a CPU that there is not");
+}
+
+/// The hostile guest of `dead_mappings_cost_no_flush_each`: `n` of its pages are granted to `to`, which
+/// maps them from `at` on.
+fn lend(w: &World, from: &DomU, to: &DomU, n: u64, at: u64) {
+    let (g, h) = (from.guest(w), to.guest(w));
+    let table = Gfn(arch::GUEST_GNTTAB_BASE >> 12);
+    memory::add_to_physmap(&g, DomId::SELF, MapSpace::GrantTable, 0, table).unwrap();
+    for k in 0..n {
+        let e = guest_abi::grant_table::GrantEntryV1 {
+            flags: guest_abi::grant_table::gtf::PERMIT_ACCESS,
+            domid: to.id,
+            frame: (RAM0 >> 12) as u32 + k as u32,
+        };
+        g.put(arch::GUEST_GNTTAB_BASE + (8 + k) * 8, &e);
+        let gref = GrantRef(8 + k as u32);
+        map(&h, from.id, gref, at + k * 4096, gntmap::HOST_MAP).unwrap();
+    }
+}
+
+/// A domain that maps much and dies: each mapping goes without a broadcast of its own, and before anything is
+/// freed no CPU holds a translation of it any more. Each call is a slice that returns to the control domain.
+#[test]
+fn xsa_380_394_dead_mappings_cost_no_flush_each() {
+    let w = World::boot(3);
+    let h = w.dom0();
+    w.destroy(w.create(Config::default()).unwrap().id);
+    let start = w.totals();
+    let [a, b] = [0, 1].map(|_| w.create(Config::default()).unwrap());
+    lend(&w, &a, &b, 400, 0x3a00_0000);
+    w.check();
+    let vmid = u64::from(b.v.slot.0) + 1;
+    assert!(w.m.cached(vmid).len() > 400, "the TLBs are full");
+    let (one, all) = w.m.flushes.get();
+    let mut x = domctl_on(&h, DomctlCmd::Destroydomain, b.id);
+    let free = w.totals().free;
+    let mut calls = 1;
+    while w.slice(h.v, 36, &mut x) == MORE {
+        // `settle` looks at what is cached after each.
+        let cached = w.m.cached(vmid).len();
+        assert!(
+            cached == 0 || w.totals().free == free,
+            "{cached} translations"
+        );
+        calls += 1;
+    }
+    assert!(calls > 5, "only {calls} calls");
+    assert_eq!(w.m.flushes.get(), (one, all + 1));
+    w.check();
+    w.destroy(a.id);
+    assert_eq!(w.totals(), start);
 }

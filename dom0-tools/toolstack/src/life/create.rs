@@ -22,8 +22,9 @@ const PSR_GUEST64_INIT: u64 = 0x3c5;
 const SCTLR_GUEST_INIT: u64 = 0x00c5_0078;
 /// Events come as PPI 31, level low (`HVM_PARAM_CALLBACK_TYPE_PPI`).
 const CALLBACK_PPI: u64 = 2 << 56 | 2 << 8 | 31;
-/// Extents that memory is given in: 1 GiB, 2 MiB, 4 KiB; and how many at most in one call.
-const EXTENTS: [(u8, u64); 3] = [(18, 1), (9, 64), (0, 1024)];
+/// Extents that memory is given in: 2 MiB, 4 KiB; and how many at most in one call. All others wait for dom0 until
+/// it is back.
+const EXTENTS: [(u8, u64); 2] = [(9, 16), (0, 1024)];
 /// Pages cleaned in one call.
 const FLUSH_PAGES: u64 = 4096;
 /// The guest's shared interrupts: the virtual UART's is the first.
@@ -461,7 +462,7 @@ impl<H: Host> Toolstack<H> {
     async fn populate_range(&self, dom: DomId, first: Gfn, pages: u64) -> Result<()> {
         let mut gfn = first.0;
         let mut left = pages;
-        let mut largest = 18;
+        let mut largest = 9;
         while left > 0 {
             let fitting = EXTENTS.iter().copied().find(|(order, _)| {
                 let size = 1u64 << order;

@@ -712,7 +712,7 @@ fn a_guest_with_gicv3_and_two_banks() {
         false,
     ))
     .unwrap();
-    assert_eq!(t.host().extents.borrow()[&18], 4);
+    assert_eq!(t.host().extents.borrow()[&9], 2048);
     assert_eq!(
         t.host().state.borrow().doms[&1].request.gic,
         Some(GicVersion::V3)

@@ -200,6 +200,10 @@ impl PageHost for Host {
             _ => Err(Errno::EINVAL),
         }
     }
+    fn forget_granted(&mut self, slot: Slot, gfn: Gfn) {
+        let old = self.p2m.remove(&(slot, gfn.0));
+        assert!(matches!(old, Some(Entry::Grant(..))), "{old:?}");
+    }
     fn alloc_shared(&mut self, slot: Slot) -> Result<Mfn, Errno> {
         let m = self.alloc(slot).ok_or(Errno::ENOMEM)?;
         self.mem.zero_page(m);

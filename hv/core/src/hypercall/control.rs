@@ -44,15 +44,11 @@ impl<M: Machine> Call<'_, M> {
             if own {
                 return Err(Errno::EINVAL);
             }
-            // Each call is a slice, made again until all is done or nothing more can be now.
+            // Each call is a slice, and the toolstack makes the next one: the control domain has one
+            // vcpu, and others want to be served by it meanwhile.
             return match self.hv.destroy_slice(m, slot) {
-                Ok(true) => OK,
-                Ok(false) => match self.hv.domains.get(slot) {
-                    Some(d) if d.domid == op.domain => Ok(Reply::Again),
-                    _ => OK,
-                },
-                Err(Errno::EAGAIN) => Err(Errno::ERESTART),
-                Err(e) => Err(e),
+                Ok(false) if self.hv.domains.find(op.domain).is_some() => Err(Errno::ERESTART),
+                r => r.and(OK),
             };
         }
         if self
