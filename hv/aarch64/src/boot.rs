@@ -860,7 +860,7 @@ fn dom0(machine: &Machine, nr_irqs: u32, initrd: Option<Range>, beyond: &[Range]
     let r = (|| {
         let (d, mut c) = h.p2m_of(m, slot)?;
         d.max_pages = (memory / 4096) as u32;
-        d.p2m.set_table_limit(4096);
+        d.p2m.set_table_limit(c.frames, 1024)?;
         for k in (0..memory / 4096).step_by(512) {
             d.p2m
                 .map(&mut c, Gfn(base.0 + k), Mfn(base.0 + k), 9, Kind::Ram)?;

@@ -50,8 +50,8 @@ pub enum Death {
     Memory(Gfn),
     /// Free the stage-2 tables, which map nothing any more.
     Tables,
-    /// Only pages that others still map are left: nothing more to do until they let go.
-    Zombie,
+    /// Give the pages to nobody that others still hold, from this one of the machine's on.
+    Pages(u32),
 }
 
 /// How far `memory_op` is with an extent that takes more than one slice.

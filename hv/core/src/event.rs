@@ -580,10 +580,13 @@ impl Domain {
         mem.spend(1024 * cost::ENTRY);
     }
 
+    /// Makes so many more ports valid. The room for all was taken when the domain was made.
     fn grow(&mut self) -> Result<(), Errno> {
-        self.ports.try_reserve(GROW).map_err(|_| Errno::ENOMEM)?;
-        self.closed.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-        self.ports.resize(self.ports.len() + GROW, Channel::FREE);
+        let more = self.ports.len() + GROW;
+        if more > self.ports.capacity() || self.closed.len() == self.closed.capacity() {
+            return Err(Errno::ENOMEM);
+        }
+        self.ports.resize(more, Channel::FREE);
         self.closed.push(u64::MAX);
         Ok(())
     }
@@ -631,7 +634,7 @@ impl Domain {
     fn drop_fifo(&mut self, release: &mut impl FnMut(Mfn)) {
         self.fifo = false;
         self.late = 0;
-        for page in core::mem::take(&mut self.array) {
+        for page in self.array.drain(..) {
             release(page.mfn());
         }
         for v in &mut self.vcpus {
@@ -771,10 +774,13 @@ impl Events {
             max_port,
             ..Domain::ABSENT
         };
-        new.vcpus
-            .try_reserve_exact(nr_vcpus)
-            .map_err(|_| Errno::ENOMEM)?;
+        crate::room::reserve(&mut new.vcpus, nr_vcpus)?;
         new.vcpus.resize(nr_vcpus, Vcpu::NEW);
+        // A table's last step may go beyond the highest port.
+        let ports = max_port.min(PORTS_FIFO - 1) as usize / GROW * GROW + GROW;
+        crate::room::reserve(&mut new.ports, ports)?;
+        crate::room::reserve(&mut new.closed, ports / GROW)?;
+        crate::room::reserve(&mut new.array, FIFO_ARRAY_PAGES)?;
         new.grow()?;
         new.chan_mut(0)?.state = State::Reserved;
         new.set_closed(0, false);
@@ -1267,7 +1273,6 @@ impl Events {
     ) -> Result<Notify, Errno> {
         let d = self.dom_mut(slot)?;
         d.check_expand()?;
-        d.array.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
         let first = d.array.len() as u32 * 1024;
         d.array.push(Pa(mfn.addr()));
         d.save_2l(first, mem);

@@ -6,7 +6,7 @@
 //! the two words that count references while the page is in use, so that allocation and freeing
 //! need no further memory and take O(log n).
 
-use crate::types::{Errno, Mfn, Slot};
+use crate::types::{Errno, MAX_DOMAINS, Mfn, Slot};
 
 /// The largest block: 2^18 pages are 1 GiB.
 pub const MAX_ORDER: u8 = 18;
@@ -26,6 +26,8 @@ pub enum Use {
     Shared,
     /// A stage-2 table.
     Table,
+    /// A page of the hypervisor's alone: a domain's active grants and map entries.
+    Private,
 }
 
 /// Metadata of one page. For [`Use::Free`] heads `a` and `b` are the list links; for pages in use
@@ -60,11 +62,18 @@ pub struct Frames {
     free_heads: [u32; MAX_ORDER as usize + 1],
     free_pages: u64,
     total_pages: u64,
-    /// Pages per slot: guest memory (`tot_pages`).
-    guest_pages: [u32; crate::types::MAX_DOMAINS],
-    /// Pages per slot: shared pages and tables.
-    hv_pages: [u32; crate::types::MAX_DOMAINS],
+    /// Pages per slot: guest memory (`tot_pages`). The last is [`NOBODY`]'s, as below.
+    guest_pages: [u32; MAX_DOMAINS + 1],
+    /// Pages per slot: shared pages, tables and private ones.
+    hv_pages: [u32; MAX_DOMAINS + 1],
+    /// Pages per slot that are free and kept for it.
+    kept: [u32; MAX_DOMAINS + 1],
+    /// All of these.
+    all_kept: u64,
 }
+
+/// Who owns a page of a domain that is gone, while others hold references to it.
+pub const NOBODY: Slot = Slot(MAX_DOMAINS as u8);
 
 impl Frames {
     /// Takes charge of pages from machine frame `base` on, one for each entry of `table`; all are
@@ -77,8 +86,10 @@ impl Frames {
             free_heads: [NIL; MAX_ORDER as usize + 1],
             free_pages: 0,
             total_pages: 0,
-            guest_pages: [0; crate::types::MAX_DOMAINS],
-            hv_pages: [0; crate::types::MAX_DOMAINS],
+            guest_pages: [0; MAX_DOMAINS + 1],
+            hv_pages: [0; MAX_DOMAINS + 1],
+            kept: [0; MAX_DOMAINS + 1],
+            all_kept: 0,
         }
     }
 
@@ -102,10 +113,91 @@ impl Frames {
         }
     }
 
-    /// Pages that can be allocated now.
+    /// Pages that anybody can allocate now: those that are free and kept for nobody.
     #[must_use]
     pub fn free_pages(&self) -> u64 {
-        self.free_pages
+        self.free_pages.saturating_sub(self.all_kept)
+    }
+
+    /// Pages that are free and kept for `slot`.
+    #[must_use]
+    pub fn kept(&self, slot: Slot) -> u32 {
+        self.kept.get(slot.idx()).copied().unwrap_or(0)
+    }
+
+    /// Keeps `pages` more pages free for what the hypervisor needs on `slot`'s behalf: what is kept
+    /// is to be had by [`Frames::alloc_kept`] whatever others use up.
+    ///
+    /// # Errors
+    /// `ENOMEM` when there are not so many.
+    pub fn keep(&mut self, slot: Slot, pages: u32) -> Result<(), Errno> {
+        crate::room::may_fail()?;
+        if u64::from(pages) > self.free_pages() {
+            return Err(Errno::ENOMEM);
+        }
+        let k = self.kept.get_mut(slot.idx()).ok_or(Errno::ENOMEM)?;
+        *k = k.checked_add(pages).ok_or(Errno::ENOMEM)?;
+        self.all_kept += u64::from(pages);
+        Ok(())
+    }
+
+    /// Keeps `pages` pages less for `slot`, or all for `u32::MAX`.
+    pub fn unkeep(&mut self, slot: Slot, pages: u32) {
+        if let Some(k) = self.kept.get_mut(slot.idx()) {
+            let less = pages.min(*k);
+            *k -= less;
+            self.all_kept = self.all_kept.saturating_sub(u64::from(less));
+        }
+    }
+
+    /// Allocates one of the pages that are kept for `slot`, as [`Frames::alloc`] does.
+    ///
+    /// # Errors
+    /// `ENOMEM` when none is kept any more.
+    pub fn alloc_kept(&mut self, slot: Slot, usage: Use) -> Result<Mfn, Errno> {
+        if self.kept(slot) == 0 {
+            return Err(Errno::ENOMEM);
+        }
+        self.unkeep(slot, 1);
+        let got = self.alloc(slot, usage, 0);
+        if got.is_err() {
+            // Cannot be but by injection: the page is one of those that were kept.
+            self.keep_again(slot);
+        }
+        got
+    }
+
+    fn keep_again(&mut self, slot: Slot) {
+        if let Some(k) = self.kept.get_mut(slot.idx()) {
+            *k += 1;
+            self.all_kept += 1;
+        }
+    }
+
+    /// Takes the pages that are left of a domain that is gone away from its slot, among `n` of the machine's from
+    /// the `from`th on; where to go on, or `None` when none is left. Others hold references to them.
+    /// `own` pages of the hypervisor's are still the domain's, tables all of them.
+    pub fn disown(&mut self, slot: Slot, own: u32, from: u32, n: u32) -> Option<u32> {
+        let left = |f: &Self| f.guest_pages(slot) != 0 || f.hv_pages(slot) > own;
+        let end = from.saturating_add(n).min(self.table.len() as u32);
+        for i in from..end {
+            if !left(self) {
+                return None;
+            }
+            let Some(f) = self.table.get_mut(i as usize) else {
+                break;
+            };
+            if f.owner == slot.0 && matches!(f.usage, Use::Guest | Use::Shared) {
+                f.owner = NOBODY.0;
+                let usage = f.usage;
+                for (who, more) in [(slot, u32::MAX), (NOBODY, 1)] {
+                    if let Some(c) = self.account(who, usage) {
+                        *c = c.wrapping_add(more);
+                    }
+                }
+            }
+        }
+        (left(self) && (end as usize) < self.table.len()).then_some(end)
     }
 
     /// Pages that the allocator ever managed.
@@ -126,7 +218,7 @@ impl Frames {
         self.guest_pages.get(slot.idx()).copied().unwrap_or(0)
     }
 
-    /// Pages that the hypervisor holds on `slot`'s behalf: shared pages and stage-2 tables.
+    /// Pages that the hypervisor holds on `slot`'s behalf: shared pages, stage-2 tables, private ones.
     #[must_use]
     pub fn hv_pages(&self, slot: Slot) -> u32 {
         self.hv_pages.get(slot.idx()).copied().unwrap_or(0)
@@ -192,6 +284,10 @@ impl Frames {
     /// # Errors
     /// `ENOMEM` when no block of that size is free.
     pub fn alloc(&mut self, slot: Slot, usage: Use, order: u8) -> Result<Mfn, Errno> {
+        crate::room::may_fail()?;
+        if self.free_pages() < 1 << order {
+            return Err(Errno::ENOMEM);
+        }
         let mut have = order;
         let i = loop {
             let head = *self.free_heads.get(have as usize).ok_or(Errno::ENOMEM)?;

@@ -12,8 +12,12 @@
 //!   and each holds one reference on the page;
 //! - `GTF_reading` and `GTF_writing` of a pinned shared entry were set by the hypervisor before it
 //!   looked at the frame, and are cleared when the last (writing) pin goes;
-//! - a table is taken down only when nothing pins its entries, so that a maptrack entry always
-//!   finds the granter's table, dead or alive.
+//! - a maptrack entry names its granter by slot and birth: when the granter is gone, and another domain is in
+//!   its slot, nobody's entry is unpinned but the page's reference dropped. Until then that mapping is
+//!   charged to who holds it ([`Grants::orphans`]).
+//!
+//! Active entries and map entries lie in machine pages that are kept for their domain from its creation
+//! on ([`Grants::pages`]): what one uses up is its own.
 //!
 //! A copy pins nothing: it is over before anybody else can get at the hypervisor's state. It still
 //! sets the status bits, because the granter's own vcpus go on meanwhile.
@@ -24,7 +28,7 @@ use guest_abi::grant_table::{cache, gntcopy, gntmap, gtf};
 
 pub use guest_abi::grant_table::GrantStatus;
 
-use crate::machine::{Cache, CacheOp, Meter, PhysMem, cost};
+use crate::machine::{Cache, CacheOp, Meter, PhysMem, cost, limit};
 use crate::types::{Access, DomId, Errno, Gfn, GrantRef, MAX_DOMAINS, Mfn, PAGE_SIZE, Pa, Slot};
 
 /// Shared frames that a domain may have at most.
@@ -33,10 +37,16 @@ pub const MAX_GRANT_FRAMES: u32 = 64;
 pub const MAX_MAPTRACK_FRAMES: u32 = 1024;
 /// Entries of version 1 in a shared frame: 8 bytes each.
 pub const ENTRIES_PER_FRAME: u32 = guest_abi::grant_table::V1_ENTRIES_PER_FRAME;
-/// Entries that count as one maptrack frame.
-pub const MAPTRACK_PER_FRAME: u32 = 256;
-/// Entries that one call of [`Grants::cache_flush`] looks at.
-pub const CACHE_FLUSH_SLICE: u32 = 512;
+/// Entries that count as one maptrack frame: those of a page.
+pub const MAPTRACK_PER_FRAME: u32 = PER_PAGE;
+/// Map entries that one call of [`Grants::cache_flush`] looks at.
+pub const CACHE_FLUSH_SLICE: u32 = 256;
+/// Bytes of an active entry and of a map entry.
+const ENTRY: u64 = 16;
+/// Such entries in a page.
+const PER_PAGE: u32 = (PAGE_SIZE / ENTRY) as u32;
+/// Pages of active entries for a shared frame.
+const ACTIVE_PAGES: usize = (ENTRIES_PER_FRAME / PER_PAGE) as usize;
 /// What a frame list says of a shared frame that is mapped nowhere (`INVALID_GFN`).
 pub const INVALID_GFN: u64 = u64::MAX;
 
@@ -45,6 +55,8 @@ const MAX_PINS: u8 = 128;
 /// How often the status bits are tried while the guest changes the entry at the same time.
 const RETRIES: u32 = 5;
 const NIL: u32 = u32::MAX;
+/// A machine frame in an entry.
+const FRAME: u64 = (1 << 48) - 1;
 
 // A shared entry's first word: the flags, and above them who may use it.
 const GTF_PERMIT_ACCESS: u32 = gtf::PERMIT_ACCESS as u32;
@@ -82,25 +94,22 @@ pub trait PageHost {
     /// # Errors
     /// `EINVAL` beyond the address space, `EEXIST` when occupied, `ENOMEM`.
     fn map_granted(&mut self, slot: Slot, gfn: Gfn, mfn: Mfn, access: Access) -> Result<(), Errno>;
-    /// Removes that mapping again. The TLB is clean when it returns.
+    /// The page that is mapped at `gfn` of `slot` by a grant.
+    fn granted(&self, slot: Slot, gfn: Gfn) -> Option<Mfn>;
+    /// Removes that mapping again; gives its page. The TLB is clean when it returns.
     ///
     /// # Errors
-    /// `EINVAL` when `gfn` does not map `mfn` as a grant.
-    fn unmap_granted(&mut self, slot: Slot, gfn: Gfn, mfn: Mfn) -> Result<(), Errno>;
-    /// Removes a grant mapping of a dead domain, of which no TLB holds anything: no TLB is cleaned.
-    fn forget_granted(&mut self, slot: Slot, gfn: Gfn);
-    /// Allocates a zeroed page of the hypervisor, charged to `slot`, for it to map.
+    /// `EINVAL` when `gfn` maps no grant.
+    fn unmap_granted(&mut self, slot: Slot, gfn: Gfn) -> Result<Mfn, Errno>;
+    /// As [`PageHost::unmap_granted`] for a dead domain, of which no TLB holds anything: none is cleaned.
+    fn forget_granted(&mut self, slot: Slot, gfn: Gfn) -> Option<Mfn>;
+    /// Allocates a zeroed page of the hypervisor of those that are kept for `slot`: for it to map, or `private`.
     ///
     /// # Errors
     /// `ENOMEM`.
-    fn alloc_shared(&mut self, slot: Slot) -> Result<Mfn, Errno>;
-    /// Frees it.
-    fn free_shared(&mut self, slot: Slot, mfn: Mfn);
-    /// Whose RAM a page is.
-    ///
-    /// # Errors
-    /// `EINVAL` when it is no RAM, `EPERM` when it belongs to no domain.
-    fn owner(&self, mfn: Mfn) -> Result<Slot, Errno>;
+    fn alloc_own(&mut self, slot: Slot, private: bool) -> Result<Mfn, Errno>;
+    /// Whether a page is RAM of `slot`'s.
+    fn owns(&self, slot: Slot, mfn: Mfn) -> bool;
 }
 
 /// Input of `GNTTABOP_map_grant_ref`.
@@ -176,12 +185,12 @@ pub struct CacheFlushOp {
 pub enum Destroyed {
     /// Call again.
     More,
-    /// Its own mappings are gone; others still map its pages. [`Grants::take_reapable`] tells when
-    /// to call again.
-    Pinned,
     /// Nothing is left of it.
     Done,
 }
+
+/// What a map entry costs that goes with its domain, in instructions.
+const FORGET: u32 = 120;
 
 /// What a domain holds, for accounting and for tests that nothing leaks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -194,7 +203,8 @@ pub struct Usage {
     pub mappings: u32,
 }
 
-/// The hypervisor's side of a shared entry.
+/// The hypervisor's side of a shared entry. In its page: frame, `ro` and `rw`; then `gfn` and `by`. Zeroes are
+/// an entry that is not in use.
 #[derive(Clone, Copy)]
 struct Active {
     /// The page; meaningful while pinned, as are `gfn` and `by`.
@@ -210,14 +220,21 @@ struct Active {
 }
 
 impl Active {
-    const IDLE: Self = Self {
-        mfn: Mfn(0),
-        gfn: 0,
-        by: DomId::INVALID,
-        ro: 0,
-        rw: 0,
-    };
-
+    fn load<M: PhysMem>(mem: &M, at: Pa) -> Self {
+        let (a, b) = (mem.load64(at), mem.load64(at.add(8)));
+        Self {
+            mfn: Mfn(a & FRAME),
+            ro: (a >> 48) as u8,
+            rw: (a >> 56) as u8,
+            gfn: b as u32,
+            by: DomId((b >> 32) as u16),
+        }
+    }
+    fn store<M: PhysMem>(&self, mem: &M, at: Pa) {
+        let pins = u64::from(self.ro) << 48 | u64::from(self.rw) << 56;
+        mem.store64(at, self.mfn.0 & FRAME | pins);
+        mem.store64(at.add(8), u64::from(self.by.0) << 32 | u64::from(self.gfn));
+    }
     const fn pinned(&self) -> bool {
         self.ro | self.rw != 0
     }
@@ -239,10 +256,11 @@ impl Active {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 enum Held {
-    Free,
-    ReadOnly,
-    Writable,
+    Free = 0,
+    ReadOnly = 1,
+    Writable = 2,
 }
 
 impl Held {
@@ -255,16 +273,53 @@ impl Held {
     }
 }
 
-/// One mapping that a domain holds, or a link of the list of free entries.
+/// One mapping that a domain holds, or a link of the list of free entries. In its page: `gfn`, reference, slot and
+/// kind; then the birth or link. Zeroes are a free entry.
 #[derive(Clone, Copy)]
 struct Track {
     /// Where it is mapped.
     gfn: Gfn,
-    /// The reference; of a free entry, the next free one or [`NIL`].
+    /// The reference.
     gref: u32,
     /// The granter.
     granter: Slot,
     held: Held,
+    /// The granter's [`Table::birth`]; of a free entry, the next free one or [`NIL`].
+    birth: u64,
+}
+
+impl Track {
+    const fn free(next: u32) -> Self {
+        Self {
+            gfn: Gfn(0),
+            gref: 0,
+            granter: Slot(0),
+            held: Held::Free,
+            birth: next as u64,
+        }
+    }
+    fn load<M: PhysMem>(mem: &M, at: Pa) -> Self {
+        let a = mem.load64(at);
+        Self {
+            gfn: Gfn(a & 0xffff_ffff),
+            gref: (a >> 32) as u16 as u32,
+            granter: Slot((a >> 48) as u8),
+            held: match a >> 56 {
+                0 => Held::Free,
+                1 => Held::ReadOnly,
+                _ => Held::Writable,
+            },
+            birth: mem.load64(at.add(8)),
+        }
+    }
+    fn store<M: PhysMem>(&self, mem: &M, at: Pa) {
+        let whom = u64::from(self.gref & 0xffff) << 32 | u64::from(self.granter.0) << 48;
+        mem.store64(
+            at,
+            self.gfn.0 & 0xffff_ffff | whom | (self.held as u64) << 56,
+        );
+        mem.store64(at.add(8), self.birth);
+    }
 }
 
 struct Shared {
@@ -278,98 +333,102 @@ struct Table {
     dying: bool,
     max_frames: u32,
     max_maptrack: u32,
+    /// Of all tables that there ever were, which this is.
+    birth: u64,
     shared: Vec<Shared>,
-    active: Vec<Vec<Active>>,
-    track: Vec<Vec<Track>>,
+    /// Pages of active entries.
+    active: Vec<Mfn>,
+    /// Pages of map entries.
+    track: Vec<Mfn>,
+    /// The first of the map entries that were in use and are free.
     free: u32,
+    /// Map entries from this one on were never in use.
+    fresh: u32,
     /// References pinned.
     pinned: u32,
-    /// Maptrack entries in use.
+    /// Map entries in use.
     mappings: u32,
+    /// How many of its pins each slot holds.
+    lent: Vec<u32>,
+    /// Its mappings of pages whose granter is gone.
+    orphans: u32,
+}
+
+/// Where an entry lies in an array of pages.
+#[inline]
+fn place(pages: &[Mfn], index: u32) -> Option<Pa> {
+    let page = pages.get((index / PER_PAGE) as usize)?;
+    Some(Pa(page.addr() + u64::from(index % PER_PAGE) * ENTRY))
 }
 
 impl Table {
-    /// The shared entry's address and the active entry of a reference.
+    /// Where the shared entry and the active entry of a reference are.
     #[inline]
-    fn entry(&mut self, gref: u32) -> Option<(Pa, &mut Active)> {
+    fn entry(&self, gref: u32) -> Option<(Pa, Pa)> {
         let (frame, at) = (gref / ENTRIES_PER_FRAME, gref % ENTRIES_PER_FRAME);
         let mfn = self.shared.get(frame as usize)?.mfn;
-        let act = self.active.get_mut(frame as usize)?.get_mut(at as usize)?;
-        Some((Pa(mfn.addr() + u64::from(at) * 8), act))
+        Some((
+            Pa(mfn.addr() + u64::from(at) * 8),
+            place(&self.active, gref)?,
+        ))
     }
 
-    fn track_mut(&mut self, handle: u32) -> Option<&mut Track> {
-        self.track
-            .get_mut((handle / MAPTRACK_PER_FRAME) as usize)?
-            .get_mut((handle % MAPTRACK_PER_FRAME) as usize)
+    /// The mapping of a handle, what it allows, and where its entry is.
+    fn held<M: PhysMem>(&self, mem: &M, handle: u32) -> Option<(Track, Access, Pa)> {
+        if handle >= self.fresh {
+            return None;
+        }
+        let at = place(&self.track, handle)?;
+        let e = Track::load(mem, at);
+        Some((e, e.held.access()?, at))
     }
 
-    /// A free handle; it stays on the list until [`Table::take_handle`].
-    fn free_handle(&mut self) -> Option<u32> {
-        if self.free == NIL {
-            let frames = self.track.len() as u32;
-            if frames >= self.max_maptrack {
+    /// A free handle; it stays free until [`Table::take_handle`].
+    fn free_handle<H: PageHost>(&mut self, host: &mut H, slot: Slot) -> Option<u32> {
+        if self.free != NIL {
+            return Some(self.free);
+        }
+        let pages = self.track.len() as u32;
+        if self.fresh / PER_PAGE >= pages {
+            if pages >= self.max_maptrack {
                 return None;
             }
-            let first = frames * MAPTRACK_PER_FRAME;
-            let mut page = Vec::new();
-            page.try_reserve_exact(MAPTRACK_PER_FRAME as usize).ok()?;
-            self.track.try_reserve(1).ok()?;
-            page.extend((first + 1..=first + MAPTRACK_PER_FRAME).map(|next| Track {
-                gfn: Gfn(0),
-                gref: if next == first + MAPTRACK_PER_FRAME {
-                    NIL
-                } else {
-                    next
-                },
-                granter: Slot(0),
-                held: Held::Free,
-            }));
-            self.track.push(page);
-            self.free = first;
+            self.track.push(host.alloc_own(slot, true).ok()?);
         }
-        Some(self.free)
+        Some(self.fresh)
     }
 
-    fn take_handle(&mut self, handle: u32, track: Track) {
-        debug_assert_eq!(handle, self.free);
-        let mut next = self.free;
-        if let Some(t) = self.track_mut(handle) {
-            next = t.gref;
-            *t = track;
+    fn take_handle<M: PhysMem>(&mut self, mem: &M, handle: u32, track: &Track) {
+        let Some(at) = place(&self.track, handle) else {
+            return;
+        };
+        if handle == self.fresh {
+            self.fresh += 1;
+        } else {
+            self.free = Track::load(mem, at).birth as u32;
         }
-        self.free = next;
+        track.store(mem, at);
         self.mappings += 1;
     }
 
-    fn put_handle(&mut self, handle: u32) {
-        let next = self.free;
-        if let Some(t) = self.track_mut(handle) {
-            *t = Track {
-                gfn: Gfn(0),
-                gref: next,
-                granter: Slot(0),
-                held: Held::Free,
-            };
-            self.free = handle;
-            self.mappings -= 1;
-        }
+    fn put_handle<M: PhysMem>(&mut self, mem: &M, handle: u32, at: Pa) {
+        Track::free(self.free).store(mem, at);
+        self.free = handle;
+        self.mappings -= 1;
     }
 
     fn grow<H: PageHost>(&mut self, host: &mut H, slot: Slot, frames: u32) -> Result<(), Errno> {
         if frames > self.max_frames {
             return Err(Errno::EINVAL);
         }
+        // There is room in the lists for all that the limit allows.
         while (self.shared.len() as u32) < frames {
-            let mut page = Vec::new();
-            page.try_reserve_exact(ENTRIES_PER_FRAME as usize)
-                .map_err(|_| Errno::ENOMEM)?;
-            page.resize(ENTRIES_PER_FRAME as usize, Active::IDLE);
-            self.active.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-            self.shared.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-            let mfn = host.alloc_shared(slot)?;
-            self.active.push(page);
-            self.shared.push(Shared { mfn, gfn: None });
+            if self.active.len() < (self.shared.len() + 1) * ACTIVE_PAGES {
+                self.active.push(host.alloc_own(slot, true)?);
+            } else {
+                let mfn = host.alloc_own(slot, false)?;
+                self.shared.push(Shared { mfn, gfn: None });
+            }
         }
         Ok(())
     }
@@ -483,8 +542,8 @@ fn copy_bytes<M: PhysMem>(mem: &M, dst: Pa, src: Pa, len: u64) {
 /// All domains' grant tables.
 pub struct Grants {
     tables: [Option<Table>; MAX_DOMAINS],
-    /// Slots whose last pin went while they were dying.
-    reapable: u128,
+    /// Tables that there ever were: too many to be counted round.
+    births: u64,
 }
 
 impl Default for Grants {
@@ -499,7 +558,7 @@ impl Grants {
     pub const fn new() -> Self {
         Self {
             tables: [const { None }; MAX_DOMAINS],
-            reapable: 0,
+            births: 0,
         }
     }
 
@@ -525,6 +584,21 @@ impl Grants {
 
     // ---- tables ------------------------------------------------------------------------------
 
+    /// How many pages a table of these limits takes at most; they must be kept for its domain before it is
+    /// made.
+    ///
+    /// # Errors
+    /// `EINVAL` for limits out of range.
+    pub const fn pages(max_grant_frames: u32, max_maptrack_frames: u32) -> Result<u32, Errno> {
+        if max_grant_frames == 0
+            || max_grant_frames > MAX_GRANT_FRAMES
+            || max_maptrack_frames > MAX_MAPTRACK_FRAMES
+        {
+            return Err(Errno::EINVAL);
+        }
+        Ok(max_grant_frames * (1 + ACTIVE_PAGES as u32) + max_maptrack_frames)
+    }
+
     /// Makes a domain's table with one shared frame. Limits are those of `createdomain`, in
     /// frames; negative ones (defaults) are the caller's to replace.
     ///
@@ -538,17 +612,13 @@ impl Grants {
         max_grant_frames: u32,
         max_maptrack_frames: u32,
     ) -> Result<(), Errno> {
-        if max_grant_frames == 0
-            || max_grant_frames > MAX_GRANT_FRAMES
-            || max_maptrack_frames > MAX_MAPTRACK_FRAMES
-        {
-            return Err(Errno::EINVAL);
-        }
         let place = self.tables.get_mut(slot.idx()).ok_or(Errno::EINVAL)?;
         if place.is_some() {
             return Err(Errno::EEXIST);
         }
+        self.births += 1;
         let mut t = Table {
+            birth: self.births,
             domid,
             dying: false,
             max_frames: max_grant_frames,
@@ -557,12 +627,25 @@ impl Grants {
             active: Vec::new(),
             track: Vec::new(),
             free: NIL,
+            fresh: 0,
             pinned: 0,
             mappings: 0,
+            lent: Vec::new(),
+            orphans: 0,
         };
-        t.grow(host, slot, 1)?;
+        let frames = max_grant_frames as usize;
+        crate::room::reserve(&mut t.shared, frames)?;
+        crate::room::reserve(&mut t.active, frames * ACTIVE_PAGES)?;
+        crate::room::reserve(&mut t.track, max_maptrack_frames as usize)?;
+        crate::room::reserve(&mut t.lent, MAX_DOMAINS)?;
+        t.lent.resize(MAX_DOMAINS, 0);
+        let made = t.grow(host, slot, 1);
         *place = Some(t);
-        Ok(())
+        // What there is of it goes as any table does.
+        if made.is_err() {
+            while self.destroy(host, slot, u32::MAX) == Destroyed::More {}
+        }
+        made
     }
 
     /// Makes the table at least `frames` shared frames large. On failure it may have grown less.
@@ -632,15 +715,23 @@ impl Grants {
         })
     }
 
-    /// References of the domain that somebody maps: while there are any, its slot must not be used
-    /// again.
+    /// References of the domain that somebody maps.
     #[must_use]
     pub fn pins_outstanding(&self, slot: Slot) -> u32 {
         self.table(slot).map_or(0, |t| t.pinned)
     }
 
+    /// Mappings that the domain holds of pages whose granter is gone: each keeps a page that is nobody
+    /// else's, and is charged to it.
+    #[must_use]
+    #[inline]
+    pub fn orphans(&self, slot: Slot) -> u32 {
+        self.table(slot).map_or(0, |t| t.orphans)
+    }
+
     /// Takes a domain's table down, at most `budget` mappings of its own at a call. From the first
-    /// call on nobody can map or copy its pages any more; its vcpus must not run again.
+    /// call on nobody can map or copy its pages any more; its vcpus must not run again. Pages that
+    /// others map stay theirs to unmap, and are charged to them from now on.
     pub fn destroy<H: PageHost>(&mut self, host: &mut H, slot: Slot, budget: u32) -> Destroyed {
         let Some(t) = self.table_mut(slot) else {
             return Destroyed::Done;
@@ -650,64 +741,51 @@ impl Grants {
         t.max_maptrack = 0;
         let mut left = budget;
         while let Some(t) = self.table_mut(slot) {
-            let Some(page) = t.track.last_mut() else {
+            let Some(handle) = t.fresh.checked_sub(1) else {
                 break;
             };
-            let Some(e) = page.pop() else {
-                t.track.pop();
-                continue;
-            };
-            host.mem().spend(cost::ENTRY);
-            if let Some(access) = e.held.access() {
-                host.mem().spend(cost::GRANT);
-                t.mappings -= 1;
-                host.forget_granted(slot, e.gfn);
-                self.unpin(host, e.granter, e.gref, access);
-            }
-            left = left.saturating_sub(1);
-            if left == 0 {
+            if left == 0 || host.mem().spent() >= limit::SLICE {
                 return Destroyed::More;
             }
+            left -= 1;
+            host.mem().spend(FORGET);
+            let found = t.held(host.mem(), handle);
+            t.fresh = handle;
+            if let Some((e, access, _)) = found {
+                t.mappings -= 1;
+                let page = host.forget_granted(slot, e.gfn);
+                self.unpin(host.mem(), slot, &e, access);
+                page.into_iter().for_each(|p| host.put_page(p));
+            }
         }
-        let bit = 1u128 << slot.0;
-        self.reapable &= !bit;
-        let Some(place) = self.tables.get_mut(slot.idx()) else {
+        let Some(t) = self.tables.get_mut(slot.idx()).and_then(Option::take) else {
             return Destroyed::Done;
         };
-        match place {
-            Some(t) if t.pinned != 0 => return Destroyed::Pinned,
-            Some(t) => t.shared.iter().for_each(|s| host.free_shared(slot, s.mfn)),
-            None => {}
+        for (mapper, n) in self.tables.iter_mut().zip(&t.lent) {
+            if let Some(mapper) = mapper {
+                mapper.orphans += n;
+            }
         }
-        *place = None;
+        let shared = t.shared.iter().map(|s| s.mfn);
+        let pages = shared.chain(t.active).chain(t.track);
+        pages.for_each(|mfn| host.put_page(mfn));
         Destroyed::Done
     }
 
-    /// A dying domain whose last pinned reference was let go since: call [`Grants::destroy`] on it
-    /// again. Worth a look after every unmap and destruction.
-    #[inline]
-    pub fn take_reapable(&mut self) -> Option<Slot> {
-        if self.reapable == 0 {
-            return None;
-        }
-        let slot = self.reapable.trailing_zeros();
-        self.reapable &= self.reapable - 1;
-        Some(Slot(slot as u8))
-    }
-
-    fn pinned_page(&mut self, granter: Slot, gref: u32) -> Option<Mfn> {
-        let (_, act) = self.table_mut(granter)?.entry(gref)?;
-        act.pinned().then_some(act.mfn)
-    }
-
-    /// Undoes one pin: the count, the status bits, the page's reference.
-    fn unpin<H: PageHost>(&mut self, host: &mut H, granter: Slot, gref: u32, access: Access) {
-        let Some(t) = self.table_mut(granter) else {
+    /// Undoes one pin of `mapper`'s: the count and the status bits, where the granter is there; the page's
+    /// reference is the caller's to drop.
+    fn unpin<M: PhysMem>(&mut self, mem: &M, mapper: Slot, e: &Track, access: Access) {
+        let granter = self.table_mut(e.granter).filter(|t| t.birth == e.birth);
+        let Some(t) = granter else {
+            if let Some(me) = self.table_mut(mapper) {
+                me.orphans = me.orphans.saturating_sub(1);
+            }
             return;
         };
-        let Some((entry, act)) = t.entry(gref) else {
+        let Some((entry, at)) = t.entry(e.gref) else {
             return;
         };
+        let mut act = Active::load(mem, at);
         let count = match access {
             Access::Read => &mut act.ro,
             Access::Write => &mut act.rw,
@@ -717,15 +795,12 @@ impl Grants {
             return;
         };
         *count = less;
-        let (mfn, idle) = (act.mfn, !act.pinned());
-        clear_status(host.mem(), entry, act.surplus(access));
-        if idle {
-            t.pinned -= 1;
-            if t.dying && t.pinned == 0 {
-                self.reapable |= 1u128 << granter.0;
-            }
+        act.store(mem, at);
+        clear_status(mem, entry, act.surplus(access));
+        t.pinned -= u32::from(!act.pinned());
+        if let Some(n) = t.lent.get_mut(mapper.idx()) {
+            *n = n.saturating_sub(1);
         }
-        host.put_page(mfn);
     }
 
     // ---- operations --------------------------------------------------------------------------
@@ -758,10 +833,11 @@ impl Grants {
             .filter(|t| !t.dying)
             .ok_or(GrantStatus::BadDomain)?;
         let by = me.domid;
-        let handle = me.free_handle().ok_or(GrantStatus::NoSpace)?;
+        let handle = me.free_handle(host, caller).ok_or(GrantStatus::NoSpace)?;
 
         let (_, t) = self.granter(Some(granter))?;
-        let (entry, act) = t.entry(op.gref.0).ok_or(GrantStatus::BadGntref)?;
+        let (entry, active) = t.entry(op.gref.0).ok_or(GrantStatus::BadGntref)?;
+        let mut act = Active::load(host.mem(), active);
         let full = match access {
             Access::Read => act.ro,
             Access::Write => act.rw,
@@ -770,7 +846,7 @@ impl Grants {
             return Err(GrantStatus::GeneralError);
         }
         let mask = GTF_TYPE_MASK | GTF_SUB_PAGE;
-        let (mfn, gfn) = acquire(host, granter, entry, act, access, by, mask)?;
+        let (mfn, gfn) = acquire(host, granter, entry, &act, access, by, mask)?;
         let at = Gfn::of(op.host_addr);
         let installed = host.get_page(mfn).and_then(|()| {
             let made = if flags & !gntmap::READONLY == gntmap::HOST_MAP {
@@ -787,7 +863,7 @@ impl Grants {
 
         let first = !act.pinned();
         if first {
-            *act = Active {
+            act = Active {
                 mfn,
                 gfn,
                 by,
@@ -805,17 +881,20 @@ impl Grants {
                 Held::Writable
             }
         };
+        act.store(host.mem(), active);
         t.pinned += u32::from(first);
+        if let Some(n) = t.lent.get_mut(caller.idx()) {
+            *n += 1;
+        }
+        let track = Track {
+            gfn: at,
+            gref: op.gref.0,
+            granter,
+            held,
+            birth: t.birth,
+        };
         if let Some(me) = self.table_mut(caller) {
-            me.take_handle(
-                handle,
-                Track {
-                    gfn: at,
-                    gref: op.gref.0,
-                    granter,
-                    held,
-                },
-            );
+            me.take_handle(host.mem(), handle, &track);
         }
         Ok(Mapped {
             handle,
@@ -823,31 +902,28 @@ impl Grants {
         })
     }
 
-    /// `GNTTABOP_unmap_grant_ref`, one element. See [`Grants::take_reapable`].
+    /// `GNTTABOP_unmap_grant_ref`, one element.
     pub fn unmap<H: PageHost>(&mut self, host: &mut H, caller: Slot, op: &UnmapOp) -> GrantStatus {
-        let Some(e) = self
-            .table_mut(caller)
-            .and_then(|t| t.track_mut(op.handle))
-            .copied()
+        let Some((e, access, at)) = self
+            .table(caller)
+            .and_then(|t| t.held(host.mem(), op.handle))
         else {
-            return GrantStatus::BadHandle;
-        };
-        let Some(access) = e.held.access() else {
             return GrantStatus::BadHandle;
         };
         if op.host_addr == 0 {
             return GrantStatus::Okay;
         }
-        let Some(mfn) = self.pinned_page(e.granter, e.gref) else {
-            return GrantStatus::BadHandle;
-        };
-        if Gfn::of(op.host_addr) != e.gfn || host.unmap_granted(caller, e.gfn, mfn).is_err() {
+        if Gfn::of(op.host_addr) != e.gfn {
             return GrantStatus::GeneralError;
         }
+        let Ok(mfn) = host.unmap_granted(caller, e.gfn) else {
+            return GrantStatus::GeneralError;
+        };
         if let Some(me) = self.table_mut(caller) {
-            me.put_handle(op.handle);
+            me.put_handle(host.mem(), op.handle, at);
         }
-        self.unpin(host, e.granter, e.gref, access);
+        self.unpin(host.mem(), caller, &e, access);
+        host.put_page(mfn);
         GrantStatus::Okay
     }
 
@@ -879,8 +955,9 @@ impl Grants {
         }
         let by = self.table(caller).ok_or(GrantStatus::BadDomain)?.domid;
         let (_, t) = self.granter(Some(granter))?;
-        let (entry, act) = t.entry(ptr.frame as u32).ok_or(GrantStatus::BadGntref)?;
-        let (mfn, _) = acquire(host, granter, entry, act, access, by, GTF_TYPE_MASK)?;
+        let (entry, at) = t.entry(ptr.frame as u32).ok_or(GrantStatus::BadGntref)?;
+        let act = Active::load(host.mem(), at);
+        let (mfn, _) = acquire(host, granter, entry, &act, access, by, GTF_TYPE_MASK)?;
         Ok(End {
             mfn,
             entry,
@@ -1001,9 +1078,9 @@ impl Grants {
         a: GrantRef,
         b: GrantRef,
     ) -> GrantStatus {
-        let mut place = |gref: GrantRef| {
-            let (entry, act) = self.table_mut(caller)?.entry(gref.0)?;
-            Some((entry, act.pinned()))
+        let place = |gref: GrantRef| {
+            let (entry, at) = self.table(caller)?.entry(gref.0)?;
+            Some((entry, Active::load(host.mem(), at).pinned()))
         };
         let (Some((pa, a_pinned)), Some((pb, b_pinned))) = (place(a), place(b)) else {
             return GrantStatus::BadGntref;
@@ -1026,8 +1103,8 @@ impl Grants {
     /// which is 0 for a new element.
     ///
     /// # Errors
-    /// `EINVAL` for bounds, operations or pages that are not to be had, `EPERM` for pages of no
-    /// domain.
+    /// `EINVAL` for bounds, operations or pages that are not to be had, whatever they are: the machine's
+    /// memory is not to be mapped out by this. (Xen answers `EPERM` for pages of no domain.)
     pub fn cache_flush<H: PageHost>(
         &mut self,
         host: &mut H,
@@ -1047,8 +1124,7 @@ impl Grants {
             return Ok(true);
         }
         let mfn = Mfn::of(op.dev_bus_addr);
-        let owner = host.owner(mfn)?;
-        if owner != caller && !self.pinned_by(host.mem(), owner, caller, mfn, cursor)? {
+        if !host.owns(caller, mfn) && !self.maps(host, caller, mfn, cursor)? {
             return Ok(false);
         }
         let how = if op.op & cache::INVAL != 0 {
@@ -1060,31 +1136,25 @@ impl Grants {
         Ok(true)
     }
 
-    /// Looks, a slice at a time, for an entry by which `owner` has granted `mfn` to `caller`.
-    fn pinned_by(
+    /// Looks, a slice at a time, for a mapping of `mfn` that `caller` holds: among its own, so that not even the
+    /// time tells what else the page is.
+    fn maps<H: PageHost>(
         &self,
-        mem: &impl PhysMem,
-        owner: Slot,
+        host: &H,
         caller: Slot,
         mfn: Mfn,
         cursor: &mut u32,
     ) -> Result<bool, Errno> {
-        let t = self.table(owner).ok_or(Errno::EPERM)?;
-        let by = self.table(caller).ok_or(Errno::EPERM)?.domid;
-        let from = (*cursor / ENTRIES_PER_FRAME) as usize;
-        let frames = (CACHE_FLUSH_SLICE / ENTRIES_PER_FRAME) as usize;
-        let pages = t.active.get(from..).unwrap_or_default();
-        let slice = pages.get(..frames.min(pages.len())).unwrap_or_default();
-        mem.spend(CACHE_FLUSH_SLICE * cost::ENTRY);
-        if slice
-            .iter()
-            .flatten()
-            .any(|a| a.pinned() && a.by == by && a.mfn == mfn)
-        {
+        let t = self.table(caller).ok_or(Errno::EINVAL)?;
+        let end = cursor.saturating_add(CACHE_FLUSH_SLICE).min(t.fresh);
+        host.mem().spend(end.saturating_sub(*cursor) * cost::ENTRY);
+        let held = (*cursor..end).filter_map(|n| t.held(host.mem(), n));
+        let mut pages = held.map(|(e, ..)| host.granted(caller, e.gfn));
+        if pages.any(|page| page == Some(mfn)) {
             return Ok(true);
         }
-        if pages.len() > frames {
-            *cursor = (from + frames) as u32 * ENTRIES_PER_FRAME;
+        *cursor = end;
+        if end < t.fresh {
             return Ok(false);
         }
         Err(Errno::EINVAL)

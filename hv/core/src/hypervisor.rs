@@ -8,7 +8,7 @@ use crate::event::{Events, Notify, Progress};
 use crate::frame::{Frames, Use};
 use crate::grant::{Destroyed, Grants, PageHost};
 use crate::machine::{Machine, StartState, cost, limit};
-use crate::p2m::{Ctx, Kind, P2m, Part};
+use crate::p2m::{Ctx, Kind, P2m, Part, ROOT_PAGES};
 use crate::sched::Scheduler;
 use crate::timers::{Timer, Timers};
 use crate::types::{Access, CpuId, DomId, Errno, Gfn, Mfn, Pa, Slot, VcpuId, VcpuRef};
@@ -27,6 +27,8 @@ pub const SLICE: u32 = 256;
 const DUE: u32 = 16;
 /// How many entries of stage-2 tables a slice of a tear-down looks at.
 const ENTRIES: i64 = 4096;
+/// How many of the machine's pages a slice looks at for those of a dead domain.
+const FRAMES: u32 = 8192;
 
 /// What the shell does after it dropped the lock.
 #[derive(Clone, Copy, Debug, Default)]
@@ -157,8 +159,6 @@ pub struct Hypervisor {
     pub effects: Effects,
     /// The machine.
     pub info: MachineInfo,
-    /// Domains that are dead but for pages that others map.
-    zombies: u32,
 }
 
 /// Pages, p2ms and TLBs, borrowed for grant operations.
@@ -226,42 +226,36 @@ impl<M: Machine> PageHost for Host<'_, M> {
             kind,
         )
     }
-    fn unmap_granted(&mut self, slot: Slot, gfn: Gfn, mfn: Mfn) -> Result<(), Errno> {
+    fn granted(&self, slot: Slot, gfn: Gfn) -> Option<Mfn> {
+        let found = self.domains.get(slot)?.p2m.lookup(self.m, gfn)?;
+        matches!(found.kind, Kind::Grant | Kind::GrantRo).then_some(found.mfn)
+    }
+    fn unmap_granted(&mut self, slot: Slot, gfn: Gfn) -> Result<Mfn, Errno> {
         self.seen = Default::default();
+        let mfn = self.granted(slot, gfn).ok_or(Errno::EINVAL)?;
         let d = self.domains.get_mut(slot).ok_or(Errno::EINVAL)?;
-        match d.p2m.lookup(self.m, gfn) {
-            Some(map) if map.mfn == mfn && matches!(map.kind, Kind::Grant | Kind::GrantRo) => {}
-            _ => return Err(Errno::EINVAL),
-        }
-        d.p2m
-            .unmap(
-                &mut Ctx {
-                    m: self.m,
-                    frames: self.frames,
-                },
-                gfn,
-            )
-            .map(drop)
+        d.p2m.unmap(
+            &mut Ctx {
+                m: self.m,
+                frames: self.frames,
+            },
+            gfn,
+        )?;
+        Ok(mfn)
     }
-    fn forget_granted(&mut self, slot: Slot, gfn: Gfn) {
-        if let Some(d) = self.domains.get_mut(slot) {
-            d.p2m.clear_entry(self.m, gfn);
-        }
+    fn forget_granted(&mut self, slot: Slot, gfn: Gfn) -> Option<Mfn> {
+        let mfn = self.granted(slot, gfn)?;
+        self.domains.get_mut(slot)?.p2m.clear_entry(self.m, gfn);
+        Some(mfn)
     }
-    fn alloc_shared(&mut self, slot: Slot) -> Result<Mfn, Errno> {
-        let mfn = self.frames.alloc(slot, Use::Shared, 0)?;
+    fn alloc_own(&mut self, slot: Slot, private: bool) -> Result<Mfn, Errno> {
+        let usage = if private { Use::Private } else { Use::Shared };
+        let mfn = self.frames.alloc_kept(slot, usage)?;
         self.m.zero_page(mfn);
         Ok(mfn)
     }
-    fn free_shared(&mut self, _slot: Slot, mfn: Mfn) {
-        self.frames.put(mfn);
-    }
-    fn owner(&self, mfn: Mfn) -> Result<Slot, Errno> {
-        match self.frames.lookup(mfn) {
-            Some((Use::Guest, slot)) => Ok(slot),
-            Some(_) => Err(Errno::EPERM),
-            None => Err(Errno::EINVAL),
-        }
+    fn owns(&self, slot: Slot, mfn: Mfn) -> bool {
+        self.frames.lookup(mfn) == Some((Use::Guest, slot))
     }
 }
 
@@ -282,7 +276,6 @@ impl Hypervisor {
             reports: crate::console::Reports::default(),
             effects: Effects::default(),
             info,
-            zombies: 0,
         }
     }
 
@@ -526,7 +519,7 @@ impl Hypervisor {
             self.domains.free_domid()?
         };
         let mut vcpus: Vec<Vcpu> = Vec::new();
-        vcpus.try_reserve_exact(n).map_err(|_| Errno::ENOMEM)?;
+        crate::room::reserve(&mut vcpus, n)?;
         vcpus.resize(n, Vcpu::NEW);
         let p2m = P2m::new(
             &mut Ctx {
@@ -587,19 +580,10 @@ impl Hypervisor {
             .create_domain(slot, d.domid, new.max_port, d.vcpus.len())?;
         self.events
             .set_shared_info(slot, Some(Pa(d.shared_info.addr())))?;
-        let mut host = Host {
-            m,
-            frames: &mut self.frames,
-            domains: &mut self.domains,
-            seen: Default::default(),
-        };
-        self.grants.create_domain(
-            &mut host,
-            slot,
-            d.domid,
-            new.max_grant_frames,
-            new.max_maptrack_frames,
-        )?;
+        let (granted, mapped) = (new.max_grant_frames, new.max_maptrack_frames);
+        self.frames.keep(slot, Grants::pages(granted, mapped)?)?;
+        let (grants, mut host) = self.grants_and_host(m);
+        grants.create_domain(&mut host, slot, d.domid, granted, mapped)?;
         if d.gic_version == 2 && !new.privileged {
             let gicc = guest_abi::arch::GUEST_GICC_BASE >> 12;
             let gicv = self.info.gicv.0;
@@ -631,17 +615,13 @@ impl Hypervisor {
         Ok(())
     }
 
+    /// Undoes a creation that failed.
     fn discard_parts<M: Machine>(&mut self, m: &M, mut d: Domain) {
         let slot = d.slot;
-        let _ = self.sched.remove_domain(slot);
-        for v in d.vcpu_refs() {
-            m.destroy_vcpu(v);
-        }
-        self.vgics.destroy_domain(slot, |_| {});
-        self.vtimers.destroy_domain(slot);
-        self.timers.destroy_domain(slot);
         let (grants, mut host) = self.grants_and_host(m);
-        while grants.destroy(&mut host, slot, SLICE) == Destroyed::More {}
+        while grants.destroy(&mut host, slot, SLICE) == Destroyed::More {
+            m.restart();
+        }
         let frames = &mut self.frames;
         while self.events.destroy(slot, SLICE, m, |p| frames.put(p)) == Progress::More {}
         if d.shared_info.0 != 0 {
@@ -652,7 +632,41 @@ impl Hypervisor {
             frames: &mut self.frames,
         };
         while !d.p2m.free_tables(&mut c, ENTRIES) {}
-        d.p2m.free_root(&mut c);
+        self.forget_parts(m, d);
+    }
+
+    /// The last of a domain that has no pages and ports any more: vcpus, the root of its tables, what was kept for
+    /// it. Its slot and VMID are free after that.
+    fn forget_parts<M: Machine>(&mut self, m: &M, d: Domain) {
+        let slot = d.slot;
+        let _ = self.sched.remove_domain(slot);
+        for v in d.vcpu_refs() {
+            m.destroy_vcpu(v);
+        }
+        self.vgics.destroy_domain(slot, |_| {});
+        self.vtimers.destroy_domain(slot);
+        self.timers.destroy_domain(slot);
+        d.p2m.free_root(&mut Ctx {
+            m,
+            frames: &mut self.frames,
+        });
+        self.frames.unkeep(slot, u32::MAX);
+    }
+
+    /// Pages that are charged to a domain: its own, and for each mapping that it holds of a page whose granter is
+    /// gone one more.
+    #[must_use]
+    pub fn charged(&self, slot: Slot) -> u32 {
+        let own = self.frames.guest_pages(slot);
+        own.saturating_add(self.grants.orphans(slot))
+    }
+
+    /// Whether a domain holds so many pages of dead ones that it is beyond its memory limit: it makes no more
+    /// mappings before it has given some back. The control domain is trusted.
+    #[must_use]
+    pub fn overdrawn(&self, slot: Slot) -> bool {
+        let over = |d: &Domain| !d.privileged && self.charged(slot) > d.max_pages;
+        self.grants.orphans(slot) != 0 && self.domains.get(slot).is_some_and(over)
     }
 
     /// Sets a vcpu's start state and brings it up.
@@ -758,12 +772,12 @@ impl Hypervisor {
         self.dom0_virq(m, VIRQ_DOM_EXC);
     }
 
-    /// Destroys a domain in slices; `Ok(true)` when no more can be done now. Its slot and number
-    /// stay taken until the last of its pages is let go.
+    /// Destroys a domain, a slice of it. When it succeeds nothing is left but pages that others hold
+    /// references to. These are nobody's then, so that its slot, VMID and number can be used again.
     ///
     /// # Errors
-    /// `EAGAIN` while one of its vcpus is still on a CPU; the caller tries again.
-    pub fn destroy_slice<M: Machine>(&mut self, m: &M, slot: Slot) -> Result<bool, Errno> {
+    /// `ERESTART` while there is more to do: the caller tries again.
+    pub fn destroy_slice<M: Machine>(&mut self, m: &M, slot: Slot) -> Result<(), Errno> {
         let d = self.domains.get_mut(slot).ok_or(Errno::ESRCH)?;
         match d.death {
             Death::Alive => {
@@ -771,18 +785,16 @@ impl Hypervisor {
                 let n = d.vcpus.len() as u8;
                 self.print_last(m, slot);
                 self.all_vcpus(m, slot, n, true);
-                Ok(false)
             }
             Death::Vcpus => {
                 for v in d.vcpu_refs() {
                     if let Some(cpu) = self.sched.running_on(v) {
                         self.effects.kick |= 1 << cpu.0;
-                        return Ok(false);
+                        return Err(Errno::ERESTART);
                     }
                 }
                 d.death = Death::Events;
                 m.flush_vmid(d.p2m.vttbr());
-                Ok(false)
             }
             Death::Events => {
                 let frames = &mut self.frames;
@@ -794,7 +806,6 @@ impl Hypervisor {
                     }
                     self.set_death(slot, Death::Grants);
                 }
-                Ok(false)
             }
             Death::Grants => {
                 let (grants, mut host) = self.grants_and_host(m);
@@ -802,24 +813,33 @@ impl Hypervisor {
                 if grants.destroy(&mut host, slot, mappings) != Destroyed::More {
                     self.set_death(slot, Death::Memory(Gfn(0)));
                 }
-                Ok(false)
             }
             Death::Memory(from) => {
                 let at = self.release_memory(m, slot, from);
                 self.set_death(slot, at.map_or(Death::Tables, Death::Memory));
-                Ok(false)
             }
             Death::Tables => {
                 let (d, mut c) = self.p2m_of(m, slot)?;
                 if d.p2m.free_tables(&mut c, ENTRIES) {
-                    d.death = Death::Zombie;
-                    self.zombies += 1;
-                    self.reap(m);
+                    d.death = Death::Pages(0);
+                    c.frames.put(core::mem::replace(&mut d.shared_info, Mfn(0)));
                 }
-                Ok(false)
             }
-            Death::Zombie => Ok(true),
+            Death::Pages(from) => {
+                m.spend(FRAMES * 6);
+                match self.frames.disown(slot, ROOT_PAGES, from, FRAMES) {
+                    Some(on) => d.death = Death::Pages(on),
+                    None => {
+                        if let Some(d) = self.domains.remove(slot) {
+                            self.forget_parts(m, d);
+                            self.dom0_virq(m, VIRQ_DOM_EXC);
+                        }
+                        return Ok(());
+                    }
+                }
+            }
         }
+        Err(Errno::ERESTART)
     }
 
     fn set_death(&mut self, slot: Slot, death: Death) {
@@ -861,45 +881,6 @@ impl Hypervisor {
             }
         }
         Some(at)
-    }
-
-    /// Ends dead domains whose last page was let go. Cheap when there is none.
-    pub fn reap<M: Machine>(&mut self, m: &M) {
-        while let Some(slot) = self.grants.take_reapable() {
-            let (grants, mut host) = self.grants_and_host(m);
-            let _ = grants.destroy(&mut host, slot, SLICE);
-        }
-        if self.zombies == 0 {
-            return;
-        }
-        let gone = |h: &Self, d: &Domain| {
-            d.death == Death::Zombie
-                && h.frames.guest_pages(d.slot) == 0
-                && h.grants.pins_outstanding(d.slot) == 0
-        };
-        loop {
-            let next = self.domains.iter().find(|d| gone(self, d)).map(|d| d.slot);
-            let Some(slot) = next else { break };
-            if let Some(d) = self.domains.remove(slot) {
-                self.zombies -= 1;
-                let _ = self.sched.remove_domain(slot);
-                self.vgics.destroy_domain(slot, |_| {});
-                self.vtimers.destroy_domain(slot);
-                self.timers.destroy_domain(slot);
-                for v in d.vcpu_refs() {
-                    m.destroy_vcpu(v);
-                }
-                let (grants, mut host) = self.grants_and_host(m);
-                let _ = grants.destroy(&mut host, slot, SLICE);
-                self.frames.put(d.shared_info);
-                let mut c = Ctx {
-                    m,
-                    frames: &mut self.frames,
-                };
-                d.p2m.free_root(&mut c);
-                self.dom0_virq(m, VIRQ_DOM_EXC);
-            }
-        }
     }
 
     /// A vcpu left its CPU: what its timers need while it sleeps. `ctl` and `cval` are its saved

@@ -4,7 +4,7 @@
 //! One rule shapes everything here: an operation takes the state (`&mut`), a request and the
 //! machine as a parameter ([`machine`]), and returns a reply plus effects; the shell
 //! (`hv-aarch64`) holds the one hypervisor lock around it and applies the effects.
-#![cfg_attr(not(test), no_std)]
+#![cfg_attr(not(any(test, feature = "inject")), no_std)]
 #![forbid(unsafe_code)]
 #![cfg_attr(
     not(test),
@@ -32,6 +32,7 @@ pub mod machine;
 pub mod p2m;
 pub mod psci;
 pub mod rate;
+pub mod room;
 pub mod sched;
 pub mod setway;
 pub mod symbols;

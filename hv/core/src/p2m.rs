@@ -15,6 +15,8 @@ pub const IPA_BITS: u32 = 40;
 /// The first guest frame that cannot exist.
 pub const MAX_GFN: u64 = 1 << (IPA_BITS - 12);
 const ROOT_ENTRIES: u64 = 1024;
+/// Pages of a root.
+pub const ROOT_PAGES: u32 = 2;
 
 const VALID: u64 = 1;
 const TABLE: u64 = 0b11;
@@ -196,8 +198,8 @@ const fn span(level: u8) -> u64 {
 }
 
 impl P2m {
-    /// An empty map. `table_limit` bounds the tables (4 KiB each) it may grow to. Nothing that a former domain left
-    /// under the VMID is in a TLB any more.
+    /// An empty map. `table_limit` bounds the tables (4 KiB each) it may grow to, which are [kept](Frames::keep)
+    /// for the domain. Nothing that a former domain left under the VMID is in a TLB any more.
     ///
     /// # Errors
     /// `ENOMEM`.
@@ -207,6 +209,11 @@ impl P2m {
         table_limit: u32,
     ) -> Result<Self, Errno> {
         let root = c.frames.alloc(slot, Use::Table, 1)?;
+        if let Err(e) = c.frames.keep(slot, table_limit) {
+            c.frames.put(root);
+            c.frames.put(Mfn(root.0 + 1));
+            return Err(e);
+        }
         c.m.zero_page(root);
         c.m.zero_page(Mfn(root.0 + 1));
         let new = Self {
@@ -232,9 +239,19 @@ impl P2m {
         })
     }
 
-    /// Sets how many tables the map may grow to (XEN_DOMCTL_set_paging_mempool_size).
-    pub fn set_table_limit(&mut self, limit: u32) {
+    /// Sets how many tables the map may grow to (XEN_DOMCTL_set_paging_mempool_size); they are kept for it.
+    ///
+    /// # Errors
+    /// `ENOMEM` when there are not so many pages.
+    pub fn set_table_limit(&mut self, frames: &mut Frames, limit: u32) -> Result<(), Errno> {
+        let room = |limit: u32| limit.saturating_sub(self.tables);
+        let (old, new) = (room(self.table_limit), room(limit));
+        match new.checked_sub(old) {
+            Some(more) => frames.keep(self.slot, more)?,
+            None => frames.unkeep(self.slot, old - new),
+        }
         self.table_limit = limit;
+        Ok(())
     }
 
     /// How many tables the map may grow to.
@@ -317,7 +334,7 @@ impl P2m {
         if self.tables >= self.table_limit {
             return Err(Errno::ENOMEM);
         }
-        let t = c.frames.alloc(self.slot, Use::Table, 0)?;
+        let t = c.frames.alloc_kept(self.slot, Use::Table)?;
         self.tables += 1;
         Ok(t)
     }

@@ -290,10 +290,10 @@ impl Scheduler {
         if who.vcpu.idx() != domain.vcpus.len() || who.vcpu.idx() >= MAX_VCPUS {
             return Err(Errno::EINVAL);
         }
-        domain.vcpus.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        crate::room::reserve(&mut domain.vcpus, 1)?;
         for cpu in &mut self.cpus {
             let more = (self.vcpus + 1).saturating_sub(cpu.queue.len());
-            cpu.queue.try_reserve(more).map_err(|_| Errno::ENOMEM)?;
+            crate::room::reserve(&mut cpu.queue, more)?;
         }
         domain.vcpus.push(Vcpu {
             stop: OFFLINE,

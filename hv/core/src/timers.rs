@@ -80,10 +80,10 @@ impl Timers {
     pub fn create_domain(&mut self, slot: Slot, vcpus: usize) -> Result<(), Errno> {
         let places = self.places.get_mut(slot.idx()).ok_or(Errno::EINVAL)?;
         let n = vcpus + 1;
-        places.try_reserve_exact(n).map_err(|_| Errno::ENOMEM)?;
+        crate::room::reserve(places, n)?;
         for h in &mut self.heaps {
             let more = (self.all + n).saturating_sub(h.len());
-            h.try_reserve(more).map_err(|_| Errno::ENOMEM)?;
+            crate::room::reserve(h, more)?;
         }
         places.resize(n, NOWHERE);
         self.all += n;

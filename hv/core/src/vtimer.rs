@@ -127,9 +127,7 @@ impl VTimers {
             return Err(Errno::EEXIST);
         }
         let mut vcpus = Vec::new();
-        vcpus
-            .try_reserve_exact(nr_vcpus)
-            .map_err(|_| Errno::ENOMEM)?;
+        crate::room::reserve(&mut vcpus, nr_vcpus)?;
         vcpus.resize(nr_vcpus, Timer::default());
         *place = Some(Timers {
             offset: cntvoff,

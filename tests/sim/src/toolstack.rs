@@ -100,7 +100,7 @@ impl World {
             max_vcpus: config.vcpus,
             max_evtchn_port: 1023,
             max_grant_frames: 64,
-            max_maptrack_frames: 1024,
+            max_maptrack_frames: 4,
             grant_opts: 1,
             arch: ArchDomainconfig {
                 gic_version: ArchDomainconfig::GIC_NATIVE,

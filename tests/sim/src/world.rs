@@ -4,7 +4,7 @@
 use crate::machine::Machine;
 use guest_abi::{Gfn, Hypercall, HypercallNr, Lent};
 use hv_core::domain::Death;
-use hv_core::frame::{Frame, Frames, Use};
+use hv_core::frame::{Frame, Frames, NOBODY, Use};
 use hv_core::hypercall::Reply;
 use hv_core::hypervisor::{Hypervisor, MachineInfo, NewDomain};
 use hv_core::machine::{Meter, PhysMem, StartState, limit};
@@ -86,7 +86,7 @@ impl World {
             max_vcpus: 1,
             max_port: 4095,
             max_grant_frames: 64,
-            max_maptrack_frames: 1024,
+            max_maptrack_frames: 16,
             gic_version: 0,
             nr_spis: 64,
             privileged: true,
@@ -100,7 +100,9 @@ impl World {
         (0..pages).for_each(|k| m.zero_page(Mfn(base.0 + k)));
         let (d, mut c) = hv.p2m_of(&m, slot).expect("it exists");
         d.max_pages = pages as u32;
-        d.p2m.set_table_limit(4096);
+        d.p2m
+            .set_table_limit(c.frames, 512)
+            .expect("there are pages");
         for k in (0..pages).step_by(512) {
             d.p2m
                 .map(&mut c, Gfn(base.0 + k), Mfn(base.0 + k), 9, Kind::Ram)
@@ -159,6 +161,14 @@ impl World {
             dom0_mappings: hv.grants.usage(self.dom0.slot).mappings,
             dom0_pages: hv.frames.guest_pages(self.dom0.slot),
         }
+    }
+
+    /// Pages that nobody uses, those included that are kept for somebody.
+    #[must_use]
+    pub fn unused(&self) -> u64 {
+        let hv = self.hv.borrow();
+        let kept = (0..MAX_DOMAINS).map(|i| u64::from(hv.frames.kept(Slot(i as u8))));
+        hv.frames.free_pages() + kept.sum::<u64>()
     }
 
     /// A domain's slot, if it exists.
@@ -290,7 +300,7 @@ impl World {
             }
             match d.death {
                 Death::Alive => {}
-                Death::Zombie => {
+                Death::Pages(_) => {
                     assert!(leaves.is_empty(), "a dead domain still maps {leaves:?}");
                     continue;
                 }
@@ -335,14 +345,14 @@ impl World {
                 "{mfn:#x} is mapped {n} times and has fewer references"
             );
         }
-        let mut guest = [0u32; MAX_DOMAINS];
+        let mut guest = [0u32; MAX_DOMAINS + 1];
         let mut free = 0;
         for mfn in RAM >> 12..(RAM >> 12) + RAM_PAGES {
             match hv.frames.lookup(Mfn(mfn)) {
                 None => free += 1,
                 Some((usage, slot)) => {
                     assert!(
-                        hv.domains.get(slot).is_some() || usage == Use::Shared,
+                        hv.domains.get(slot).is_some() || slot == NOBODY,
                         "{mfn:#x} of a domain that is gone"
                     );
                     if usage == Use::Guest {
@@ -356,7 +366,7 @@ impl World {
                 }
             }
         }
-        assert_eq!(free, hv.frames.free_pages());
+        assert_eq!(free, self.unused());
         for (i, n) in guest.iter().enumerate() {
             assert_eq!(
                 *n,

@@ -156,8 +156,8 @@ fn the_control_domain_gets_its_own_pages_back() {
     );
     assert_eq!(h.mfn(list[3].0, Access::Read), None);
     w.check();
-    // One table was made to break the block; the pages are nobody else's.
-    assert_eq!((w.totals().free, w.totals().dom0_pages), (free - 1, pages));
+    // One table was made to break the block, of those that are kept; the pages are nobody else's.
+    assert_eq!((w.totals().free, w.totals().dom0_pages), (free, pages));
     let other = w.create(Config::default()).unwrap();
     let theirs = other.guest(&w).mfn(RAM0, Access::Read).unwrap();
     // Foreign pages are mapped in the hole, as Linux does it.

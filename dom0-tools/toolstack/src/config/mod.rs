@@ -681,7 +681,7 @@ impl Reader<'_> {
             gic,
             // xl's own defaults.
             max_grant_frames: self.number32("max_grant_frames", 1, 4096, 64)?,
-            max_maptrack_frames: self.number32("max_maptrack_frames", 0, 65536, 1024)?,
+            max_maptrack_frames: self.number32("max_maptrack_frames", 0, 65536, 64)?,
             max_event_channels: self.number32("max_event_channels", 1, 131_071, 1023)?,
             cmdline: self.cmdline()?,
             on_poweroff: self.action("on_poweroff", Action::Destroy)?,

@@ -36,7 +36,7 @@ fn defaults() {
             c.max_maptrack_frames,
             c.max_event_channels
         ),
-        (64, 1024, 1023)
+        (64, 64, 1023)
     );
     assert_eq!(
         (c.cmdline.as_str(), c.ramdisk, c.gic, c.vuart),

@@ -81,7 +81,8 @@ struct Host {
     mem: Mem,
     owner: Vec<Option<Slot>>,
     refs: Vec<u32>,
-    shared: Vec<bool>,
+    /// Pages of the hypervisor's.
+    own: Vec<bool>,
     p2m: BTreeMap<(Slot, u64), Entry>,
     readonly: Option<(Slot, u64)>,
     fail_map: bool,
@@ -98,7 +99,7 @@ impl Host {
             },
             owner: std::vec![None; RAM_PAGES],
             refs: std::vec![0; RAM_PAGES],
-            shared: std::vec![false; RAM_PAGES],
+            own: std::vec![false; RAM_PAGES],
             p2m: BTreeMap::new(),
             readonly: None,
             fail_map: false,
@@ -176,6 +177,7 @@ impl PageHost for Host {
                 "freed while mapped"
             );
             self.owner[Self::i(mfn)] = None;
+            self.own[Self::i(mfn)] = false;
         }
     }
     fn map_granted(&mut self, slot: Slot, gfn: Gfn, mfn: Mfn, access: Access) -> Result<(), Errno> {
@@ -191,36 +193,30 @@ impl PageHost for Host {
         self.p2m.insert((slot, gfn.0), Entry::Grant(mfn, access));
         Ok(())
     }
-    fn unmap_granted(&mut self, slot: Slot, gfn: Gfn, mfn: Mfn) -> Result<(), Errno> {
+    fn granted(&self, slot: Slot, gfn: Gfn) -> Option<Mfn> {
         match self.p2m.get(&(slot, gfn.0)) {
-            Some(&Entry::Grant(m, _)) if m == mfn => {
-                self.p2m.remove(&(slot, gfn.0));
-                Ok(())
-            }
-            _ => Err(Errno::EINVAL),
+            Some(&Entry::Grant(m, _)) => Some(m),
+            _ => None,
         }
     }
-    fn forget_granted(&mut self, slot: Slot, gfn: Gfn) {
-        let old = self.p2m.remove(&(slot, gfn.0));
-        assert!(matches!(old, Some(Entry::Grant(..))), "{old:?}");
+    fn unmap_granted(&mut self, slot: Slot, gfn: Gfn) -> Result<Mfn, Errno> {
+        self.forget_granted(slot, gfn).ok_or(Errno::EINVAL)
     }
-    fn alloc_shared(&mut self, slot: Slot) -> Result<Mfn, Errno> {
+    fn forget_granted(&mut self, slot: Slot, gfn: Gfn) -> Option<Mfn> {
+        let page = self.granted(slot, gfn)?;
+        self.p2m.remove(&(slot, gfn.0));
+        Some(page)
+    }
+    fn alloc_own(&mut self, slot: Slot, _: bool) -> Result<Mfn, Errno> {
         let m = self.alloc(slot).ok_or(Errno::ENOMEM)?;
         self.mem.zero_page(m);
-        self.shared[Self::i(m)] = true;
+        self.own[Self::i(m)] = true;
         Ok(m)
     }
-    fn free_shared(&mut self, slot: Slot, mfn: Mfn) {
-        assert_eq!(self.owner[Self::i(mfn)], Some(slot));
-        assert!(
-            std::mem::take(&mut self.shared[Self::i(mfn)]),
-            "not a shared page"
-        );
-        self.put_page(mfn);
-    }
-    fn owner(&self, mfn: Mfn) -> Result<Slot, Errno> {
-        let i = mfn.0.checked_sub(BASE >> 12).ok_or(Errno::EINVAL)? as usize;
-        self.owner.get(i).ok_or(Errno::EINVAL)?.ok_or(Errno::EPERM)
+    fn owns(&self, slot: Slot, mfn: Mfn) -> bool {
+        let i = mfn.0.checked_sub(BASE >> 12).map(|i| i as usize);
+        let owner = i.and_then(|i| self.owner.get(i).copied().flatten());
+        owner == Some(slot) && !self.own[Self::i(mfn)]
     }
 }
 
@@ -782,13 +778,10 @@ fn tables_grow_from_any_index_up_to_the_limit() {
     w.g.set_shared_gfn(D[0], top, None);
     assert_eq!(w.g.shared_gfn(D[0], 2), INVALID_GFN);
     assert_eq!(w.g.shared_gfn(D[0], 4), INVALID_GFN);
-    let mut g = Grants::new();
-    for (frames, track) in [(0, 1), (65, 1), (1, 1025)] {
-        assert_eq!(
-            g.create_domain(&mut w.h, Slot(9), DomId(9), frames, track),
-            Err(Errno::EINVAL)
-        );
+    for (frames, track) in [(0, 1), (65, 1), (1, 1025), (u32::MAX, u32::MAX)] {
+        assert_eq!(Grants::pages(frames, track), Err(Errno::EINVAL));
     }
+    assert_eq!(Grants::pages(64, 1024), Ok(64 * 3 + 1024));
     assert_eq!(
         w.g.create_domain(&mut w.h, D[0], DomId(9), 1, 1),
         Err(Errno::EEXIST),
@@ -857,6 +850,7 @@ fn xsa_217_222_cache_maintenance_only_within_pages_that_one_may_touch() {
         ]
     );
     w.h.mem.flushed.borrow_mut().clear();
+    let table = w.g.table(D[1]).unwrap().shared[0].mfn.addr();
     // Linux asks with op 0 whether the call exists.
     assert_eq!(flush(&mut w, 0, 0, 0, 0), Ok(true));
     assert_eq!(flush(&mut w, mine, 0, 4096, 0), Ok(true));
@@ -868,7 +862,14 @@ fn xsa_217_222_cache_maintenance_only_within_pages_that_one_may_touch() {
         (mine, 0, 1, 4, Errno::EINVAL),
         (mine, 0, 1, 1 << 31, Errno::EINVAL),
         (0, 0, 1, 1, Errno::EINVAL),
-        (BASE + ((RAM_PAGES as u64 - 1) << 12), 0, 1, 1, Errno::EPERM),
+        (
+            BASE + ((RAM_PAGES as u64 - 1) << 12),
+            0,
+            1,
+            1,
+            Errno::EINVAL,
+        ),
+        (table, 0, 1, 1, Errno::EINVAL),
         (theirs, 0, 1, 1, Errno::EINVAL),
     ] {
         assert_eq!(
@@ -902,13 +903,12 @@ fn xsa_394_a_dead_mapper_lets_go_of_everything_in_bounded_steps() {
     while w.g.destroy(&mut w.h, D[0], 10) == Destroyed::More {
         steps += 1;
     }
-    assert!((10..=30).contains(&steps), "{steps}");
+    assert!((9..=30).contains(&steps), "{steps}");
     assert_eq!(w.h.grants().count(), 0);
     assert_eq!(w.g.pins_outstanding(D[1]), 0);
     assert!((0..100).all(|r| w.flags(D[1], r) & 0x18 == 0));
     (0..OWN).for_each(|n| assert_eq!(w.refs(w.h.own(D[1], n)), 1));
     assert_eq!(w.g.usage(D[0]), Usage::default());
-    assert_eq!(w.g.take_reapable(), None);
 }
 
 #[test]
@@ -918,10 +918,11 @@ fn xsa_147_a_dead_granters_pages_live_until_they_are_unmapped() {
     w.grant(D[1], 9, 1, domid(D[0]), OWN_GFN);
     let page = w.h.own(D[1], 0);
     let m = w.map(D[0], D[1], 8, 0x900, RW).unwrap();
+    w.h.alive[1] = false;
     w.h.depopulate(D[1]);
-    assert_eq!(w.destroy_all(D[1]), Destroyed::Pinned);
-    assert_eq!(w.refs(page), 1);
-    // Still found by number, but dying.
+    // It is gone at once, but for the page.
+    assert_eq!(w.destroy_all(D[1]), Destroyed::Done);
+    assert_eq!((w.refs(page), w.g.orphans(D[0])), (1, 1));
     assert_eq!(w.map(D[0], D[1], 9, 0x901, RO), Err(GrantStatus::BadDomain));
     let op = CopyOp {
         source: gref(8, D[1], 0),
@@ -930,14 +931,30 @@ fn xsa_147_a_dead_granters_pages_live_until_they_are_unmapped() {
         flags: 1,
     };
     assert_eq!(w.copy(D[0], op), GrantStatus::BadDomain);
-    assert_eq!(w.g.take_reapable(), None);
+    assert_eq!(flush_page(&mut w, D[0], page), Ok(true));
+    // A successor in its slot has nothing to do with that mapping: what it grants stays as it is.
+    w.create(D[1]);
+    w.grant(D[1], 8, 1, domid(D[0]), OWN_GFN);
+    let other = w.map(D[0], D[1], 8, 0x902, RW).unwrap();
+    assert_ne!(other.dev_bus_addr, page.addr());
     assert_eq!(w.unmap(D[0], m.handle, 0x900), GrantStatus::Okay);
-    assert_eq!(w.refs(page), 0);
-    assert_eq!(w.g.take_reapable(), Some(D[1]));
-    assert_eq!(w.g.take_reapable(), None);
-    assert_eq!(w.destroy_all(D[1]), Destroyed::Done);
-    assert_eq!(w.destroy_all(D[1]), Destroyed::Done);
-    assert_eq!(w.h.owner.iter().filter(|o| **o == Some(D[1])).count(), 0);
+    assert_eq!((w.refs(page), w.g.orphans(D[0])), (0, 0));
+    assert_eq!(w.flags(D[1], 8), 1 | 0x18);
+    assert_eq!(w.g.pins_outstanding(D[1]), 1);
+    assert_eq!(w.unmap(D[0], other.handle, 0x902), GrantStatus::Okay);
+    assert_eq!(w.flags(D[1], 8), 1);
+    assert_eq!(w.g.pins_outstanding(D[1]), 0);
+}
+
+/// Whether a domain may maintain the cache over a page.
+fn flush_page(w: &mut World, by: Slot, page: Mfn) -> Result<bool, Errno> {
+    let op = CacheFlushOp {
+        dev_bus_addr: page.addr(),
+        offset: 0,
+        length: 1,
+        op: 1,
+    };
+    w.g.cache_flush(&mut w.h, by, &op, &mut 0)
 }
 
 #[derive(Clone, Debug)]
@@ -1024,6 +1041,8 @@ struct Held_ {
     from: Slot,
     r: u32,
     ro: bool,
+    /// The granter is gone.
+    orphan: bool,
 }
 
 struct Model {
@@ -1049,7 +1068,7 @@ fn check(w: &World, m: &Model) {
         let mfn = Mfn((BASE >> 12) + i as u64);
         let base = w.h.p2m.values().filter(|e| **e == Entry::Ram(mfn)).count();
         let held = m.held.iter().filter(|x| x.mfn == mfn).count();
-        let shared = usize::from(w.h.shared[i]);
+        let shared = usize::from(w.h.own[i]);
         assert_eq!(
             w.h.refs[i] as usize,
             base + held + shared,
@@ -1060,12 +1079,12 @@ fn check(w: &World, m: &Model) {
         let pins = |r: u32, ro: bool| {
             m.held
                 .iter()
-                .filter(|x| x.from == s && x.r == r && x.ro == ro)
+                .filter(|x| x.from == s && !x.orphan && x.r == r && x.ro == ro)
                 .count()
         };
         let Some(t) = w.g.table(s) else {
             assert!(
-                !m.held.iter().any(|x| x.from == s || x.by == s),
+                !m.held.iter().any(|x| x.from == s && !x.orphan || x.by == s),
                 "held of or by nobody"
             );
             continue;
@@ -1074,9 +1093,13 @@ fn check(w: &World, m: &Model) {
             t.mappings as usize,
             m.held.iter().filter(|x| x.by == s).count()
         );
+        assert_eq!(
+            t.orphans as usize,
+            m.held.iter().filter(|x| x.by == s && x.orphan).count()
+        );
         let mut pinned = 0;
         for r in 0..REFS {
-            let a = &t.active[0][r as usize];
+            let a = Active::load(&w.h.mem, t.entry(r).unwrap().1);
             let (ro, rw) = (pins(r, true), pins(r, false));
             assert_eq!(
                 (a.ro as usize, a.rw as usize),
@@ -1100,7 +1123,8 @@ fn check(w: &World, m: &Model) {
 }
 
 fn apply(w: &mut World, m: &mut Model, op: Op) {
-    let pinned = |m: &Model, s: Slot, r: u32| m.held.iter().any(|x| x.from == s && x.r == r);
+    let pinned =
+        |m: &Model, s: Slot, r: u32| m.held.iter().any(|x| x.from == s && !x.orphan && x.r == r);
     match op {
         Op::Write {
             s,
@@ -1144,7 +1168,7 @@ fn apply(w: &mut World, m: &mut Model, op: Op) {
                     "one handle twice"
                 );
                 let mfn = Mfn::of(x.dev_bus_addr);
-                assert_eq!(w.h.owner(mfn), Ok(from), "not the granter's page");
+                assert!(w.h.owns(from, mfn), "not the granter's page");
                 m.held.push(Held_ {
                     by,
                     handle: x.handle,
@@ -1153,6 +1177,7 @@ fn apply(w: &mut World, m: &mut Model, op: Op) {
                     from,
                     r,
                     ro,
+                    orphan: false,
                 });
             }
         }
@@ -1215,7 +1240,10 @@ fn apply(w: &mut World, m: &mut Model, op: Op) {
                 assert!(u32::from(off) + u32::from(len) <= 4096);
                 if let Some((d, r)) = dst {
                     let (_, _, f) = writable.iter().find(|x| x.0 == D[d] && x.1 == r).unwrap();
-                    let covered = m.held.iter().any(|x| x.from == D[d] && x.r == r && !x.ro);
+                    let covered = m
+                        .held
+                        .iter()
+                        .any(|x| x.from == D[d] && !x.orphan && x.r == r && !x.ro);
                     assert!(covered || f & 4 == 0, "wrote to a read-only grant");
                 }
             }
@@ -1266,21 +1294,27 @@ fn apply(w: &mut World, m: &mut Model, op: Op) {
                 .retain(|x| x.by != slot || own[..kept].contains(&x.handle));
             if done != Destroyed::More {
                 assert_eq!(kept, 0);
+                m.bury(slot);
             }
-            assert_eq!(
-                done == Destroyed::Pinned,
-                kept == 0 && done != Destroyed::More && m.held.iter().any(|x| x.from == slot)
-            );
         }
         Op::Create { s } => {
             let slot = D[s];
-            if !w.h.alive[s] && w.g.destroy(&mut w.h, slot, u32::MAX) == Destroyed::Done {
+            if !w.h.alive[s] {
+                assert_eq!(w.g.destroy(&mut w.h, slot, u32::MAX), Destroyed::Done);
                 m.held.retain(|x| x.by != slot);
-                m.scribbled.retain(|&(s, _), _| s != slot);
+                m.bury(slot);
                 w.create(slot);
-            } else if !w.h.alive[s] {
-                m.held.retain(|x| x.by != slot);
             }
+        }
+    }
+}
+
+impl Model {
+    /// Nothing is left of a domain but what others map.
+    fn bury(&mut self, slot: Slot) {
+        self.scribbled.retain(|&(s, _), _| s != slot);
+        for x in self.held.iter_mut().filter(|x| x.from == slot) {
+            x.orphan = true;
         }
     }
 }
@@ -1301,9 +1335,6 @@ proptest! {
                 w.h.depopulate(s);
             }
             w.destroy_all(s);
-        }
-        while let Some(s) = w.g.take_reapable() {
-            prop_assert_eq!(w.destroy_all(s), Destroyed::Done);
         }
         prop_assert!(D.iter().all(|&s| w.g.table(s).is_none()));
         prop_assert!(w.h.refs.iter().all(|r| *r == 0));

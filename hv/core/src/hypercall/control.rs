@@ -46,10 +46,7 @@ impl<M: Machine> Call<'_, M> {
             }
             // Each call is a slice, and the toolstack makes the next one: the control domain has one
             // vcpu, and others want to be served by it meanwhile.
-            return match self.hv.destroy_slice(m, slot) {
-                Ok(false) if self.hv.domains.find(op.domain).is_some() => Err(Errno::ERESTART),
-                r => r.and(OK),
-            };
+            return self.hv.destroy_slice(m, slot).and(OK);
         }
         if self
             .hv
@@ -92,9 +89,9 @@ impl<M: Machine> Call<'_, M> {
             }
             DomctlCmd::SetPagingMempoolSize => {
                 let p: DomctlPagingMempool = op.payload();
-                let d = self.hv.domains.get_mut(slot).ok_or(Errno::ESRCH)?;
                 let tables = u32::try_from(p.size / 4096).map_err(|_| Errno::EINVAL)?;
-                d.p2m.set_table_limit(tables.max(64));
+                let (d, c) = self.hv.p2m_of(m, slot)?;
+                d.p2m.set_table_limit(c.frames, tables.max(64))?;
             }
             DomctlCmd::GetPagingMempoolSize => {
                 let d = self.hv.domains.get(slot).ok_or(Errno::ESRCH)?;
@@ -339,7 +336,7 @@ impl<M: Machine> Call<'_, M> {
         Ok(DomctlGetdomaininfo {
             domain: d.domid,
             flags,
-            tot_pages: u64::from(self.hv.frames.guest_pages(slot)),
+            tot_pages: u64::from(self.hv.charged(slot)),
             max_pages: u64::from(d.max_pages),
             shared_info_frame: d.shared_info.0,
             cpu_time: sched.cpu_time(slot, self.m.now()),

@@ -38,6 +38,10 @@ impl<M: Machine> Call<'_, M> {
                     gref: e.gref,
                     dom: e.dom,
                 };
+                if c.hv.overdrawn(slot) {
+                    e.status = GrantStatus::NoSpace.number();
+                    return;
+                }
                 match c.with_host(|g, h| g.map(h, slot, &op)) {
                     Ok(mapped) => {
                         e.handle = mapped.handle;
@@ -47,17 +51,13 @@ impl<M: Machine> Call<'_, M> {
                     Err(s) => e.status = s.number(),
                 }
             }),
-            GrantOp::UnmapGrantRef => {
-                let answer = self.each(a, |c, e: &mut GnttabUnmapGrantRef| {
-                    let op = UnmapOp {
-                        host_addr: e.host_addr,
-                        handle: e.handle,
-                    };
-                    e.status = c.with_host(|g, h| g.unmap(h, slot, &op)).number();
-                });
-                self.hv.reap(m);
-                answer
-            }
+            GrantOp::UnmapGrantRef => self.each(a, |c, e: &mut GnttabUnmapGrantRef| {
+                let op = UnmapOp {
+                    host_addr: e.host_addr,
+                    handle: e.handle,
+                };
+                e.status = c.with_host(|g, h| g.unmap(h, slot, &op)).number();
+            }),
             GrantOp::Copy => self.copy_list(a),
             GrantOp::SetupTable => {
                 if a[2] != 1 {

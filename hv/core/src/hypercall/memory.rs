@@ -46,7 +46,6 @@ impl<M: Machine> Call<'_, M> {
                 let x: RemoveFromPhysmap = self.guest().get(a[1])?;
                 let target = self.live_target(x.domid)?;
                 self.unmap_page(target, x.gpfn)?;
-                self.hv.reap(self.m);
                 OK
             }
             MemoryOp::CurrentReservation | MemoryOp::MaximumReservation | MemoryOp::MaximumGpfn => {
@@ -119,7 +118,6 @@ impl<M: Machine> Call<'_, M> {
                 Err(_) => break,
             }
         }
-        self.hv.reap(self.m);
         if op == MemoryOp::PopulatePhysmap {
             self.m.drop_instructions();
         }
@@ -194,7 +192,7 @@ impl<M: Machine> Call<'_, M> {
     /// Whether a domain may get 2^`order` more pages.
     fn check_limit(&self, slot: Slot, order: u8) -> Result<(), Errno> {
         let d = self.hv.domains.get(slot).ok_or(Errno::ESRCH)?;
-        let have = self.hv.frames.guest_pages(slot);
+        let have = self.hv.charged(slot);
         match have.checked_add(1 << order) {
             Some(n) if n <= d.max_pages => Ok(()),
             _ => Err(Errno::ENOMEM),

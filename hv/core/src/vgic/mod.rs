@@ -360,10 +360,8 @@ impl Vgics {
         }
         let banks = nr_spis.div_ceil(32) as usize;
         let (mut vcpus, mut spis) = (Vec::new(), Vec::new());
-        vcpus
-            .try_reserve_exact(nr_vcpus)
-            .map_err(|_| Errno::ENOMEM)?;
-        spis.try_reserve_exact(banks).map_err(|_| Errno::ENOMEM)?;
+        crate::room::reserve(&mut vcpus, nr_vcpus)?;
+        crate::room::reserve(&mut spis, banks)?;
         vcpus.resize_with(nr_vcpus, Vcpu::new);
         spis.resize_with(banks, Bank::new);
         *place = Some(Vgic {
