@@ -38,7 +38,7 @@ mod inject {
     }
 
     /// Has the allocation after `n` more ones fail on this thread, and those after it succeed; `u64::MAX`: none
-    /// fails. Gives what was left of the last such call: 0 after the failure.
+    /// fails. Gives what was left of the call before: `u64::MAX` after its failure.
     pub fn fail_after(n: u64) -> u64 {
         LEFT.replace(n)
     }
