@@ -761,13 +761,14 @@ fn dom0(machine: &Machine, nr_irqs: u32, initrd: Option<Range>, beyond: &[Range]
         Ok(s) => s,
         Err(e) => panic!("control domain: {e}"),
     };
-    let Ok(base) = h.frames.alloc(slot, Use::Guest, order) else {
+    let Ok(own) = h.frames.alloc(slot, Use::Guest, order) else {
         panic!(
             "control domain: no {} MiB of memory in one piece (dom0_mem=)",
             memory / MIB
         );
     };
-    (0..memory / 4096).for_each(|k| m.zero_page(Mfn(base.0 + k)));
+    let own = h.frames.scrub_all(m, own);
+    let base = own.mfn();
     let load = base.addr() + header.text_offset;
     if header.text_offset + header.image_size.max(size) + 4 * MIB > memory {
         panic!("control domain: larger than its memory (dom0_mem=)");
@@ -850,7 +851,7 @@ fn dom0(machine: &Machine, nr_irqs: u32, initrd: Option<Range>, beyond: &[Range]
     };
     let dtb = base.addr() + memory - 2 * MIB;
     m.write(Pa(dtb), &tree);
-    // It begins with its caches off. Where it has no bytes yet, `zero_page` cleaned.
+    // It begins with its caches off. Where it has no bytes yet, `scrub` cleaned.
     for (at, len) in [(load, size), (dtb, tree.len() as u64)] {
         m.dcache(Pa(at), len, CacheOp::Clean);
     }
@@ -861,21 +862,18 @@ fn dom0(machine: &Machine, nr_irqs: u32, initrd: Option<Range>, beyond: &[Range]
         let (d, mut c) = h.p2m_of(m, slot)?;
         d.max_pages = (memory / 4096) as u32;
         d.p2m.set_table_limit(c.frames, 1024)?;
-        for k in (0..memory / 4096).step_by(512) {
-            d.p2m
-                .map(&mut c, Gfn(base.0 + k), Mfn(base.0 + k), 9, Kind::Ram)?;
+        for block in own.blocks(9) {
+            d.p2m.map(&mut c, Gfn(block.mfn().0), block, Kind::Ram)?;
         }
         for p in pages {
-            d.p2m.map(&mut c, Gfn(p), Mfn(p), 0, Kind::Mmio)?;
+            d.p2m.map_device(&mut c, Gfn(p), Mfn(p))?;
         }
         if let GicInfo::V2 { gicc, gicv, .. } = &machine.gic {
             for k in 0..2 {
-                d.p2m.map(
+                d.p2m.map_device(
                     &mut c,
                     Gfn((gicc.base >> 12) + k),
                     Mfn((gicv.base >> 12) + k),
-                    0,
-                    Kind::Mmio,
                 )?;
             }
         }

@@ -187,7 +187,6 @@ impl PhysMem for Mach {
                     e = in(reg) mfn.addr() + 4096, options(nostack)
                 );
             }
-            self.dcache(Pa(mfn.addr()), 4096, CacheOp::Clean);
         }
     }
 }

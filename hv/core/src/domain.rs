@@ -2,6 +2,7 @@
 //! Domains: what one consists of besides the tables that the subsystems keep for it.
 
 use crate::console::Lines;
+use crate::frame::Dirty;
 use crate::p2m::P2m;
 use crate::types::{DomId, Errno, Gfn, MAX_DOMAINS, Mfn, Port, Slot, VcpuId, VcpuRef};
 use crate::vpl011::Vpl011;
@@ -12,7 +13,7 @@ pub const HVM_PARAMS: usize = 39;
 
 /// Where a vcpu's runstate is reported: a guest virtual address, and the guest's page tables may
 /// change under it, so it is looked up at each use.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Vcpu {
     /// Guest virtual address of `vcpu_runstate_info`, 0 for none.
     pub runstate_area: u64,
@@ -22,6 +23,8 @@ pub struct Vcpu {
     pub polling: bool,
     /// When SCHEDOP_poll gives up, in ns; `u64::MAX` for never.
     pub poll_until: u64,
+    /// An extent of `memory_op` that a call of its in slices is at work on.
+    pub extent: Option<Extent>,
 }
 
 impl Vcpu {
@@ -31,6 +34,7 @@ impl Vcpu {
         initialised: false,
         polling: false,
         poll_until: u64::MAX,
+        extent: None,
     };
 }
 
@@ -55,18 +59,22 @@ pub enum Death {
 }
 
 /// How far `memory_op` is with an extent that takes more than one slice.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Extent {
     /// Which operation.
     pub op: u8,
+    /// Whose memory.
+    pub target: Slot,
     /// The extent's first frame.
     pub gfn: Gfn,
     /// log2 of its pages.
     pub order: u8,
-    /// Pages that are done, or still to be undone.
-    pub done: u64,
-    /// It failed, and is being undone.
-    pub failed: bool,
+    /// Pages that are done.
+    pub done: u32,
+    /// It failed: how many of these were looked at to be taken back.
+    pub undone: Option<u32>,
+    /// The block that goes there next, while it is scrubbed: the target's, but not in its memory yet.
+    pub block: Option<Dirty>,
 }
 
 /// A domain.
@@ -100,8 +108,6 @@ pub struct Domain {
     /// The first of its pages that are not in its guest physical memory, see
     /// [`Frames::chain`](crate::frame::Frames::chain).
     pub unmapped: Option<Mfn>,
-    /// An extent of `memory_op` that a call in slices is at work on.
-    pub extent: Option<Extent>,
     /// The `shared_info` page.
     pub shared_info: Mfn,
     /// Where that is mapped now.

@@ -6,7 +6,8 @@
 //! the two words that count references while the page is in use, so that allocation and freeing
 //! need no further memory and take O(log n).
 
-use crate::types::{Errno, MAX_DOMAINS, Mfn, Slot};
+use crate::machine::{Cache, CacheOp, PhysMem};
+use crate::types::{Errno, MAX_DOMAINS, Mfn, Pa, Slot};
 
 /// The largest block: 2^18 pages are 1 GiB.
 pub const MAX_ORDER: u8 = 18;
@@ -20,6 +21,8 @@ pub enum Use {
     Reserved,
     /// In the allocator; the head of a free block, or inside one.
     Free,
+    /// To be memory of a domain, but not scrubbed yet: nobody can name it.
+    Dirty,
     /// Memory of a domain.
     Guest,
     /// A page of the hypervisor that a domain maps (shared info, grant frames).
@@ -55,6 +58,58 @@ impl Frame {
     };
 }
 
+/// 2^`order` pages as the allocator gives them: with whatever the last owner left in them. Only [`Frames`]
+/// makes one, and what a domain may see is made of it by [`Frames::scrub`] alone.
+#[derive(Debug)]
+#[must_use = "pages that nobody frees are lost"]
+pub struct Dirty {
+    first: Mfn,
+    order: u8,
+    scrubbed: u32,
+}
+
+impl Dirty {
+    /// Clears pages for stage-2 tables, which the hypervisor and the walks of CPUs see through caches
+    /// (VTCR_EL2.IRGN0 and ORGN0), and nobody else.
+    pub fn table<M: PhysMem>(self, m: &M) -> Mfn {
+        for k in 0..1u64 << self.order {
+            m.zero_page(Mfn(self.first.0 + k));
+        }
+        self.first
+    }
+}
+
+/// 2^`order` pages without a byte of anybody but their owner: fresh from [`Frames::scrub`], or in use
+/// since then ([`Frames::known`]). What a domain's memory is mapped from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clean {
+    first: Mfn,
+    order: u8,
+}
+
+impl Clean {
+    /// The first page.
+    #[must_use]
+    pub const fn mfn(self) -> Mfn {
+        self.first
+    }
+
+    /// log2 of the pages.
+    #[must_use]
+    pub const fn order(self) -> u8 {
+        self.order
+    }
+
+    /// Its blocks of 2^`order` pages; none that are larger than itself.
+    pub fn blocks(self, order: u8) -> impl Iterator<Item = Self> {
+        let n = (1u64 << self.order) >> order;
+        (0..n).map(move |k| Self {
+            first: Mfn(self.first.0 + (k << order)),
+            order,
+        })
+    }
+}
+
 /// All machine pages between the lowest and the highest RAM address.
 pub struct Frames {
     base: u64,
@@ -70,6 +125,9 @@ pub struct Frames {
     kept: [u32; MAX_DOMAINS + 1],
     /// All of these.
     all_kept: u64,
+    /// A page that a domain could execute was freed since instruction caches were emptied: they may
+    /// hold its instructions.
+    executed: bool,
 }
 
 /// Who owns a page of a domain that is gone, while others hold references to it.
@@ -90,6 +148,7 @@ impl Frames {
             hv_pages: [0; MAX_DOMAINS + 1],
             kept: [0; MAX_DOMAINS + 1],
             all_kept: 0,
+            executed: true,
         }
     }
 
@@ -154,7 +213,7 @@ impl Frames {
     ///
     /// # Errors
     /// `ENOMEM` when none is kept any more.
-    pub fn alloc_kept(&mut self, slot: Slot, usage: Use) -> Result<Mfn, Errno> {
+    pub fn alloc_kept(&mut self, slot: Slot, usage: Use) -> Result<Dirty, Errno> {
         if self.kept(slot) == 0 {
             return Err(Errno::ENOMEM);
         }
@@ -278,12 +337,11 @@ impl Frames {
         }
     }
 
-    /// Allocates 2^`order` pages, aligned to their size, each with one reference. The contents are
-    /// whatever was there: the caller clears them.
+    /// Allocates 2^`order` pages, aligned to their size, each with one reference.
     ///
     /// # Errors
     /// `ENOMEM` when no block of that size is free.
-    pub fn alloc(&mut self, slot: Slot, usage: Use, order: u8) -> Result<Mfn, Errno> {
+    pub fn alloc(&mut self, slot: Slot, usage: Use, order: u8) -> Result<Dirty, Errno> {
         crate::room::may_fail()?;
         if self.free_pages() < 1 << order {
             return Err(Errno::ENOMEM);
@@ -302,6 +360,10 @@ impl Frames {
             self.push_free(i + (1 << have), have);
         }
         let pages = 1u32 << order;
+        let usage = match usage {
+            Use::Guest => Use::Dirty,
+            _ => usage,
+        };
         for k in i..i + pages {
             self.set(
                 k,
@@ -319,23 +381,117 @@ impl Frames {
         if let Some(c) = self.account(slot, usage) {
             *c += pages;
         }
-        Ok(Mfn(self.base + u64::from(i)))
+        Ok(Dirty {
+            first: Mfn(self.base + u64::from(i)),
+            order,
+            scrubbed: 0,
+        })
+    }
+
+    /// Makes pages fit for a domain: clears them and cleans that to the point of coherency, so that the
+    /// domain sees nothing of the last owner past the caches either, and no late write-back takes away
+    /// what it writes there (XSA-364); drops what instruction caches hold of the last owner's. Goes on
+    /// until the meter is at `limit`, but for a page at least.
+    ///
+    /// # Errors
+    /// What is not done yet, to be given in again.
+    #[cold]
+    pub fn scrub<M: PhysMem + Cache>(
+        &mut self,
+        m: &M,
+        mut d: Dirty,
+        limit: u32,
+    ) -> Result<Clean, Dirty> {
+        // Between this and the mapping nobody can fetch from there.
+        if d.scrubbed == 0 && core::mem::take(&mut self.executed) {
+            m.drop_instructions();
+        }
+        while d.scrubbed >> d.order == 0 {
+            let page = Mfn(d.first.0 + u64::from(d.scrubbed));
+            m.zero_page(page);
+            m.dcache(Pa(page.addr()), crate::types::PAGE_SIZE, CacheOp::Clean);
+            let entry = self
+                .index(page)
+                .and_then(|i| self.table.get_mut(i as usize));
+            if let Some(f) = entry.filter(|f| f.usage == Use::Dirty) {
+                f.usage = Use::Guest;
+            }
+            d.scrubbed += 1;
+            if m.spent() >= limit && d.scrubbed >> d.order == 0 {
+                return Err(d);
+            }
+        }
+        Ok(Clean {
+            first: d.first,
+            order: d.order,
+        })
+    }
+
+    /// As [`Frames::scrub`], all at once.
+    pub fn scrub_all<M: PhysMem + Cache>(&mut self, m: &M, mut d: Dirty) -> Clean {
+        loop {
+            match self.scrub(m, d, u32::MAX) {
+                Ok(c) => return c,
+                Err(rest) => d = rest,
+            }
+        }
+    }
+
+    /// Gives pages back that were not used.
+    #[cold]
+    pub fn discard(&mut self, d: Dirty) {
+        self.put_block(d.first, d.order);
+    }
+
+    /// A page that is in use and that domains may see.
+    ///
+    /// # Errors
+    /// `EINVAL` for all others.
+    #[inline]
+    pub fn known(&self, mfn: Mfn) -> Result<Clean, Errno> {
+        if !self.is_guest_accessible(mfn) {
+            return Err(Errno::EINVAL);
+        }
+        Ok(Clean {
+            first: mfn,
+            order: 0,
+        })
+    }
+
+    /// 2^`order` pages that are all a domain's memory.
+    #[must_use]
+    pub fn owned(&self, slot: Slot, mfn: Mfn, order: u8) -> Option<Clean> {
+        let end = mfn.0.checked_add(1 << order)?;
+        let mut all = mfn.0..end;
+        let own = all.all(|k| self.lookup(Mfn(k)) == Some((Use::Guest, slot)));
+        own.then_some(Clean { first: mfn, order })
     }
 
     fn account(&mut self, slot: Slot, usage: Use) -> Option<&mut u32> {
         match usage {
-            Use::Guest => self.guest_pages.get_mut(slot.idx()),
+            Use::Guest | Use::Dirty => self.guest_pages.get_mut(slot.idx()),
             _ => self.hv_pages.get_mut(slot.idx()),
         }
     }
 
-    fn release(&mut self, i: u32) {
+    fn release(&mut self, i: u32, mut order: u8) {
         let f = self.frame(i);
+        let pages = 1u32 << order;
         if let Some(c) = self.account(Slot(f.owner), f.usage) {
-            *c = c.saturating_sub(1);
+            *c = c.saturating_sub(pages);
         }
-        self.free_pages += 1;
-        let (mut at, mut order) = (i, 0u8);
+        self.executed |= f.usage == Use::Guest;
+        self.free_pages += u64::from(pages);
+        for k in 1..pages {
+            self.set(
+                i + k,
+                Frame {
+                    usage: Use::Free,
+                    ..Frame::RESERVED
+                },
+            );
+        }
+        let mut at = i;
         while order < MAX_ORDER {
             // Buddies are paired by machine frame number, not by table index.
             let buddy = (self.base + u64::from(at)) ^ (1 << order);
@@ -371,6 +527,13 @@ impl Frames {
         }
     }
 
+    /// Whether the allocator manages a page, or somebody has it of it.
+    #[must_use]
+    pub fn is_ram(&self, mfn: Mfn) -> bool {
+        self.index(mfn)
+            .is_some_and(|i| self.frame(i).usage != Use::Reserved)
+    }
+
     /// Whether a page is memory that a guest may name: its own or another's guest memory, or a
     /// shared page, and not a table, free or outside RAM.
     #[must_use]
@@ -383,14 +546,17 @@ impl Frames {
     ///
     /// # Errors
     /// `EINVAL` when the page is not in use, `EBUSY` when the count is at its limit.
-    pub fn get(&mut self, mfn: Mfn) -> Result<(), Errno> {
+    pub fn get(&mut self, mfn: Mfn) -> Result<Clean, Errno> {
         let i = self.index(mfn).ok_or(Errno::EINVAL)?;
         let f = self.table.get_mut(i as usize).ok_or(Errno::EINVAL)?;
         if !matches!(f.usage, Use::Guest | Use::Shared) {
             return Err(Errno::EINVAL);
         }
         f.a = f.a.checked_add(1).ok_or(Errno::EBUSY)?;
-        Ok(())
+        Ok(Clean {
+            first: mfn,
+            order: 0,
+        })
     }
 
     /// Drops a reference; the last one frees the page.
@@ -405,18 +571,43 @@ impl Frames {
         }
         f.a -= 1;
         if f.a == 0 {
-            self.release(i);
+            self.release(i, 0);
         }
     }
 
-    /// Puts a page in use at the head of a chain, for pages that nothing else leads to. The link
-    /// lies in the page's entry: `b` of [`Frame`], unused otherwise.
-    pub fn chain(&mut self, mfn: Mfn, head: &mut Option<Mfn>) {
-        let next = head.map_or(NIL, |h| self.index(h).unwrap_or(NIL));
-        let entry = self.index(mfn).and_then(|i| self.table.get_mut(i as usize));
-        if let Some(f) = entry {
-            f.b = next;
-            *head = Some(mfn);
+    /// Drops a reference of each of 2^`order` pages, aligned to that; at once if they are the last ones
+    /// of all.
+    #[cold]
+    pub fn put_block(&mut self, mfn: Mfn, order: u8) {
+        let pages = 1u32 << order;
+        if let Some(i) = self.index(mfn)
+            && let Some(all) = self.table.get(i as usize..(i + pages) as usize)
+            && let Some(first) = all.first()
+            && first.usage != Use::Reserved
+            && all
+                .iter()
+                .all(|f| f.usage != Use::Free && (f.a, f.owner) == (1, first.owner))
+        {
+            self.release(i, order);
+            return;
+        }
+        (0..u64::from(pages)).for_each(|k| self.put(Mfn(mfn.0 + k)));
+    }
+
+    /// Puts pages at the head of a chain, for such that nothing else leads to and nobody sees. The links
+    /// lie in the pages' entries: `b` of [`Frame`], unused otherwise.
+    #[cold]
+    pub fn chain(&mut self, d: Dirty, head: &mut Option<Mfn>) {
+        for k in 0..1u64 << d.order {
+            let next = head.map_or(NIL, |h| self.index(h).unwrap_or(NIL));
+            let page = Mfn(d.first.0 + k);
+            let entry = self
+                .index(page)
+                .and_then(|i| self.table.get_mut(i as usize));
+            if let Some(f) = entry {
+                f.b = next;
+                *head = Some(page);
+            }
         }
     }
 
@@ -454,7 +645,7 @@ mod tests {
     fn blocks_are_aligned_and_merge_again() {
         let mut f = frames(4096 + 5);
         let before = f.free_pages();
-        let a = f.alloc(Slot(1), Use::Guest, 9).unwrap();
+        let a = f.alloc(Slot(1), Use::Guest, 9).unwrap().first;
         assert_eq!(a.0 % 512, 0);
         assert_eq!(f.guest_pages(Slot(1)), 512);
         for k in 0..512 {
@@ -471,18 +662,84 @@ mod tests {
         assert_eq!(f.get(Mfn(0)), Err(Errno::EINVAL));
         assert_eq!(f.get(Mfn(u64::MAX)), Err(Errno::EINVAL));
         assert_eq!(f.get(Mfn(0x40003)), Err(Errno::EINVAL), "a free page");
-        assert_eq!(f.alloc(Slot(0), Use::Guest, 18), Err(Errno::ENOMEM));
+        assert_eq!(f.alloc(Slot(0), Use::Guest, 18).unwrap_err(), Errno::ENOMEM);
+    }
+
+    /// What is not scrubbed can be neither named nor referred to; a block is scrubbed in parts, and its
+    /// pages come back as one.
+    #[test]
+    fn pages_are_nobodys_to_name_before_they_are_scrubbed() {
+        use crate::machine::fake::FakeMem;
+        let mut f = frames(4096);
+        let m = FakeMem::new(0x4000_3000, 4096);
+        let before = f.free_pages();
+        let d = f.alloc(Slot(1), Use::Guest, 9).unwrap();
+        let first = d.first;
+        let hidden = |f: &mut Frames, k: u64| {
+            let page = Mfn(first.0 + k);
+            assert_eq!(f.lookup(page), Some((Use::Dirty, Slot(1))));
+            assert!(!f.is_guest_accessible(page) && f.known(page).is_err());
+            assert_eq!(f.get(page), Err(Errno::EINVAL));
+        };
+        hidden(&mut f, 0);
+        let d = f.scrub(&m, d, 200 * 320).unwrap_err();
+        hidden(&mut f, 500);
+        assert_eq!(f.owned(Slot(1), first, 9), None);
+        let c = f.scrub(&m, d, u32::MAX).unwrap();
+        assert_eq!((c.mfn(), c.order()), (first, 9));
+        assert_eq!(f.owned(Slot(1), first, 9), Some(c));
+        assert_eq!(f.owned(Slot(2), first, 9), None);
+        assert_eq!(f.known(Mfn(first.0 + 511)), Ok(c.blocks(0).last().unwrap()));
+        assert!((0..512).all(|k| m.load64(Pa((first.0 + k) * 4096 + 8)) == 0));
+        // One page has a reference more.
+        let kept = Mfn(first.0 + 7);
+        f.get(kept).unwrap();
+        f.put_block(first, 9);
+        assert_eq!((f.free_pages(), f.refs(kept)), (before - 1, 1));
+        f.put(kept);
+        assert_eq!((f.free_pages(), f.guest_pages(Slot(1))), (before, 0));
+        let d = f.alloc(Slot(1), Use::Guest, 9).unwrap();
+        let d = f.scrub(&m, d, 0).unwrap_err();
+        f.discard(d);
+        assert_eq!((f.free_pages(), f.guest_pages(Slot(1))), (before, 0));
+        assert!(f.alloc(Slot(1), Use::Guest, 11).is_ok(), "buddies merged");
+    }
+
+    /// Instruction caches are emptied when, and only when, they may hold what a former owner executed.
+    #[test]
+    fn former_owners_instructions_are_dropped() {
+        use crate::machine::fake::FakeMem;
+        let mut f = frames(64);
+        let m = FakeMem::new(0x4000_3000, 64);
+        let one = |f: &mut Frames, usage| {
+            let d = f.alloc(Slot(1), usage, 0).unwrap();
+            (f.scrub_all(&m, d).mfn(), m.dropped())
+        };
+        let (a, n) = one(&mut f, Use::Guest);
+        assert_eq!(n, 1, "what ran before the hypervisor");
+        let (_, n) = one(&mut f, Use::Guest);
+        assert_eq!(n, 1);
+        let (s, _) = one(&mut f, Use::Shared);
+        f.put(s);
+        let (_, n) = one(&mut f, Use::Guest);
+        assert_eq!(n, 1, "never executed");
+        f.put(a);
+        let (_, n) = one(&mut f, Use::Guest);
+        assert_eq!(n, 2);
     }
 
     proptest! {
         #[test]
         fn never_hands_out_a_page_twice(ops in proptest::collection::vec((0u8..4, 0u8..7, any::<u8>()), 1..300)) {
             let mut f = frames(1000);
+            let mem = crate::machine::fake::FakeMem::new(0x4000_3000, 1000);
             let total = f.free_pages();
             let mut held: Vec<(u64, u8)> = Vec::new();
             for (op, order, pick) in ops {
                 if op < 2 {
-                    if let Ok(m) = f.alloc(Slot(3), Use::Guest, order) {
+                    if let Ok(d) = f.alloc(Slot(3), Use::Guest, order) {
+                        let m = d.first;
+                        f.scrub_all(&mem, d);
                         let end = m.0 + (1 << order);
                         for &(o, oo) in &held {
                             prop_assert!(end <= o || o + (1 << oo) <= m.0);

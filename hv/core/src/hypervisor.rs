@@ -3,7 +3,7 @@
 //! the birth and death of domains, waking vcpus, the host that grant operations work on.
 
 use crate::console::Console;
-use crate::domain::{Death, Domain, Domains, HVM_PARAMS, Vcpu};
+use crate::domain::{Death, Domain, Domains, Extent, HVM_PARAMS, Vcpu};
 use crate::event::{Events, Notify, Progress};
 use crate::frame::{Frames, Use};
 use crate::grant::{Destroyed, Grants, PageHost};
@@ -202,13 +202,14 @@ impl<M: Machine> PageHost for Host<'_, M> {
         }
     }
     fn get_page(&mut self, mfn: Mfn) -> Result<(), Errno> {
-        self.frames.get(mfn)
+        self.frames.get(mfn).map(drop)
     }
     fn put_page(&mut self, mfn: Mfn) {
         self.frames.put(mfn);
     }
     fn map_granted(&mut self, slot: Slot, gfn: Gfn, mfn: Mfn, access: Access) -> Result<(), Errno> {
         self.seen = Default::default();
+        let page = self.frames.known(mfn)?;
         let d = self.domains.get_mut(slot).ok_or(Errno::ESRCH)?;
         let kind = if access == Access::Write {
             Kind::Grant
@@ -221,8 +222,7 @@ impl<M: Machine> PageHost for Host<'_, M> {
                 frames: self.frames,
             },
             gfn,
-            mfn,
-            0,
+            page,
             kind,
         )
     }
@@ -250,9 +250,8 @@ impl<M: Machine> PageHost for Host<'_, M> {
     }
     fn alloc_own(&mut self, slot: Slot, private: bool) -> Result<Mfn, Errno> {
         let usage = if private { Use::Private } else { Use::Shared };
-        let mfn = self.frames.alloc_kept(slot, usage)?;
-        self.m.zero_page(mfn);
-        Ok(mfn)
+        let page = self.frames.alloc_kept(slot, usage)?;
+        Ok(self.frames.scrub_all(self.m, page).mfn())
     }
     fn owns(&self, slot: Slot, mfn: Mfn) -> bool {
         self.frames.lookup(mfn) == Some((Use::Guest, slot))
@@ -520,7 +519,7 @@ impl Hypervisor {
         };
         let mut vcpus: Vec<Vcpu> = Vec::new();
         crate::room::reserve(&mut vcpus, n)?;
-        vcpus.resize(n, Vcpu::NEW);
+        vcpus.resize_with(n, || Vcpu::NEW);
         let p2m = P2m::new(
             &mut Ctx {
                 m,
@@ -544,7 +543,6 @@ impl Hypervisor {
             max_pages: 0,
             p2m,
             unmapped: None,
-            extent: None,
             shared_info: Mfn(0),
             shared_info_gfn: None,
             params: [0; HVM_PARAMS],
@@ -574,8 +572,8 @@ impl Hypervisor {
         new: &NewDomain,
     ) -> Result<(), Errno> {
         let slot = d.slot;
-        d.shared_info = self.frames.alloc(slot, Use::Shared, 0)?;
-        m.zero_page(d.shared_info);
+        let page = self.frames.alloc(slot, Use::Shared, 0)?;
+        d.shared_info = self.frames.scrub_all(m, page).mfn();
         self.events
             .create_domain(slot, d.domid, new.max_port, d.vcpus.len())?;
         self.events
@@ -592,8 +590,7 @@ impl Hypervisor {
                     m,
                     frames: &mut self.frames,
                 };
-                d.p2m
-                    .map(&mut c, Gfn(gicc + k), Mfn(gicv + k), 0, Kind::Mmio)?;
+                d.p2m.map_device(&mut c, Gfn(gicc + k), Mfn(gicv + k))?;
             }
         }
         let version = if d.gic_version == 2 {
@@ -793,8 +790,14 @@ impl Hypervisor {
                         return Err(Errno::ERESTART);
                     }
                 }
-                d.death = Death::Events;
-                m.flush_vmid(d.p2m.vttbr());
+                // Calls that were at work on its memory go on no more.
+                if self.drop_extent(slot) {
+                    return Err(Errno::ERESTART);
+                }
+                if let Some(d) = self.domains.get_mut(slot) {
+                    d.death = Death::Events;
+                    m.flush_vmid(d.p2m.vttbr());
+                }
             }
             Death::Events => {
                 let frames = &mut self.frames;
@@ -840,6 +843,27 @@ impl Hypervisor {
             }
         }
         Err(Errno::ERESTART)
+    }
+
+    /// Gives back what a call in slices has ready for a domain's memory, or was to give by one of its
+    /// vcpus; one at a time, `false` when there is none.
+    #[cold]
+    fn drop_extent(&mut self, slot: Slot) -> bool {
+        let found = self.domains.iter().find_map(|d| {
+            let of = |x: &Extent| d.slot == slot || x.target == slot;
+            let v = d.vcpu_refs().zip(&d.vcpus);
+            let mut v = v.filter(|(_, v)| v.extent.as_ref().is_some_and(of));
+            v.next().map(|(r, _)| r)
+        });
+        let Some(v) = found else { return false };
+        let x = self
+            .domains
+            .get_mut(v.slot)
+            .and_then(|d| d.vcpus.get_mut(v.vcpu.idx())?.extent.take());
+        if let Some(block) = x.and_then(|x| x.block) {
+            self.frames.discard(block);
+        }
+        true
     }
 
     fn set_death(&mut self, slot: Slot, death: Death) {

@@ -133,8 +133,8 @@ pub trait PhysMem: Meter {
     fn write(&self, pa: Pa, buf: &[u8]);
     /// Copies `len` bytes within memory (ranges of two different pages, or not overlapping).
     fn copy(&self, dst: Pa, src: Pa, len: usize);
-    /// Fills a page with zeroes, and cleans and invalidates its lines to the point of coherency: who
-    /// looks past the caches must not see what was there, nor lose to a late write-back what it writes.
+    /// Fills a page with zeroes, in the caches: [`Frames::scrub`](crate::frame::Frames::scrub) has them
+    /// reach memory.
     fn zero_page(&self, mfn: Mfn);
 }
 
@@ -264,6 +264,16 @@ pub mod fake {
         base: u64,
         spent: core::cell::Cell<u32>,
         bytes: RefCell<std::vec::Vec<u8>>,
+        dropped: core::cell::Cell<u32>,
+    }
+
+    impl Cache for FakeMem {
+        fn dcache(&self, pa: Pa, len: u64, _: CacheOp) {
+            self.at(pa, len as usize, 1);
+        }
+        fn drop_instructions(&self) {
+            self.dropped.set(self.dropped.get() + 1);
+        }
     }
 
     impl FakeMem {
@@ -274,7 +284,13 @@ pub mod fake {
                 base,
                 spent: core::cell::Cell::new(0),
                 bytes: RefCell::new(std::vec![0xA5; pages * 4096]),
+                dropped: core::cell::Cell::new(0),
             }
+        }
+        /// How often instruction caches were emptied.
+        #[must_use]
+        pub fn dropped(&self) -> u32 {
+            self.dropped.get()
         }
         fn at(&self, pa: Pa, len: usize, align: u64) -> usize {
             assert_eq!(pa.0 % align, 0, "misaligned access at {:#x}", pa.0);
@@ -389,6 +405,7 @@ pub mod fake {
             self.bytes.borrow_mut().copy_within(s..s + len, d);
         }
         fn zero_page(&self, mfn: Mfn) {
+            self.spend(cost::ZERO_PAGE);
             let o = self.at(Pa(mfn.addr()), 4096, 4096);
             self.bytes.borrow_mut()[o..o + 4096].fill(0);
         }

@@ -6,7 +6,7 @@
 //! 1 GiB and 2 MiB are used where alignment allows and broken when a part of one changes.
 //! Every change of a live entry goes invalid, TLB clean, new value (break-before-make).
 
-use crate::frame::{Frames, Use};
+use crate::frame::{Clean, Frames, Use};
 use crate::machine::{PhysMem, Tlb, cost};
 use crate::types::{Access, CpuId, Errno, Gfn, MAX_CPUS, Mfn, Pa, Slot, VcpuId};
 
@@ -210,12 +210,10 @@ impl P2m {
     ) -> Result<Self, Errno> {
         let root = c.frames.alloc(slot, Use::Table, 1)?;
         if let Err(e) = c.frames.keep(slot, table_limit) {
-            c.frames.put(root);
-            c.frames.put(Mfn(root.0 + 1));
+            c.frames.discard(root);
             return Err(e);
         }
-        c.m.zero_page(root);
-        c.m.zero_page(Mfn(root.0 + 1));
+        let root = root.table(c.m);
         let new = Self {
             slot,
             root,
@@ -330,11 +328,17 @@ impl P2m {
         })
     }
 
+    /// Whether nothing is in the 2 MiB around a guest frame, not even a table: a block can be mapped.
+    #[must_use]
+    pub fn is_hole<M: PhysMem>(&self, m: &M, gfn: Gfn) -> bool {
+        self.part(m, gfn).is_some_and(|p| p.entry & VALID == 0)
+    }
+
     fn new_table<M: PhysMem>(&mut self, c: &mut Ctx<'_, M>) -> Result<Mfn, Errno> {
         if self.tables >= self.table_limit {
             return Err(Errno::ENOMEM);
         }
-        let t = c.frames.alloc_kept(self.slot, Use::Table)?;
+        let t = c.frames.alloc_kept(self.slot, Use::Table)?.table(c.m);
         self.tables += 1;
         Ok(t)
     }
@@ -352,9 +356,7 @@ impl P2m {
                 return Ok(pa);
             }
             let table = self.new_table(c)?;
-            if e & VALID == 0 {
-                c.m.zero_page(table);
-            } else {
+            if e & VALID != 0 {
                 c.m.spend(cost::BREAK);
                 // A block: the same translation in pieces of the next level.
                 let child = at + 1;
@@ -372,13 +374,39 @@ impl P2m {
         }
     }
 
-    /// Maps 2^`order` frames (order 0, 9 or 18; both numbers aligned to it). Nothing may be mapped
-    /// there. The caller holds the references that the entry stands for.
+    /// Maps pages (order 0, 9 or 18; both numbers aligned to it). Nothing may be mapped there. The caller
+    /// holds the references that the entry stands for.
     ///
     /// # Errors
     /// `EINVAL` beyond the address space or misaligned, `EEXIST` where something is mapped,
     /// `ENOMEM` when the domain's table pool or memory is used up.
     pub fn map<M: PhysMem + Tlb>(
+        &mut self,
+        c: &mut Ctx<'_, M>,
+        gfn: Gfn,
+        pages: Clean,
+        kind: Kind,
+    ) -> Result<(), Errno> {
+        self.install(c, gfn, pages.mfn(), pages.order(), kind)
+    }
+
+    /// Maps a page of a device, which is no memory.
+    ///
+    /// # Errors
+    /// As [`P2m::map`]; `EINVAL` for memory.
+    pub fn map_device<M: PhysMem + Tlb>(
+        &mut self,
+        c: &mut Ctx<'_, M>,
+        gfn: Gfn,
+        mfn: Mfn,
+    ) -> Result<(), Errno> {
+        if c.frames.is_ram(mfn) {
+            return Err(Errno::EINVAL);
+        }
+        self.install(c, gfn, mfn, 0, Kind::Mmio)
+    }
+
+    fn install<M: PhysMem + Tlb>(
         &mut self,
         c: &mut Ctx<'_, M>,
         gfn: Gfn,

@@ -45,6 +45,12 @@ pub struct Machine {
     dram: RefCell<Vec<u8>>,
     /// Lines of the cache that were not written back.
     dirty: RefCell<Vec<bool>>,
+    /// Lines of memory that hold what a page's last owner left, and how many each page has.
+    stale: RefCell<(Vec<bool>, Vec<u8>)>,
+    /// Pages of which an instruction cache may hold what a last owner executed.
+    fetched: RefCell<Vec<bool>>,
+    /// Pages that somebody may execute now.
+    executed: RefCell<Vec<bool>>,
     /// Pages that are free: nobody may touch them.
     poisoned: RefCell<Vec<bool>>,
     /// Pages that are stage-2 tables.
@@ -121,6 +127,9 @@ impl Machine {
             ram: RefCell::new(vec![POISON; bytes]),
             dram: RefCell::new(vec![POISON; bytes]),
             dirty: RefCell::new(vec![false; bytes / LINE]),
+            stale: RefCell::new((vec![true; bytes / LINE], vec![64; bytes / 4096])),
+            fetched: RefCell::new(vec![true; bytes / 4096]),
+            executed: RefCell::new(vec![false; bytes / 4096]),
             poisoned: RefCell::new(vec![true; bytes / 4096]),
             tables: RefCell::new(vec![false; bytes / 4096]),
             broken: RefCell::new(BTreeSet::new()),
@@ -188,8 +197,33 @@ impl Machine {
             self.ram.borrow_mut()[at..at + 4096].fill(POISON);
             self.dram.borrow_mut()[at..at + 4096].fill(POISON);
             self.dirty.borrow_mut()[at / LINE..(at + 4096) / LINE].fill(false);
+            let mut stale = self.stale.borrow_mut();
+            stale.0[at / LINE..(at + 4096) / LINE].fill(true);
+            stale.1[at / 4096] = 64;
+            let executed = std::mem::take(&mut self.executed.borrow_mut()[at / 4096]);
+            self.fetched.borrow_mut()[at / 4096] |= executed;
         }
         fresh
+    }
+
+    /// What of a page's last owner whoever has it now could still get at, if anything: bytes, past the
+    /// caches, or instructions. From now on it may be executed, if that is so.
+    #[must_use]
+    pub fn leftover(&self, mfn: u64, executable: bool) -> Option<&'static str> {
+        let page = (mfn - (self.base >> 12)) as usize;
+        if self.stale.borrow().1[page] != 0 {
+            return Some("bytes");
+        }
+        self.executed.borrow_mut()[page] |= executable;
+        (executable && self.fetched.borrow()[page]).then_some("instructions")
+    }
+
+    /// A line of memory was written.
+    fn fresh(&self, line: usize) {
+        let mut stale = self.stale.borrow_mut();
+        if std::mem::take(&mut stale.0[line]) {
+            stale.1[line / 64] -= 1;
+        }
     }
 
     /// Bytes were written with caches: their lines are not in memory yet.
@@ -206,6 +240,7 @@ impl Machine {
         for l in lines.filter(|&l| std::mem::take(&mut dirty[l])) {
             let r = l * LINE..(l + 1) * LINE;
             dram[r.clone()].copy_from_slice(&ram[r]);
+            self.fresh(l);
         }
     }
 
@@ -518,10 +553,6 @@ impl PhysMem for Machine {
         u64::from_le_bytes(self.get(pa))
     }
     fn store64(&self, pa: Pa, v: u64) {
-        if pa.0.is_multiple_of(PAGE_SIZE) {
-            // A table that is filled from its begin on: no longer free.
-            self.unpoison(pa.0 >> 12);
-        }
         self.change(pa.0, self.load64(pa), v);
         self.set(pa, v.to_le_bytes());
     }
@@ -548,7 +579,6 @@ impl PhysMem for Machine {
         let o = self.at(mfn.addr(), 4096, PAGE_SIZE);
         self.ram.borrow_mut()[o..o + 4096].fill(0);
         self.soil(o, 4096);
-        self.write_back(o / LINE..(o + 4096) / LINE);
     }
 }
 
@@ -596,6 +626,9 @@ impl Cache for Machine {
         self.maintained.set((calls + 1, bytes + len));
     }
     fn drop_instructions(&self) {
+        self.fetched.borrow_mut().fill(false);
+        // Those that are in use still are found again after the slice.
+        self.executed.borrow_mut().fill(false);
         self.dropped.set(self.dropped.get() + 1);
     }
 }

@@ -92,20 +92,20 @@ impl World {
             privileged: true,
         };
         let slot = hv.create_domain(&m, &new).expect("the control domain");
-        let base = hv
+        let memory = hv
             .frames
             .alloc(slot, Use::Guest, DOM0_ORDER)
             .expect("its memory");
-        let pages = 1u64 << DOM0_ORDER;
-        (0..pages).for_each(|k| m.zero_page(Mfn(base.0 + k)));
+        let memory = hv.frames.scrub_all(&m, memory);
+        let (base, pages) = (memory.mfn(), 1u64 << DOM0_ORDER);
         let (d, mut c) = hv.p2m_of(&m, slot).expect("it exists");
         d.max_pages = pages as u32;
         d.p2m
             .set_table_limit(c.frames, 512)
             .expect("there are pages");
-        for k in (0..pages).step_by(512) {
+        for block in memory.blocks(9) {
             d.p2m
-                .map(&mut c, Gfn(base.0 + k), Mfn(base.0 + k), 9, Kind::Ram)
+                .map(&mut c, Gfn(block.mfn().0), block, Kind::Ram)
                 .expect("mapped");
         }
         let v = VcpuRef {
@@ -241,13 +241,21 @@ impl World {
         for mfn in RAM >> 12..(RAM >> 12) + RAM_PAGES {
             let found = hv.frames.lookup(Mfn(mfn));
             self.m.mark(mfn, matches!(found, Some((Use::Table, _))));
-            if found.is_none() {
-                self.m.poison(mfn);
-            } else {
-                assert!(
-                    !self.m.is_poisoned(mfn),
-                    "page {mfn:#x} is in use and was never cleared"
-                );
+            match found {
+                None => drop(self.m.poison(mfn)),
+                // In nobody's reach.
+                Some((Use::Dirty, _)) => {}
+                Some((usage, slot)) => {
+                    assert!(
+                        !self.m.is_poisoned(mfn),
+                        "page {mfn:#x} is in use and was never cleared"
+                    );
+                    if usage != Use::Table
+                        && let Some(what) = self.m.leftover(mfn, usage == Use::Guest)
+                    {
+                        panic!("{usage:?} page {mfn:#x} of {slot:?} has its last owner's {what}");
+                    }
+                }
             }
         }
         for vmid in self.m.cached_vmids() {
@@ -355,7 +363,7 @@ impl World {
                         hv.domains.get(slot).is_some() || slot == NOBODY,
                         "{mfn:#x} of a domain that is gone"
                     );
-                    if usage == Use::Guest {
+                    if matches!(usage, Use::Guest | Use::Dirty) {
                         guest[slot.idx()] += 1;
                     }
                     assert_eq!(

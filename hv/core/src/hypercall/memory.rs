@@ -3,11 +3,11 @@
 //! of the operation number, as Xen's does.
 
 use super::{Answer, Call, OK, Reply, done};
-use crate::domain::Extent;
+use crate::domain::{Extent, Vcpu};
 use crate::frame::{MAX_ORDER, Use};
 use crate::hypervisor::Host;
 use crate::machine::Machine;
-use crate::p2m::{Ctx, Kind};
+use crate::p2m::{Kind, MAX_GFN};
 use crate::types::{DomId, Errno, Gfn, Mfn, Slot};
 use guest_abi::memory::{
     AddToPhysmap, AddToPhysmapBatch, MEMOP_CMD_MASK, MEMOP_EXTENT_SHIFT, MapSpace,
@@ -15,10 +15,16 @@ use guest_abi::memory::{
     RemoveFromPhysmap, Resource,
 };
 
-/// What is done at a time: 2 MiB, so that clearing them holds the hypervisor for a bounded time.
-const BLOCK: u32 = 9;
-/// Pages handled before others get their turn.
-const BATCH_PAGES: u64 = 1024;
+/// log2 of the pages that are mapped by one entry where they fit: 2 MiB.
+const BLOCK: u8 = 9;
+/// What the books of a page cost, in instructions. Those of a block's pages cost a sixteenth of that each.
+const BOOKS: u32 = 200;
+
+impl Extent {
+    fn at(&self, page: u32) -> Gfn {
+        Gfn(self.gfn.0 + u64::from(page))
+    }
+}
 
 impl<M: Machine> Call<'_, M> {
     pub(super) fn memory_op(&mut self, a: &mut [u64; 5]) -> Answer {
@@ -75,7 +81,7 @@ impl<M: Machine> Call<'_, M> {
         if self.privileged {
             u32::from(MAX_ORDER)
         } else {
-            BLOCK
+            BLOCK.into()
         }
     }
 
@@ -93,20 +99,17 @@ impl<M: Machine> Call<'_, M> {
         let Ok(target) = self.live_target(r.domid) else {
             return done(start as i64);
         };
-        let mut budget = BATCH_PAGES;
         let mut i = start;
         while i < r.nr_extents {
             let whole = match op {
                 // The new pages are nowhere in the guest's memory: it is not told which they are.
-                MemoryOp::IncreaseReservation => {
-                    self.extent(op, target, Gfn(i), r.extent_order, &mut budget)
-                }
+                MemoryOp::IncreaseReservation => self.extent(op, target, Gfn(i), r.extent_order),
                 _ => {
                     let at = r.extent_start.wrapping_add(i * 8);
                     let Ok(frame) = self.guest().get::<u64>(at) else {
                         break;
                     };
-                    self.extent(op, target, Gfn(frame), r.extent_order, &mut budget)
+                    self.extent(op, target, Gfn(frame), r.extent_order)
                 }
             };
             match whole {
@@ -118,75 +121,79 @@ impl<M: Machine> Call<'_, M> {
                 Err(_) => break,
             }
         }
-        if op == MemoryOp::PopulatePhysmap {
-            self.m.drop_instructions();
-        }
         done(i as i64)
     }
 
-    /// Works on one extent by blocks of at most 2 MiB, as long as `budget` pages last; `false` when
-    /// the call is to be made again to go on. Where it is then, stays with the target domain. When a
-    /// block fails, what was populated before it is taken back.
-    fn extent(
-        &mut self,
-        op: MemoryOp,
-        slot: Slot,
-        gfn: Gfn,
-        order: u32,
-        budget: &mut u64,
-    ) -> Result<bool, Errno> {
-        let new = Extent {
+    /// Works on one extent until the slice's end; `false` when the call is to be made again to go
+    /// on. Where it is then, stays with the calling vcpu.
+    fn extent(&mut self, op: MemoryOp, target: Slot, gfn: Gfn, order: u32) -> Result<bool, Errno> {
+        let mut x = Extent {
             op: op.number() as u8,
+            target,
             gfn,
             order: order as u8,
             done: 0,
-            failed: false,
+            undone: None,
+            block: None,
         };
-        let d = self.hv.domains.get_mut(slot).ok_or(Errno::ESRCH)?;
-        let mut x = match d.extent.take() {
-            Some(x) if (x.op, x.gfn, x.order) == (new.op, new.gfn, new.order) => x,
-            _ => new,
-        };
-        gfn.0.checked_add(1 << order).ok_or(Errno::EINVAL)?;
-        let block = order.min(BLOCK);
-        let pages = 1u64 << block;
-        while !x.failed && x.done < 1 << order {
-            if *budget == 0 {
-                self.put_extent(slot, x);
-                return Ok(false);
-            }
-            *budget = budget.saturating_sub(pages);
-            let at = Gfn(gfn.0 + x.done);
-            let r = match op {
-                MemoryOp::PopulatePhysmap => self.populate(slot, at, block as u8),
-                MemoryOp::IncreaseReservation => self.increase(slot, block as u8),
-                _ => self.decrease(slot, at, block),
-            };
-            match r {
-                Ok(()) => x.done += pages,
-                Err(e) if op != MemoryOp::PopulatePhysmap => return Err(e),
-                Err(_) => x.failed = true,
-            }
+        let key = |x: &Extent| (x.op, x.target, x.gfn, x.order);
+        let caller = self.caller().ok_or(Errno::ESRCH)?;
+        match caller.extent.take() {
+            Some(old) if key(&old) == key(&x) => x = old,
+            // Of a call that was given up.
+            Some(old) => self.discard(old),
+            None => {}
         }
-        if !x.failed {
-            return Ok(true);
+        let r = self.go_on(op, &mut x);
+        match self.caller() {
+            Some(v) if r == Ok(false) => v.extent = Some(x),
+            _ => self.discard(x),
         }
-        while x.done != 0 {
-            if *budget == 0 {
-                self.put_extent(slot, x);
-                return Ok(false);
-            }
-            *budget = budget.saturating_sub(pages);
-            x.done -= pages;
-            let _ = self.decrease(slot, Gfn(gfn.0 + x.done), block);
-        }
-        Err(Errno::ENOMEM)
+        r
     }
 
-    fn put_extent(&mut self, slot: Slot, x: Extent) {
-        if let Some(d) = self.hv.domains.get_mut(slot) {
-            d.extent = Some(x);
+    fn caller(&mut self) -> Option<&mut Vcpu> {
+        let d = self.hv.domains.get_mut(self.who.slot)?;
+        d.vcpus.get_mut(self.who.vcpu.idx())
+    }
+
+    fn discard(&mut self, x: Extent) {
+        if let Some(block) = x.block {
+            self.hv.frames.discard(block);
         }
+    }
+
+    /// When a piece of populating fails, what was done before it is taken back.
+    fn go_on(&mut self, op: MemoryOp, x: &mut Extent) -> Result<bool, Errno> {
+        let all = 1u32 << x.order;
+        x.gfn.0.checked_add(u64::from(all)).ok_or(Errno::EINVAL)?;
+        while x.undone.is_none() && x.done < all {
+            if self.used_up() {
+                return Ok(false);
+            }
+            let r = match op {
+                MemoryOp::PopulatePhysmap => self.populate(x),
+                MemoryOp::IncreaseReservation => self.increase(x),
+                _ => self.decrease(x.target, x.at(x.done), all - x.done),
+            };
+            match r {
+                Ok(pages) => x.done += pages,
+                Err(e) if op != MemoryOp::PopulatePhysmap => return Err(e),
+                Err(_) => x.undone = Some(0),
+            }
+        }
+        let Some(mut n) = x.undone else {
+            return Ok(true);
+        };
+        while n < x.done {
+            if self.used_up() {
+                return Ok(false);
+            }
+            let gone = self.decrease(x.target, x.at(n), x.done - n);
+            n += gone.unwrap_or(1);
+            x.undone = Some(n);
+        }
+        Err(Errno::ENOMEM)
     }
 
     /// Whether a domain may get 2^`order` more pages.
@@ -199,108 +206,103 @@ impl<M: Machine> Call<'_, M> {
         }
     }
 
-    /// Charges a domain with 2^`order` pages that are nowhere in its memory, as Xen does on Arm: it
-    /// has no use of them.
-    fn increase(&mut self, slot: Slot, order: u8) -> Result<(), Errno> {
-        self.check_limit(slot, order)?;
-        let m = self.m;
-        let (d, c) = self.hv.p2m_of(m, slot)?;
-        let first = c.frames.alloc(slot, Use::Guest, order)?;
-        for k in 0..1u64 << order {
-            let page = Mfn(first.0 + k);
-            m.zero_page(page);
-            c.frames.chain(page, &mut d.unmapped);
-        }
-        Ok(())
+    /// Charges a domain with pages that are nowhere in its memory, as Xen does on Arm: it has no use of
+    /// them, and never sees them.
+    fn increase(&mut self, x: &Extent) -> Result<u32, Errno> {
+        let order = x.order.min(BLOCK);
+        self.check_limit(x.target, order)?;
+        self.m.spend(BOOKS + (BOOKS << order >> 4));
+        let (d, c) = self.hv.p2m_of(self.m, x.target)?;
+        let pages = c.frames.alloc(x.target, Use::Guest, order)?;
+        c.frames.chain(pages, &mut d.unmapped);
+        Ok(1 << order)
     }
 
-    /// Gives a domain 2^`order` cleared pages at `gfn`; to a domain that is mapped at machine
-    /// addresses, the very pages of these addresses, if they are its own.
-    fn populate(&mut self, slot: Slot, gfn: Gfn, order: u8) -> Result<(), Errno> {
-        let m = self.m;
-        let pages = 1u64 << order;
-        if gfn
-            .0
-            .checked_add(pages)
-            .is_none_or(|e| e > crate::p2m::MAX_GFN)
-        {
+    /// Gives a domain the next pages of an extent: a block where one fits, which is scrubbed in slices
+    /// before, else a page. To a domain that is mapped at machine addresses, the very pages of these
+    /// addresses, if they are its own. Gives how many there are now, which may be none yet.
+    fn populate(&mut self, x: &mut Extent) -> Result<u32, Errno> {
+        let (m, slot, gfn) = (self.m, x.target, x.at(x.done));
+        let (d, mut c) = self.hv.p2m_of(m, slot)?;
+        m.spend(BOOKS);
+        let pages = 1u32 << BLOCK;
+        let fits = (1u32 << x.order) - x.done >= pages && gfn.0.is_multiple_of(pages.into());
+        if fits && d.p2m.is_hole(m, gfn) {
+            if d.direct_mapped {
+                if let Some(own) = c.frames.owned(slot, Mfn(gfn.0), BLOCK) {
+                    d.p2m.map(&mut c, gfn, own, Kind::Ram)?;
+                    return Ok(pages);
+                }
+            } else {
+                let block = match x.block.take() {
+                    Some(b) => b,
+                    None => {
+                        self.check_limit(slot, BLOCK)?;
+                        m.spend(BOOKS << BLOCK >> 4);
+                        self.hv.frames.alloc(slot, Use::Guest, BLOCK)?
+                    }
+                };
+                let limit = self.slice();
+                let (d, mut c) = self.hv.p2m_of(m, slot)?;
+                let block = match c.frames.scrub(m, block, limit) {
+                    Ok(b) => b,
+                    Err(rest) => {
+                        x.block = Some(rest);
+                        return Ok(0);
+                    }
+                };
+                let r = d.p2m.map(&mut c, gfn, block, Kind::Ram);
+                return r.map(|()| pages).inspect_err(|_| {
+                    c.frames.put_block(block.mfn(), BLOCK);
+                });
+            }
+        }
+        // Somebody else was faster there.
+        if let Some(b) = x.block.take() {
+            c.frames.discard(b);
+        }
+        if gfn.0 >= MAX_GFN {
             return Err(Errno::EINVAL);
         }
-        let (d, c) = self.hv.p2m_of(m, slot)?;
-        if (0..pages).any(|k| d.p2m.lookup(m, Gfn(gfn.0 + k)).is_some()) {
+        if d.p2m.lookup(m, gfn).is_some() {
             return Err(Errno::EEXIST);
         }
-        let direct = d.direct_mapped;
-        let mfn = if direct {
-            let own = |k: u64| c.frames.lookup(Mfn(gfn.0 + k)) == Some((Use::Guest, slot));
-            if !(0..pages).all(own) {
-                return Err(Errno::EINVAL);
-            }
-            Mfn(gfn.0)
-        } else {
-            self.check_limit(slot, order)?;
-            let mfn = self.hv.frames.alloc(slot, Use::Guest, order)?;
-            (0..pages).for_each(|k| m.zero_page(Mfn(mfn.0 + k)));
-            mfn
-        };
+        if d.direct_mapped {
+            let own = c.frames.owned(slot, Mfn(gfn.0), 0).ok_or(Errno::EINVAL)?;
+            d.p2m.map(&mut c, gfn, own, Kind::Ram)?;
+            return Ok(1);
+        }
+        self.check_limit(slot, 0)?;
         let (d, mut c) = self.hv.p2m_of(m, slot)?;
-        let give_back = |c: &mut Ctx<'_, M>| {
-            if !direct {
-                (0..pages).for_each(|k| c.frames.put(Mfn(mfn.0 + k)));
-            }
-        };
-        if u32::from(order) == BLOCK && gfn.0.is_multiple_of(pages) {
-            match d.p2m.map(&mut c, gfn, mfn, order, Kind::Ram) {
-                Ok(()) => return Ok(()),
-                // A table is there from pages that were given back: go on by pages.
-                Err(Errno::EEXIST) => {}
-                Err(e) => {
-                    give_back(&mut c);
-                    return Err(e);
-                }
-            }
+        let page = c.frames.alloc(slot, Use::Guest, 0)?;
+        let page = c.frames.scrub_all(m, page);
+        let r = d.p2m.map(&mut c, gfn, page, Kind::Ram);
+        if r.is_err() {
+            c.frames.put(page.mfn());
         }
-        for k in 0..pages {
-            let page = Mfn(mfn.0 + k);
-            if let Err(e) = d.p2m.map(&mut c, Gfn(gfn.0 + k), page, 0, Kind::Ram) {
-                for back in 0..k {
-                    let _ = d.p2m.unmap(&mut c, Gfn(gfn.0 + back));
-                }
-                give_back(&mut c);
-                return Err(e);
-            }
-        }
-        Ok(())
+        r.map(|()| 1)
     }
 
-    /// Takes 2^`order` pages away, at most 2 MiB. Pages before one that is no memory are gone.
-    fn decrease(&mut self, slot: Slot, gfn: Gfn, order: u32) -> Result<(), Errno> {
+    /// Takes memory away: a block if one is there and within `most` pages, else a page. Gives how many
+    /// these are. Pages before one that is no memory are gone.
+    fn decrease(&mut self, slot: Slot, gfn: Gfn, most: u32) -> Result<u32, Errno> {
         let m = self.m;
         let (d, mut c) = self.hv.p2m_of(m, slot)?;
-        d.extent = None;
-        let direct = d.direct_mapped;
-        let whole = d.p2m.lookup(m, gfn).filter(|x| {
-            x.kind == Kind::Ram && u32::from(x.order) == order && gfn.0.is_multiple_of(1 << order)
-        });
-        if let Some(x) = whole {
+        m.spend(BOOKS);
+        let x = d.p2m.lookup(m, gfn).filter(|x| x.kind == Kind::Ram);
+        let x = x.ok_or(Errno::EINVAL)?;
+        let pages = 1u32 << BLOCK;
+        if x.order == BLOCK && most >= pages && gfn.0.is_multiple_of(pages.into()) {
+            m.spend(BOOKS << BLOCK >> 4);
             // A whole entry goes as such: nothing has to be broken.
             d.p2m.unmap_entry(&mut c, gfn)?;
-            for k in 0..1u64 << order {
-                if !direct {
-                    c.frames.put(Mfn(x.mfn.0 + k));
-                }
+            if !d.direct_mapped {
+                c.frames.put_block(x.mfn, BLOCK);
             }
-            return Ok(());
+            return Ok(pages);
         }
-        for k in 0..1u64 << order {
-            let at = Gfn(gfn.0.checked_add(k).ok_or(Errno::EINVAL)?);
-            let d = self.hv.domains.get(slot).ok_or(Errno::ESRCH)?;
-            if d.p2m.lookup(m, at).map(|x| x.kind) != Some(Kind::Ram) {
-                return Err(Errno::EINVAL);
-            }
-            self.unmap_page(slot, at)?;
-        }
-        Ok(())
+        self.unmap_page(slot, gfn)?;
+        Ok(1)
     }
 
     /// Takes what is mapped at `gfn` away, dropping the reference that the mapping held.
@@ -313,8 +315,6 @@ impl<M: Machine> Call<'_, M> {
             Kind::Grant | Kind::GrantRo | Kind::Mmio => return Err(Errno::EINVAL),
             Kind::Ram | Kind::Foreign | Kind::Shared => {}
         }
-        // What a call in slices did here so far, may be no more.
-        d.extent = None;
         let direct = d.direct_mapped;
         let old = d.p2m.unmap(&mut c, gfn)?;
         match old.kind {
@@ -337,7 +337,8 @@ impl<M: Machine> Call<'_, M> {
             None => {}
         }
         let (d, mut c) = self.hv.p2m_of(m, slot)?;
-        d.p2m.map(&mut c, gfn, mfn, 0, Kind::Shared)
+        let page = c.frames.known(mfn)?;
+        d.p2m.map(&mut c, gfn, page, Kind::Shared)
     }
 
     fn map_shared_info(&mut self, slot: Slot, idx: u64, gfn: Gfn) -> Result<(), Errno> {
@@ -412,12 +413,12 @@ impl<M: Machine> Call<'_, M> {
     }
 
     fn install_foreign(&mut self, target: Slot, to: Gfn, page: Mfn) -> Result<(), Errno> {
-        self.hv.frames.get(page)?;
+        let page = self.hv.frames.get(page)?;
         let m = self.m;
         let (d, mut c) = self.hv.p2m_of(m, target)?;
-        let r = d.p2m.map(&mut c, to, page, 0, Kind::Foreign);
+        let r = d.p2m.map(&mut c, to, page, Kind::Foreign);
         if r.is_err() {
-            c.frames.put(page);
+            c.frames.put(page.mfn());
         }
         r
     }
