@@ -398,6 +398,9 @@ impl VcpuIf for Mach {
         unsafe { asm!("mrs {}, spsr_el2", out(reg) spsr, options(nomem, nostack)) };
         spsr & PSR_I != 0
     }
+    fn threshold(&self) -> u8 {
+        crate::run::gic().threshold()
+    }
     fn unmask_irqs(&self) {
         // SAFETY: the state that the guest goes on with, in a hypercall (which reads it from here afterwards): a bit that
         // is its own to change.

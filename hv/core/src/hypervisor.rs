@@ -122,7 +122,9 @@ impl NothingToTake {
     /// Looks at the list registers too, as `v` is on this CPU. `masked`: whether interrupts count that it has masked.
     fn of<M: Machine>(h: &mut Hypervisor, m: &M, v: VcpuRef, masked: bool) -> Option<Self> {
         h.vgics.sync(v.slot, v.vcpu, &mut m.lrs());
-        let any = h.vgics.deliverable(v.slot, v.vcpu) || h.events.upcall_pending(v, m);
+        let any = h.vgics.deliverable(v.slot, v.vcpu, u8::MAX)
+            && h.vgics.deliverable(v.slot, v.vcpu, m.threshold())
+            || h.events.upcall_pending(v, m);
         (!any || !masked && m.irqs_masked()).then_some(Self(()))
     }
 

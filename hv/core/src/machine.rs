@@ -237,6 +237,9 @@ pub trait VcpuIf {
     fn irqs_masked(&self) -> bool;
     /// It goes on with IRQs unmasked.
     fn unmask_irqs(&self);
+    /// Interrupts of a lower priority value than this are signalled to it: by its priority mask, its group enable,
+    /// and what it is about to handle.
+    fn threshold(&self) -> u8;
 }
 
 /// The hypervisor's own console, an [`Output`](crate::console::Output) that is sent when the UART can take it.

@@ -322,6 +322,29 @@ impl Gic {
         }
     }
 
+    /// The priority value below which the virtual interface on this CPU signals interrupts to the guest; 0 for none: the
+    /// guest's group is off, its mask is that high, or one of the highest priority is active. (GICv2 guests' interrupts are of
+    /// group 0, GICv3 guests' of group 1.)
+    #[must_use]
+    pub fn threshold(&self) -> u8 {
+        let mut s = VgicCpuIf::new();
+        let words = each!(self, g => g.read_vif(&mut s));
+        let v2 = matches!(self, Self::V2(_));
+        let (enabled, mask, active) = if v2 {
+            (s.vmcr & 1, (s.vmcr >> 27 << 3) as u8, s.apr[0])
+        } else {
+            (s.vmcr & 2, (s.vmcr >> 24) as u8, s.apr[1])
+        };
+        if enabled == 0 {
+            return 0;
+        }
+        // Of 5, 6 or 7 bits of priority that preempt: a bit for each level, the best first.
+        let first = active.iter().take(words).position(|&a| a as u32 != 0);
+        let level = first.map_or(u32::MAX, |i| i as u32 * 32 + (active[i] as u32).trailing_zeros());
+        let running = level.saturating_mul(8 / words as u32).min(255) as u8;
+        mask.min(running)
+    }
+
     /// Saves the virtual interface's state of the vcpu that leaves this CPU, list registers
     /// apart, and turns the interface off.
     #[inline]

@@ -175,3 +175,23 @@ fn v3_finds_its_redistributor_and_comes_up() {
     gicr[frame + 1] = GICR_LAST | 7 << 32;
     assert_eq!(gic.init_cpu(1), Err(GicError::NoRedistributor));
 }
+
+/// The guest's priority mask, its group's enable, and what is active.
+#[test]
+fn v2_threshold_of_the_virtual_interface() {
+    let (mut r, gic) = v2();
+    gic.init_cpu(1).unwrap();
+    for (vmcr, apr, below) in [
+        (0, 0, 0),
+        (0xf800_0000, 0, 0),
+        (0xf800_0001, 0, 0xf8),
+        (0x8000_0001, 0, 0x80),
+        (0xf800_0001, 1 << 20, 0xa0),
+        (0x8000_0001, 1 << 20 | 1 << 31, 0x80),
+        (0xf800_0001, 1, 0),
+    ] {
+        r.gich[2] = vmcr;
+        r.gich[0xf0 / 4] = apr;
+        assert_eq!(gic.threshold(), below, "{vmcr:#x} {apr:#x}");
+    }
+}

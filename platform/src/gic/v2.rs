@@ -205,9 +205,15 @@ impl GicV2 {
     }
 
     #[inline]
-    pub(super) fn save_vif(&self, s: &mut VgicCpuIf) {
+    pub(super) fn read_vif(&self, s: &mut VgicCpuIf) -> usize {
         s.vmcr = self.gich.read32(GICH_VMCR);
         s.apr[0][0] = self.gich.read32(GICH_APR).into();
+        1
+    }
+
+    #[inline]
+    pub(super) fn save_vif(&self, s: &mut VgicCpuIf) {
+        self.read_vif(s);
         self.set_hcr(0);
         if self.overlooks {
             // A write to the physical interface of what is there has it look.

@@ -344,6 +344,13 @@ impl GicV3 {
 
     #[inline]
     pub(super) fn save_vif(&self, s: &mut VgicCpuIf) {
+        self.read_vif(s);
+        self.set_hcr(0);
+    }
+
+    /// How many words of active priorities there are.
+    #[inline]
+    pub(super) fn read_vif(&self, s: &mut VgicCpuIf) -> usize {
         dsb_sy(); // the guest's last accesses to its interface count
         s.vmcr = mrs!("S3_4_C12_C11_7") as u32;
         s.apr[0][0] = mrs!("S3_4_C12_C8_0");
@@ -358,7 +365,7 @@ impl GicV3 {
             s.apr[0][3] = mrs!("S3_4_C12_C8_3");
             s.apr[1][3] = mrs!("S3_4_C12_C9_3");
         }
-        self.set_hcr(0);
+        self.more_aprs + 1
     }
 
     #[inline]

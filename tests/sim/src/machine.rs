@@ -89,6 +89,8 @@ pub struct Machine {
     lr: RefCell<[u64; 4]>,
     /// The vcpu that is on the CPU has IRQs masked.
     pub masked: Cell<bool>,
+    /// Interrupts of a lower priority value are signalled to it.
+    pub threshold: Cell<u8>,
     /// The underflow interrupt is asked for.
     underflow: Cell<bool>,
 }
@@ -149,6 +151,7 @@ impl Machine {
             flushes: Cell::new((0, 0)),
             lr: RefCell::new([0; 4]),
             masked: Cell::new(false),
+            threshold: Cell::new(0xf8),
             underflow: Cell::new(false),
         }
     }
@@ -666,6 +669,9 @@ impl VcpuIf for Machine {
     }
     fn irqs_masked(&self) -> bool {
         self.masked.get()
+    }
+    fn threshold(&self) -> u8 {
+        self.threshold.get()
     }
     fn unmask_irqs(&self) {
         self.masked.set(false);

@@ -252,3 +252,19 @@ fn a_kick_for_the_cpu_that_decides_has_it_decide_again() {
         assert!(fx.none());
     }
 }
+
+#[test]
+fn wfi_sleeps_where_the_priority_mask_hides_what_waits() {
+    let w = World::boot(3);
+    let d = w.create(Config::default()).unwrap();
+    let g = d.guest(&w);
+    gic_on(&w, &d);
+    timer_fires(&w, &d);
+    enter(&w, &g);
+    for (threshold, sleeps) in [(0, true), (0xf8, false)] {
+        w.m.threshold.set(threshold);
+        w.hv.borrow_mut().sleep(&w.m, g.v, None);
+        assert_eq!(asleep(&w, &g), sleeps);
+        w.hv.borrow_mut().wake(g.v, 0);
+    }
+}

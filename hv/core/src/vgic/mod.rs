@@ -187,7 +187,7 @@ impl Bank {
     fn pending(&self) -> u32 {
         self.latch | self.line & !self.edge
     }
-    /// Could be delivered now, were the distributor on.
+    /// Could be delivered now.
     #[inline]
     fn deliverable(&self) -> u32 {
         self.pending() & self.enabled & !self.active & !self.in_lr
@@ -292,7 +292,8 @@ impl Vcpu {
 /// A domain's GIC.
 struct Vgic {
     v3: bool,
-    /// The distributor forwards interrupts.
+    /// The enable bit of GICD_CTLR as last written. As on Xen no delivery depends on it: some kernels set
+    /// another bit than the one that this view of the register has.
     on: bool,
     vcpus: Vec<Vcpu>,
     spis: Vec<Bank>,
@@ -513,25 +514,29 @@ impl Vgics {
             })
     }
 
-    /// Whether the vcpu has an interrupt that ends its WFI. For one that is loaded, as of its
-    /// last [`Self::sync`].
+    /// Whether the vcpu has an interrupt that ends its WFI, of a priority value less than `below`. For one that is
+    /// loaded, as of its last [`Self::sync`].
     #[must_use]
-    pub fn deliverable(&self, slot: Slot, vcpu: VcpuId) -> bool {
+    pub fn deliverable(&self, slot: Slot, vcpu: VcpuId, below: u8) -> bool {
         let Some(d) = self.doms.get(slot.idx()).and_then(Option::as_ref) else {
             return false;
         };
         let Some(v) = d.vcpus.get(vcpu.idx()) else {
             return false;
         };
-        if bits(v.used).any(|n| v.lr.get(n as usize).is_some_and(|l| l.state == PENDING)) {
-            return true;
-        }
-        d.on && (v.private.deliverable() != 0
+        let any = |b: &Bank, mut mine: u32| {
+            mine &= b.deliverable();
+            bits(mine).any(|n| b.priority(n) < below)
+        };
+        let loaded = |l: &Lr| l.state == PENDING && l.priority < below;
+        bits(v.used).any(|n| v.lr.get(n as usize).is_some_and(loaded))
+            || any(&v.private, !0)
             || bits(v.spi_hint).any(|i| {
-                d.spis
-                    .get(i as usize)
-                    .is_some_and(|b| bits(b.deliverable()).any(|n| at(&b.target, n) == vcpu.0))
-            }))
+                d.spis.get(i as usize).is_some_and(|b| {
+                    let mine = bits(b.deliverable()).filter(|&n| at(&b.target, n) == vcpu.0);
+                    any(b, mine.fold(0, |m, n| m | 1 << n))
+                })
+            })
     }
 
     /// Something about the loaded vcpu's list registers must be looked at by the next
@@ -672,7 +677,7 @@ impl Vgic {
         if base == 0 {
             if let Some(v) = self.vcpus.get_mut(vcpu.idx()) {
                 v.work = true;
-                if self.on && (v.private.deliverable() | v.private.in_lr) & mask != 0 {
+                if (v.private.deliverable() | v.private.in_lr) & mask != 0 {
                     fx.kick |= 1 << (vcpu.0 & 63);
                 }
             }
@@ -682,11 +687,7 @@ impl Vgic {
         let Some(b) = self.spis.get(index as usize) else {
             return;
         };
-        let now = if self.on {
-            b.deliverable() | b.in_lr
-        } else {
-            0
-        };
+        let now = b.deliverable() | b.in_lr;
         for n in bits(mask & b.pending()) {
             let home = b.home(n);
             if let Some(v) = self.vcpus.get_mut(usize::from(home)) {
@@ -739,7 +740,7 @@ impl Vgic {
                 *s |= 1 << (from.0 & 7); // GICv2 only looks at it
             }
             let p = &v.private;
-            if self.on && (p.enabled & !p.active | p.in_lr) & m != 0 {
+            if (p.enabled & !p.active | p.in_lr) & m != 0 {
                 fx.kick |= 1 << t;
             }
         }
@@ -834,7 +835,7 @@ impl Vgic {
 
     /// Brings an interrupt that is in list register `n` in line with its bank. Whether it has
     /// to wait there for something that no interrupt will announce is the answer.
-    fn adjust(v: &mut Vcpu, spis: &mut [Bank], n: usize, on: bool, v3: bool) -> bool {
+    fn adjust(v: &mut Vcpu, spis: &mut [Bank], n: usize, v3: bool) -> bool {
         let Some(lr) = v.lr.get_mut(n) else {
             return false;
         };
@@ -842,7 +843,7 @@ impl Vgic {
         let Some(b) = bank_of(&mut v.private, spis, irq) else {
             return false;
         };
-        let enabled = on && b.enabled & m != 0;
+        let enabled = b.enabled & m != 0;
         let gone = lr.line && b.line & m == 0;
         if lr.state == PENDING && (!enabled || gone) {
             Self::withdraw(v, spis, n, v3);
@@ -895,7 +896,7 @@ impl Vgic {
     /// The vcpu's best interrupt that is in no list register: what is active first, then by
     /// priority, then by number. Cleans up the hint on the way.
     #[inline]
-    fn best(v: &mut Vcpu, spis: &[Bank], me: u8, on: bool) -> Option<(u32, u16)> {
+    fn best(v: &mut Vcpu, spis: &[Bank], me: u8) -> Option<(u32, u16)> {
         let mut best: Option<(u32, u16)> = None;
         let mut offer = |irq: u32, b: &Bank| {
             let key = if b.active & bit(irq) != 0 {
@@ -908,13 +909,13 @@ impl Vgic {
             }
         };
         let p = &v.private;
-        for n in bits(candidates(p, on)) {
+        for n in bits(candidates(p)) {
             offer(n, p);
         }
         for i in bits(v.spi_hint) {
             let mut any = false;
             if let Some(b) = spis.get(i as usize) {
-                for n in bits(candidates(b, on)).filter(|&n| b.home(n) == me) {
+                for n in bits(candidates(b)).filter(|&n| b.home(n) == me) {
                     offer(PRIVATE + 32 * i + n, b);
                     any = true;
                 }
@@ -979,9 +980,7 @@ impl Vgic {
     /// SPIs that left this vcpu's list registers and are pending for others go to them. Gives
     /// the vcpus to be kicked.
     fn hand_over(&mut self, from: VcpuId) -> u64 {
-        let Self {
-            vcpus, spis, on, ..
-        } = self;
+        let Self { vcpus, spis, .. } = self;
         let Some(v) = vcpus.get_mut(from.idx()) else {
             return 0;
         };
@@ -997,7 +996,7 @@ impl Vgic {
                 {
                     t.work = true;
                     t.spi_hint |= 1 << i;
-                    if *on && b.enabled >> n & 1 != 0 {
+                    if b.enabled >> n & 1 != 0 {
                         kick |= 1 << (target & 63);
                     }
                 }
@@ -1031,7 +1030,7 @@ impl Vgic {
     #[inline(never)]
     fn refill(&mut self, vcpu: VcpuId, lrs: &mut impl ListRegs) -> u64 {
         let me = vcpu.0;
-        let (on, v3) = (self.on, self.v3);
+        let v3 = self.v3;
         let Some(v) = self.vcpus.get_mut(vcpu.idx()) else {
             return 0;
         };
@@ -1041,7 +1040,7 @@ impl Vgic {
             Self::fold(v, spis, v3, lrs);
         }
         for n in bits(v.used) {
-            wait |= Self::adjust(v, spis, n as usize, on, v3);
+            wait |= Self::adjust(v, spis, n as usize, v3);
         }
         // What left a register leaves it before it may enter another.
         if v.dirty & !v.used != 0 {
@@ -1050,7 +1049,7 @@ impl Vgic {
             }
             v.dirty &= v.used;
         }
-        let private = candidates(&v.private, on);
+        let private = candidates(&v.private);
         let free = (!v.used).trailing_zeros() as usize;
         let mut overflow = false;
         if v.spi_hint == 0
@@ -1062,7 +1061,7 @@ impl Vgic {
             let lr = Self::insert(v, spis, free, private.trailing_zeros() & 31, me, v3);
             lrs.write(free, lr::encode(&lr, v3));
         } else if private | v.spi_hint != 0 {
-            (overflow, wait) = Self::place(v, spis, me, on, v3, wait, lrs);
+            (overflow, wait) = Self::place(v, spis, me, v3, wait, lrs);
         }
         for n in bits(v.dirty) {
             if let Some(lr) = v.lr.get(n as usize) {
@@ -1090,13 +1089,12 @@ impl Vgic {
         v: &mut Vcpu,
         spis: &mut [Bank],
         me: u8,
-        on: bool,
         v3: bool,
         mut wait: bool,
         lrs: &mut impl ListRegs,
     ) -> (bool, bool) {
         let nr = lrs.count().min(MAX_LRS);
-        while let Some((irq, key)) = Self::best(v, spis, me, on) {
+        while let Some((irq, key)) = Self::best(v, spis, me) {
             let mut n = (!v.used).trailing_zeros() as usize;
             if n >= nr {
                 // No room: something pending that is worse makes way.
@@ -1115,7 +1113,7 @@ impl Vgic {
             let _ = Self::insert(v, spis, n, irq, me, v3);
             v.dirty |= 1 << n;
             if key == 0 {
-                wait |= Self::adjust(v, spis, n, on, v3);
+                wait |= Self::adjust(v, spis, n, v3);
             }
         }
         (false, wait)
@@ -1151,8 +1149,8 @@ impl Vgic {
 
 /// Everything that ought to be in a list register and is not.
 #[inline]
-fn candidates(b: &Bank, on: bool) -> u32 {
-    (if on { b.deliverable() } else { 0 }) | b.active & !b.in_lr
+fn candidates(b: &Bank) -> u32 {
+    b.deliverable() | b.active & !b.in_lr
 }
 
 /// An interrupt's bank, private or shared.

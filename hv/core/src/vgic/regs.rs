@@ -39,7 +39,8 @@ mod off {
 const IIDR: u64 = 0x43b;
 const PIDR2_V2: u64 = 0x2b;
 const PIDR2_V3: u64 = 0x3b;
-/// GICD_CTLR of GICv3: affinity routing is always on.
+/// GICD_CTLR of GICv3: affinity routing is always on. DS is clear, as in a non-secure view, and GICD_TYPER says nothing of
+/// a second security state: so Xen shows it, and kernels that choose by either are met as there.
 const CTLR_ARE_NS: u64 = 1 << 4;
 const CTLR_ENABLE_G1A: u64 = 1 << 1;
 /// GICD_TYPER of GICv3: 10 bits of INTID, no 1-of-N.
@@ -175,7 +176,7 @@ impl Vgic {
             }
             off::CTLR => {
                 word(size, 0)?;
-                self.turn(value & 1 != 0, fx);
+                self.on = value & 1 != 0;
                 Ok(())
             }
             off::IPRIORITYR..off::ITARGETSR => self.write_priority(&a, value, true),
@@ -262,7 +263,7 @@ impl Vgic {
         match offset {
             off::CTLR => {
                 word(size, 0)?;
-                self.turn(value & CTLR_ENABLE_G1A != 0, fx);
+                self.on = value & CTLR_ENABLE_G1A != 0;
                 Ok(())
             }
             off::IPRIORITYR..off::ITARGETSR => {
@@ -563,25 +564,6 @@ impl Vgic {
         if let Some(b) = bank_of(&mut v.private, spis, irq) {
             mirror(b, irq, left);
         }
-    }
-
-    /// Turns the distributor on or off.
-    fn turn(&mut self, on: bool, fx: &mut Effects) {
-        if self.on == on {
-            return;
-        }
-        self.on = on;
-        let hint = self
-            .spis
-            .iter()
-            .enumerate()
-            .filter(|(_, b)| b.pending() != 0);
-        let hint = hint.fold(0, |h, (i, _)| h | 1u32 << (i & 31));
-        for v in &mut self.vcpus {
-            v.work = true;
-            v.spi_hint |= hint;
-        }
-        fx.kick = all_vcpus(self.vcpus.len());
     }
 
     fn read_priority(&self, a: &Access) -> Result<u64, BadAccess> {

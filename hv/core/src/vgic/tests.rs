@@ -383,6 +383,45 @@ fn configuration_of_spis_only() {
     assert_eq!(rd(&mut g, V0, r, 0xc08, 4), 0);
 }
 
+/// As on Xen, whose injection does not ask GICD_CTLR: a kernel that sets only its bit 2 (Zephyr on GICv3) gets its timer.
+#[test]
+fn delivery_does_not_depend_on_the_distributors_enable_bits() {
+    for ver in BOTH {
+        for ctlr in [0, 4, 0] {
+            let mut g = vgic(ver, 2, 32);
+            let mut hw = Hw::new(ver, 4);
+            on(&mut g, ver);
+            let fx = wr(&mut g, V0, Region::Gicd, 0, 4, ctlr);
+            assert_eq!((fx.kick, rd(&mut g, V0, Region::Gicd, 0, 4) & 7), (0, 0));
+            assert_eq!(g.inject_hw(S, V0, 27).unwrap().kick, 1);
+            assert!(g.deliverable(S, V0, u8::MAX));
+            assert_eq!(g.flush(S, V0, &mut hw), 0);
+            assert_eq!(hw.ack(), Some((27, 0)));
+        }
+    }
+}
+
+/// What a WFI waits for goes by priority, in a list register, a bank of its own, or among the SPIs.
+#[test]
+fn what_the_priority_mask_hides_ends_no_wfi() {
+    for ver in BOTH {
+        let mut g = vgic(ver, 1, 32);
+        let mut hw = Hw::new(ver, 4);
+        on(&mut g, ver);
+        let _ = wr(&mut g, V0, Region::Gicd, 0x400 + 40, 1, 0x80);
+        let _ = g.pulse(S, V0, 40);
+        for loaded in [false, true] {
+            if loaded {
+                let _ = g.flush(S, V0, &mut hw);
+                g.sync(S, V0, &mut hw);
+            }
+            for (below, says) in [(0, false), (0x80, false), (0x88, true), (u8::MAX, true)] {
+                assert_eq!(g.deliverable(S, V0, below), says, "{below:#x} {loaded}");
+            }
+        }
+    }
+}
+
 #[test]
 fn pending_and_active_are_read_and_written() {
     for ver in BOTH {
@@ -395,7 +434,7 @@ fn pending_and_active_are_read_and_written() {
         let _ = wr(&mut g, V0, r, 0x284, 4, 1);
         assert_eq!(rd(&mut g, V0, r, 0x204, 4), 4);
         on(&mut g, ver);
-        assert!(g.deliverable(S, V0));
+        assert!(g.deliverable(S, V0, u8::MAX));
         assert_eq!(g.flush(S, V0, &mut hw), 0);
         assert_eq!(hw.ack(), Some((34, 0)));
         g.sync(S, V0, &mut hw);
@@ -534,7 +573,7 @@ fn xsa_117_reserved_sgi_filter_is_ignored() {
             0
         );
     }
-    assert!(!g.deliverable(S, V0) && !g.deliverable(S, V1));
+    assert!(!g.deliverable(S, V0, u8::MAX) && !g.deliverable(S, V1, u8::MAX));
 }
 
 /// XSA-223: an interrupt that comes while it is disabled waits, in or out of a list register,
@@ -560,7 +599,7 @@ fn xsa_223_disabled_interrupts_wait() {
         assert_eq!(g.inject_hw(S, V0, 40).unwrap().kick, 0);
         assert_eq!(g.pulse(S, V0, 41).kick, 0);
         let _ = g.flush(S, V0, &mut hw);
-        assert!(!hw.busy() && !g.deliverable(S, V0));
+        assert!(!hw.busy() && !g.deliverable(S, V0, u8::MAX));
         let fx = wr(&mut g, V0, r, 0x104, 4, 3 << 8);
         assert_eq!((fx.kick, fx.phys.enable), (1, 1 << 8));
         let _ = g.flush(S, V0, &mut hw);
@@ -657,7 +696,7 @@ fn virtual_timer_moves_with_its_vcpu() {
         let _ = g.unload(S, V0, &mut hw);
         assert!(!hw.busy());
         assert!(g.hw_active(S, V0, 27) && !g.hw_active(S, V1, 27));
-        assert!(!g.deliverable(S, V0));
+        assert!(!g.deliverable(S, V0, u8::MAX));
         // Elsewhere.
         let mut other = Hw::new(ver, 4);
         other.running = core::mem::take(&mut hw.running);
@@ -696,7 +735,7 @@ fn passed_through_interrupts_are_given_back() {
     let _ = g.inject_hw(S, V0, 70);
     let p = g.unlink(S, 70).phys;
     assert_eq!((p.base, p.disable, p.deactivate), (64, 1 << 6, 1 << 6));
-    assert!(!g.deliverable(S, V0));
+    assert!(!g.deliverable(S, V0, u8::MAX));
     let _ = g.inject_hw(S, V0, 33);
     let mut seen = vec![];
     g.destroy_domain(S, |p| seen.push(p));
@@ -892,7 +931,6 @@ struct Model {
     ver: Version,
     g: Vgics,
     hw: Vec<Hw>,
-    on: bool,
     private: Vec<Vec<Mirq>>,
     spi: Vec<Mirq>,
 }
@@ -942,7 +980,6 @@ impl Model {
             ver,
             g,
             hw,
-            on: false,
             private,
             spi: vec![one; 32],
         }
@@ -1048,7 +1085,7 @@ impl Model {
     fn wanted(&self, v: u8) -> Vec<(u32, u8, bool)> {
         let all = self.private[v as usize].iter().chain(&self.spi).enumerate();
         all.filter(|(_, m)| {
-            self.on && m.enabled && m.pending() && m.active.is_none() && m.allowed.contains(&v)
+            m.enabled && m.pending() && m.active.is_none() && m.allowed.contains(&v)
         })
         .map(|(i, m)| (i as u32, m.prio, m.allowed.len() == 1))
         .collect()
@@ -1221,7 +1258,6 @@ impl Model {
                 self.write(v, r, off, 4, 1 << (irq % 32));
             }
             Op::Turn(v, on) => {
-                self.on = on;
                 let bit = if self.ver == Version::V3 { 2 } else { 1 };
                 self.write(v % n, Region::Gicd, 0, 4, if on { bit } else { 0 });
             }
@@ -1235,7 +1271,7 @@ impl Model {
                 let v = v % n;
                 self.g.sync(S, VcpuId(v), &mut self.hw[v as usize]);
                 let must = self.wanted(v);
-                let says = self.g.deliverable(S, VcpuId(v));
+                let says = self.g.deliverable(S, VcpuId(v), u8::MAX);
                 assert!(says || !must.iter().any(|w| w.2), "{must:?}");
                 assert!(!says || !must.is_empty());
                 let (r, off) = self.place(v, 0, 0x200, 32);
