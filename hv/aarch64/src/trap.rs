@@ -9,10 +9,10 @@ use guest_abi::arch as map;
 use hv_core::abort::{Abort, At, Exception, Mmio, Place, Trapped};
 use hv_core::hypercall::Reply;
 use hv_core::hypervisor::Hypervisor;
-use hv_core::machine::{Clock, StartState};
-use hv_core::psci::{self, Call, Code};
+use hv_core::machine::Clock;
+use hv_core::psci::{self, Call};
 use hv_core::sysreg::{self, Emul, SgiReg, SysAccess};
-use hv_core::types::{CpuId, DomId, VcpuId, VcpuRef};
+use hv_core::types::{CpuId, DomId};
 use hv_core::vgic::Region;
 
 const EC_WFX: u64 = 0x01;
@@ -28,6 +28,8 @@ fn cpu_of(f: &VcpuFile) -> CpuId {
 
 /// What [`hv_hvc`] says of an `hvc` that is no instruction of this machine.
 const HVC_UNDEFINED: u64 = 2;
+/// What it says of a call that is to be made again.
+const AGAIN: u64 = 3;
 
 /// `hvc` from AArch64. 0: back to the guest at once; else [`hv_after_hvc`] is called with it.
 #[unsafe(no_mangle)]
@@ -48,12 +50,7 @@ extern "C" fn hv_hvc(f: &mut VcpuFile, esr: u64) -> u64 {
                 Reply::Again => {
                     drop(h);
                     f.x[..5].copy_from_slice(&x);
-                    // SAFETY: the return address; the guest executes its `hvc` again.
-                    unsafe {
-                        asm!("mrs {t}, elr_el2", "sub {t}, {t}, #4", "msr elr_el2, {t}",
-                            t = out(reg) _, options(nomem, nostack));
-                    }
-                    1
+                    AGAIN
                 }
             }
         }
@@ -62,7 +59,7 @@ extern "C" fn hv_hvc(f: &mut VcpuFile, esr: u64) -> u64 {
     }
 }
 
-/// PSCI and SMCCC. Gives 1 when the scheduler must be asked.
+/// PSCI and SMCCC. Gives 1 when the scheduler must be asked, [`AGAIN`] when the call is to be made again as well.
 fn smccc(f: &mut VcpuFile) -> u64 {
     let x = [f.x[0], f.x[1], f.x[2], f.x[3]];
     let v = f.who;
@@ -83,82 +80,24 @@ fn smccc(f: &mut VcpuFile) -> u64 {
             crate::run::workaround(function, 0);
             return 0;
         }
-        Call::CpuSuspend => {
-            f.x[0] = 0;
-            hv().lock().sleep(mach(), v, None);
-            return 1;
-        }
-        Call::CpuOff => {
+        call => {
             let mut h = hv().lock();
-            let now = mach().ns(counter());
-            let _ = h.sched.down(v, now);
-            return 1;
-        }
-        Call::CpuOn {
-            target,
-            entry,
-            context,
-            v0_1,
-        } => {
-            f.x[0] = cpu_on(v, target, entry, context, v0_1) as u64;
-            return 1;
-        }
-        Call::AffinityInfo(set) => {
-            let h = hv().lock();
-            let up = h.domains.get(v.slot).is_some_and(|d| {
-                d.vcpu_refs()
-                    .any(|x| set.holds(x.vcpu) && !h.sched.is_down(x))
-            });
-            (if up {
-                psci::AFFINITY_ON
-            } else {
-                psci::AFFINITY_OFF
-            }) as u64
-        }
-        c @ (Call::SystemOff | Call::SystemReset) => {
-            let reason = u32::from(c == Call::SystemReset);
-            hv().lock().shutdown_domain(mach(), v.slot, reason);
-            return 1;
+            let Some(r) = h.psci(mach(), v, call) else {
+                return AGAIN;
+            };
+            f.x[0] = r as u64;
+            return u64::from(!settle(h, v, cpu_of(f)));
         }
     };
     0
 }
 
-fn cpu_on(v: VcpuRef, target: VcpuId, entry: u64, context: u64, v0_1: bool) -> i64 {
-    let mut h = hv().lock();
-    let known = h
-        .domains
-        .get(v.slot)
-        .and_then(|d| d.vcpu(u32::from(target.0)));
-    let Some(t) = known else {
-        return psci::number(Code::InvalidParameters);
-    };
-    if !h.sched.is_down(t) {
-        return if v0_1 {
-            psci::number(Code::InvalidParameters)
-        } else {
-            psci::number(Code::AlreadyOn)
-        };
-    }
-    let mut s = StartState {
-        pc: entry,
-        cpsr: 0x3c5,
-        sctlr: map::SCTLR_GUEST_INIT,
-        ..StartState::default()
-    };
-    s.x[0] = context;
-    let r = h.start_vcpu(mach(), t, &s);
-    if r.is_ok() {
-        psci::number(Code::Success)
-    } else {
-        psci::number(Code::Denied)
-    }
-}
-
 #[unsafe(no_mangle)]
 extern "C" fn hv_after_hvc(f: &mut VcpuFile, why: u64) -> *mut VcpuFile {
-    if why == HVC_UNDEFINED {
+    if why >= HVC_UNDEFINED {
         f.pc -= 4;
+    }
+    if why == HVC_UNDEFINED {
         undef(f);
     }
     resume(cpu_of(f), Some(f.who))
@@ -313,8 +252,11 @@ extern "C" fn hv_sync(f: &mut VcpuFile, esr: u64) -> *mut VcpuFile {
             true
         }
         EC_SMC => {
-            skip(f, esr);
-            smccc(f) == 0
+            let r = smccc(f);
+            if r != AGAIN {
+                skip(f, esr);
+            }
+            r == 0
         }
         EC_SYSREG => sysreg_access(f, esr, iss),
         EC_DABT => data_abort(f, esr, iss),

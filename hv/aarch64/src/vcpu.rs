@@ -184,6 +184,8 @@ pub fn set_state(v: VcpuRef, s: &StartState) {
     f.cntv_ctl = 0;
     f.cntv_cval = 0;
     f.setway = SetWay::default();
+    // Whoever was stopped in a handler never ended it.
+    f.vif.apr = Default::default();
 }
 
 /// Reads the state of a vcpu that is off the CPUs.

@@ -678,7 +678,7 @@ impl Hypervisor {
         v: VcpuRef,
         s: &StartState,
     ) -> Result<(), Errno> {
-        if !self.sched.is_down(v) || self.sched.running_on(v).is_some() {
+        if !self.is_off(v) {
             return Err(Errno::EINVAL);
         }
         let d = self.domains.get_mut(v.slot).ok_or(Errno::ESRCH)?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What guests call firmware for: PSCI 1.1 (Arm DEN 0022) over the SMC Calling Convention 1.2
-//! (Arm DEN 0028), by `hvc #0` or `smc #0`. Pure decoding: the caller acts and writes the reply.
+//! (Arm DEN 0028), by `hvc #0` or `smc #0`: decoding, and what is done for those that ask for something.
 //!
 //! Identifiers and replies are those a Xen guest meets, so a function that Xen does not know
 //! (TRNG, say) is answered with [`Code::NotSupported`], never with an undefined instruction.
@@ -12,7 +12,9 @@ use guest_abi::psci::{
     SMCCC_VERSION_1_2, SSSC_UID, XEN_UID, uid_words,
 };
 
-use crate::types::{MAX_VCPUS, VcpuId};
+use crate::hypervisor::Hypervisor;
+use crate::machine::{Machine, StartState};
+use crate::types::{Errno, MAX_VCPUS, VcpuId, VcpuRef};
 
 /// SMCCC's answer that a workaround is not required on the CPUs of this machine.
 const UNAFFECTED: i64 = 1;
@@ -289,6 +291,73 @@ fn affinity_info(target: u64, level: u64) -> Call {
     match Affinity::new(target, level) {
         Some(set) => Call::AffinityInfo(set),
         None => Call::Reply(number(Code::InvalidParameters)),
+    }
+}
+
+impl Hypervisor {
+    /// Does what a vcpu on this CPU asked for, and gives what it gets in x0. `None`: the call is to be made again.
+    /// Calls that [`decode`] has answered already are not for here.
+    pub fn psci<M: Machine>(&mut self, m: &M, v: VcpuRef, call: Call) -> Option<i64> {
+        match call {
+            Call::CpuSuspend => self.sleep(m, v, None),
+            Call::CpuOff => {
+                let _ = self.sched.down(v, m.now());
+                self.effects.resched = true;
+            }
+            Call::CpuOn {
+                target,
+                entry,
+                context,
+                v0_1,
+            } => {
+                let slot = v.slot;
+                let target = VcpuRef { slot, vcpu: target };
+                return match self.cpu_on(m, target, entry, context) {
+                    Ok(()) => Some(number(Code::Success)),
+                    Err(Errno::EAGAIN) => None,
+                    Err(Errno::EEXIST) if !v0_1 => Some(number(Code::AlreadyOn)),
+                    Err(_) => Some(number(Code::InvalidParameters)),
+                };
+            }
+            Call::AffinityInfo(set) => {
+                let d = self.domains.get(v.slot)?;
+                let on = d.vcpu_refs().any(|x| set.holds(x.vcpu) && !self.is_off(x));
+                return Some(i64::from(if on { AFFINITY_ON } else { AFFINITY_OFF }));
+            }
+            Call::SystemOff => self.shutdown_domain(m, v.slot, 0),
+            Call::SystemReset => self.shutdown_domain(m, v.slot, 1),
+            Call::Reply(_) | Call::Reply2(..) | Call::Reply4(_) | Call::Nop => {}
+        }
+        Some(number(Code::Success))
+    }
+
+    /// Whether a vcpu can be started: it is down, and the CPU that it was on has let it go. What is said of it
+    /// and what is done with it go by this alone, so that no CPU_ON fails after an AFFINITY_INFO that said so.
+    #[must_use]
+    pub fn is_off(&self, v: VcpuRef) -> bool {
+        self.sched.is_down(v) && self.sched.running_on(v).is_none()
+    }
+
+    /// `EAGAIN`: it is on its way down. `EEXIST`: it is up. `EINVAL`: there is none.
+    fn cpu_on<M: Machine>(&mut self, m: &M, t: VcpuRef, pc: u64, x0: u64) -> Result<(), Errno> {
+        let d = self.domains.get(t.slot).ok_or(Errno::EINVAL)?;
+        let t = d.vcpu(t.vcpu.0.into()).ok_or(Errno::EINVAL)?;
+        if !self.sched.is_down(t) {
+            return Err(Errno::EEXIST);
+        }
+        if let Some(cpu) = self.sched.running_on(t) {
+            self.effects.kick |= 1 << cpu.0;
+            return Err(Errno::EAGAIN);
+        }
+        let mut s = StartState {
+            pc,
+            cpsr: 0x3c5,
+            sctlr: guest_abi::arch::SCTLR_GUEST_INIT,
+            ..StartState::default()
+        };
+        let [first, ..] = &mut s.x;
+        *first = x0;
+        self.start_vcpu(m, t, &s)
     }
 }
 

@@ -253,6 +253,54 @@ fn a_kick_for_the_cpu_that_decides_has_it_decide_again() {
     }
 }
 
+/// A vcpu that is on its way down is neither off nor to be started, as long as a CPU has it.
+#[test]
+fn what_affinity_info_calls_off_can_be_started() {
+    use hv_core::psci::{Call, Workarounds, decode};
+    let w = World::boot(3);
+    let d = w.create(Config::default()).unwrap();
+    let (g, v1) = (d.guest(&w), d.vcpu(&w, 1).v);
+    let (cpu, other) = (CpuId(0), CpuId(1));
+    let psci = |v, x| {
+        let call = decode(x, &Workarounds::UNKNOWN);
+        let mut hv = w.hv.borrow_mut();
+        hv.effects = Default::default();
+        let r = hv.psci(&w.m, v, call);
+        (r, hv.effects.kick)
+    };
+    let on = [0xc400_0003, 1, 0x4000_0000, 7];
+    let info = || psci(g.v, [0xc400_0004, 1, 0, 0]).0;
+    let run = |cpu| w.hv.borrow_mut().sched.schedule(cpu, w.m.now.get()).run;
+    assert_eq!(info(), Some(1));
+    for _ in 0..3 {
+        assert_eq!(psci(g.v, on).0, Some(0));
+        assert_eq!((info(), psci(g.v, on).0), (Some(0), Some(-4)), "ALREADY_ON");
+        assert_eq!(run(cpu).map(|v| v.slot), Some(w.dom0().v.slot));
+        w.hv.borrow_mut().sched.set_affinity(g.v, 1, 0).unwrap();
+        assert_eq!(run(other), Some(v1));
+        // It takes itself down; its CPU has not decided anew yet.
+        assert_eq!(psci(v1, [0x8400_0002, 0, 0, 0]).0, Some(0));
+        assert_eq!(info(), Some(0), "still there");
+        assert_eq!(
+            psci(g.v, on),
+            (None, 1 << 1),
+            "made again, and that CPU is told"
+        );
+        assert_ne!(run(other), Some(v1));
+        assert_eq!(info(), Some(1));
+    }
+    // As on Xen: of vcpus that are not there it is said that they are off.
+    assert_eq!(psci(g.v, [0xc400_0004, 2, 0, 0]).0, Some(1));
+    assert_eq!(psci(g.v, [0xc400_0003, 2, 0x4000_0000, 0]).0, Some(-2));
+    assert!(matches!(
+        decode([0xc400_0003, 1 << 40, 0, 0], &Workarounds::UNKNOWN),
+        Call::Reply(-2)
+    ));
+    let _ = psci(g.v, [0x8400_0009, 0, 0, 0]);
+    let hv = w.hv.borrow();
+    assert_eq!(hv.domains.get(g.v.slot).unwrap().shutdown, Some(1));
+}
+
 #[test]
 fn wfi_sleeps_where_the_priority_mask_hides_what_waits() {
     let w = World::boot(3);
