@@ -589,7 +589,7 @@ extern "C" fn hv_secondary(cpu: u64) -> ! {
         run::halt();
     }
     cpu_init(cpu as usize);
-    run::hv().lock().info.started |= 1 << cpu;
+    run::hv().lock().cpu_started(CpuId(cpu as u8));
     // Whoever panicked before this CPU was online did not know of it.
     fence(Ordering::SeqCst);
     if panic::happened() {

@@ -269,6 +269,14 @@ pub fn resume(cpu: CpuId, mut loaded: Option<VcpuRef>) -> *mut VcpuFile {
         h.effects.kick |= d.kick.map_or(0, |c| 1 << c.0);
         if let Some(v) = d.run {
             flush(&mut h, v);
+            // Who waits for a lock spins with WFE: its holder may be what waits for this CPU.
+            let wanted = h.sched.wanted(cpu);
+            if let Some(f) = vcpu::file(v)
+                && f.wanted != wanted
+            {
+                f.wanted = wanted;
+                vcpu::set_hcr(f, vcpu::hcr(fixed().hcr, f));
+            }
         }
         let at = h.next_timer(cpu, d.run);
         let until = if d.until == u64::MAX {

@@ -45,6 +45,8 @@ pub struct VcpuFile {
     pub cpu: u8,
     /// Cache maintenance by set and way.
     pub setway: SetWay,
+    /// Another vcpu waits for the CPU that this one is on: its WFE gives it up.
+    pub wanted: bool,
     /// The virtual interrupt interface.
     pub vif: platform::gic::VgicCpuIf,
     /// q0..q31.
@@ -134,6 +136,7 @@ pub fn create(v: VcpuRef) -> Result<(), Errno> {
         cntv_cval: 0,
         cpu: 0,
         setway: SetWay::default(),
+        wanted: false,
         vif: platform::gic::VgicCpuIf::new(),
         fp: [0; 32],
         fpcr: 0,
@@ -279,11 +282,8 @@ pub fn enter(f: &VcpuFile, has: Features, fresh: bool) {
 
 /// HCR_EL2 of a vcpu whose traps are `base`, as far as its state changes it.
 pub fn hcr(base: u64, f: &VcpuFile) -> u64 {
-    base | if f.setway.watched() {
-        hv_core::cpu::hcr::TVM
-    } else {
-        0
-    }
+    let bit = |on, bit| if on { bit } else { 0 };
+    base | bit(f.setway.watched(), hv_core::cpu::hcr::TVM) | bit(f.wanted, hv_core::cpu::hcr::TWE)
 }
 
 /// Changes the traps of the vcpu that is on this CPU.

@@ -269,7 +269,7 @@ impl Hypervisor {
             domains: Domains::new(),
             events: Events::new(),
             grants: Grants::new(),
-            sched: Scheduler::new(info.cpus as usize),
+            sched: Scheduler::new(info.cpus as usize, info.started),
             vgics: Vgics::new(),
             vtimers: VTimers::new(),
             timers: Timers::new(),
@@ -278,6 +278,12 @@ impl Hypervisor {
             effects: Effects::default(),
             info,
         }
+    }
+
+    /// A CPU other than the first runs, and will ask whom.
+    pub fn cpu_started(&mut self, cpu: CpuId) {
+        self.info.started |= 1 << cpu.0;
+        self.sched.online(cpu);
     }
 
     /// Borrows what grant operations need, and the grant tables.

@@ -230,6 +230,8 @@ fn lowest(set: u64) -> Option<CpuId> {
 pub struct Scheduler {
     cpus: Vec<Cpu>,
     domains: Vec<Domain>,
+    /// CPUs that run: no vcpu is placed on another.
+    online: u64,
     /// CPUs that have nothing to run, and were not told otherwise.
     idle: u64,
     /// CPUs that run a vcpu without a deadline, and were not told otherwise.
@@ -240,9 +242,9 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// For CPUs 0 to `ncpus` - 1, all idle. Allocates; for boot.
+    /// For CPUs 0 to `ncpus` - 1, of which those in `online` run already, all idle. Allocates; for boot.
     #[must_use]
-    pub fn new(ncpus: usize) -> Self {
+    pub fn new(ncpus: usize, online: u64) -> Self {
         let cpu = || Cpu {
             current: None,
             yielded: false,
@@ -257,7 +259,8 @@ impl Scheduler {
             domains: (0..MAX_DOMAINS)
                 .map(|_| Domain::new(WEIGHT_DEFAULT))
                 .collect(),
-            idle: (1 << ncpus) - 1,
+            online: online & ((1 << ncpus) - 1),
+            idle: online & ((1 << ncpus) - 1),
             untimed: 0,
             waiting: 0,
             vcpus: 0,
@@ -277,15 +280,21 @@ impl Scheduler {
             .get_mut(who.vcpu.idx())
     }
 
-    fn all(&self) -> u64 {
-        (1 << self.cpus.len()) - 1
+    /// A CPU runs from now on, and will call [`Self::schedule`].
+    pub fn online(&mut self, cpu: CpuId) {
+        if cpu.idx() < self.cpus.len() {
+            self.online |= bit(cpu);
+            self.idle |= bit(cpu);
+        }
     }
 
     /// Adds the domain's next vcpu, offline and not paused, that may run on every CPU. Everything that
     /// running it may need is allocated here. `EINVAL`: not the next one; `ENOMEM`.
     pub fn add_vcpu(&mut self, who: VcpuRef, now: u64) -> Result<(), Errno> {
-        let affinity = self.all();
-        let home = CpuId((self.vcpus % self.cpus.len()) as u8);
+        let next = CpuId((self.vcpus % self.cpus.len()) as u8);
+        let home = lowest(self.online & bit(next))
+            .or(lowest(self.online))
+            .unwrap_or(next);
         let domain = self.domains.get_mut(who.slot.idx()).ok_or(Errno::EINVAL)?;
         if who.vcpu.idx() != domain.vcpus.len() || who.vcpu.idx() >= MAX_VCPUS {
             return Err(Errno::EINVAL);
@@ -302,7 +311,7 @@ impl Scheduler {
             pauses: 0,
             virt: 0,
             charged: now,
-            affinity,
+            affinity: u64::MAX,
             runstate: Runstate {
                 state: State::Offline,
                 entry_time: now,
@@ -421,7 +430,7 @@ impl Scheduler {
         mask: u64,
         now: u64,
     ) -> Result<Option<CpuId>, Errno> {
-        let mask = mask & self.all();
+        let mask = mask & self.online;
         let v = self.vcpu_mut(who).ok_or(Errno::ESRCH)?;
         if mask == 0 {
             return Err(Errno::EINVAL);
@@ -441,10 +450,10 @@ impl Scheduler {
         }
     }
 
-    /// CPUs that the vcpu may run on.
+    /// CPUs that the vcpu may run on, of those that run.
     #[must_use]
     pub fn affinity(&self, who: VcpuRef) -> u64 {
-        self.vcpu(who).map_or(0, |v| v.affinity)
+        self.vcpu(who).map_or(0, |v| v.affinity & self.online)
     }
 
     /// Sets a domain's weight. Its vcpus start even with the others: a small weight's debts are
@@ -480,6 +489,15 @@ impl Scheduler {
     #[must_use]
     pub fn weight(&self, slot: Slot) -> u32 {
         self.domains.get(slot.idx()).map_or(0, |d| d.weight)
+    }
+
+    /// Whether another vcpu waits for this very CPU.
+    #[must_use]
+    #[inline]
+    pub fn wanted(&self, cpu: CpuId) -> bool {
+        self.cpus
+            .get(cpu.idx())
+            .is_some_and(|c| !c.queue.is_empty())
     }
 
     /// The vcpu that a CPU runs.
@@ -801,8 +819,9 @@ impl Scheduler {
     /// owed `lag` at most.
     fn place(&mut self, who: VcpuRef, now: u64, lag: u64) -> Option<CpuId> {
         let (slowest, idle) = (self.slowest_clock(), self.idle);
+        let affinity = self.affinity(who);
         let v = self.vcpu_mut(who)?;
-        let (affinity, home) = (v.affinity, v.home);
+        let home = v.home;
         let idle = affinity & idle;
         if idle != 0 {
             let mut virt = v.virt;

@@ -26,7 +26,7 @@ struct Sim {
 impl Sim {
     fn new(ncpus: usize) -> Self {
         Self {
-            s: Scheduler::new(ncpus),
+            s: Scheduler::new(ncpus, u64::MAX),
             now: 0,
             until: vec![u64::MAX; ncpus],
             created: BTreeMap::new(),
@@ -106,7 +106,8 @@ impl Sim {
                 assert!(seen.insert(who, Place::Running(cpu)).is_none());
                 assert!(s.affinity(who) & bit(cpu) != 0);
             }
-            assert_eq!(c.current.is_none(), s.idle & bit(cpu) != 0);
+            let idles = c.current.is_none() && s.online & bit(cpu) != 0;
+            assert_eq!(idles, s.idle & bit(cpu) != 0);
             for w in &c.queue {
                 assert!(seen.insert(w.who, Place::Queued(cpu)).is_none());
                 assert_eq!(s.vcpu(w.who).unwrap().virt, w.virt);
@@ -474,7 +475,7 @@ fn a_domain_goes_when_off_all_cpus() {
 
 #[test]
 fn what_does_not_exist_is_ignored() {
-    let mut s = Scheduler::new(2);
+    let mut s = Scheduler::new(2, u64::MAX);
     let no = v(200, 200);
     assert_eq!(s.wake(no, 0), None);
     assert_eq!(s.pause(no, 0), None);
@@ -571,4 +572,36 @@ proptest! {
             prop_assert!((got - due).abs() < 0.05 * due, "{:?} got {} of {}", who, got, due);
         }
     }
+}
+
+#[test]
+fn nothing_is_placed_on_a_cpu_that_did_not_start() {
+    let mut m = Sim::new(4);
+    m.s = Scheduler::new(4, 0b0101);
+    let all: Vec<_> = (0..6).map(|n| m.hog(n, 0, 256)).collect();
+    assert_eq!(m.s.affinity(all[0]), 0b0101);
+    assert_eq!(m.s.set_affinity(all[0], 0b1010, 0), Err(Errno::EINVAL));
+    for k in 0..200 {
+        m.now += 1_000_000;
+        for cpu in [CpuId(0), CpuId(2)] {
+            m.kick(Some(cpu));
+            let who = m.s.current(cpu).unwrap();
+            if k % 3 == 0 {
+                m.block(who);
+                let kick = m.s.wake(who, m.now);
+                assert!(kick.is_none_or(|c| c.0 % 2 == 0));
+                m.kick(kick);
+            }
+        }
+        for &v in &all {
+            assert_eq!(m.s.home(v).0 % 2, 0, "where it waits or runs");
+        }
+    }
+    // It comes after all: vcpus that are pinned nowhere may run there.
+    m.s.online(CpuId(3));
+    m.s.online(CpuId(9));
+    assert_eq!(m.s.affinity(all[0]), 0b1101);
+    m.kick(Some(CpuId(3)));
+    assert!(m.s.current(CpuId(3)).is_some());
+    assert!(m.s.wanted(CpuId(0)) || m.s.wanted(CpuId(2)));
 }
