@@ -340,7 +340,9 @@ impl Gic {
         }
         // Of 5, 6 or 7 bits of priority that preempt: a bit for each level, the best first.
         let first = active.iter().take(words).position(|&a| a as u32 != 0);
-        let level = first.map_or(u32::MAX, |i| i as u32 * 32 + (active[i] as u32).trailing_zeros());
+        let level = first.map_or(u32::MAX, |i| {
+            i as u32 * 32 + (active[i] as u32).trailing_zeros()
+        });
         let running = level.saturating_mul(8 / words as u32).min(255) as u8;
         mask.min(running)
     }
