@@ -106,6 +106,6 @@ pub fn traps(data: &[u8]) {
                 vgics.maintenance(S, on);
             }
         }
-        let _ = vgics.deliverable(S, on);
+        let _ = vgics.deliverable(S, on, act);
     }
 }
