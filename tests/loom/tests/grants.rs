@@ -14,6 +14,11 @@ use zerocopy::IntoBytes;
 const FRAME: u64 = 0x1000;
 const GRANTER: Slot = Slot(1);
 const MAPPER: Slot = Slot(2);
+/// Pages of the hypervisor's own, for its records of entries and of mappings.
+const PRIVATE: u64 = 0x10_0000;
+const PAGES: u64 = 8;
+/// Bytes of such a record.
+const RECORD: u64 = 16;
 /// The first reference that is a guest's own.
 const REF: u32 = 8;
 /// The granter's page, and one of the mapper's own.
@@ -23,7 +28,8 @@ const PAGE: Gfn = Gfn(0x10);
 struct Host {
     memory: Memory,
     references: i32,
-    mapped: Option<Gfn>,
+    mapped: Option<(Gfn, Mfn)>,
+    private: u64,
 }
 
 impl PageHost for Host {
@@ -44,20 +50,30 @@ impl PageHost for Host {
     fn put_page(&mut self, _: Mfn) {
         self.references -= 1;
     }
-    fn map_granted(&mut self, _: Slot, gfn: Gfn, _: Mfn, _: Access) -> Result<(), Errno> {
-        assert_eq!(self.mapped.replace(gfn), None);
+    fn map_granted(&mut self, _: Slot, gfn: Gfn, mfn: Mfn, _: Access) -> Result<(), Errno> {
+        assert_eq!(self.mapped.replace((gfn, mfn)), None);
         Ok(())
     }
-    fn unmap_granted(&mut self, _: Slot, gfn: Gfn, _: Mfn) -> Result<(), Errno> {
-        assert_eq!(self.mapped.take(), Some(gfn));
-        Ok(())
+    fn granted(&self, _: Slot, gfn: Gfn) -> Option<Mfn> {
+        self.mapped.filter(|m| m.0 == gfn).map(|m| m.1)
     }
-    fn alloc_shared(&mut self, slot: Slot) -> Result<Mfn, Errno> {
-        Ok(Mfn(FRAME >> 12 << (slot.0 - 1)))
+    fn unmap_granted(&mut self, slot: Slot, gfn: Gfn) -> Result<Mfn, Errno> {
+        let mfn = self.granted(slot, gfn).ok_or(Errno::EINVAL)?;
+        self.mapped = None;
+        Ok(mfn)
     }
-    fn free_shared(&mut self, _: Slot, _: Mfn) {}
-    fn owner(&self, _: Mfn) -> Result<Slot, Errno> {
-        Ok(GRANTER)
+    fn forget_granted(&mut self, slot: Slot, gfn: Gfn) -> Option<Mfn> {
+        self.unmap_granted(slot, gfn).ok()
+    }
+    fn alloc_own(&mut self, slot: Slot, private: bool) -> Result<Mfn, Errno> {
+        if !private {
+            return Ok(Mfn(FRAME >> 12 << (slot.0 - 1)));
+        }
+        self.private += 1;
+        Ok(Mfn((PRIVATE >> 12) + self.private - 1))
+    }
+    fn owns(&self, slot: Slot, _: Mfn) -> bool {
+        slot == GRANTER
     }
 }
 
@@ -129,13 +145,19 @@ impl Hypercall for Hv {
 type Table = GrantTable<Hv, View, Vec<u32>>;
 
 fn setup() -> (Hv, Table) {
-    let memory = Memory::new(&[(FRAME + u64::from(REF) * 8, 8)]);
+    // The entry, and of each page the records of that reference and of the first mapping.
+    let mut words = vec![(FRAME + u64::from(REF) * 8, 8)];
+    for page in (0..PAGES).map(|n| PRIVATE + n * 4096) {
+        words.extend([(page, RECORD), (page + u64::from(REF) * RECORD, RECORD)]);
+    }
+    let memory = Memory::new(&words);
     // Threads of a model have small stacks, too small for what makes the tables.
     let made = std::thread::spawn(|| {
         let mut host = Host {
             memory: Memory::default(),
             references: 0,
             mapped: None,
+            private: 0,
         };
         let mut grants = Grants::new();
         for slot in [GRANTER, MAPPER] {
@@ -146,6 +168,7 @@ fn setup() -> (Hv, Table) {
         Box::new((grants, host))
     });
     let mut made = made.join().unwrap();
+    assert!(made.1.private <= PAGES);
     made.1.memory = memory.clone();
     let hv = Hv(Arc::new(Mutex::new(made)));
     let view = View {
