@@ -326,7 +326,8 @@ impl Hypervisor {
             }
             Call::SystemOff => self.shutdown_domain(m, v.slot, 0),
             Call::SystemReset => self.shutdown_domain(m, v.slot, 1),
-            Call::Reply(_) | Call::Reply2(..) | Call::Reply4(_) | Call::Nop | Call::Firmware(_) => {}
+            Call::Reply(_) | Call::Reply2(..) | Call::Reply4(_) | Call::Nop | Call::Firmware(_) => {
+            }
         }
         Some(number(Code::Success))
     }

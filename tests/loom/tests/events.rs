@@ -50,7 +50,7 @@ impl Hv {
             Some(EventOp::InitControl) if !self.fifo => Err(Errno::ENOSYS),
             Some(EventOp::InitControl) => {
                 let o: EvtchnInitControl = get(arg, lent);
-                self.with(|e| e.init_control(SLOT, o.vcpu, Mfn(o.control_gfn), o.offset, m))
+                self.with(|e| e.init_control(SLOT, o.vcpu, Mfn(o.control_gfn), o.offset))
             }
             Some(EventOp::ExpandArray) => {
                 let o: EvtchnExpandArray = get(arg, lent);

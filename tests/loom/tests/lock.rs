@@ -36,6 +36,9 @@ struct Guarded {
 fn with(patience: u32, cpus: usize, times: u32) {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(2);
+    model.max_branches = 50_000;
+    // With three CPUs there are more orders than one waits for.
+    model.max_permutations = Some(500);
     model.check(move || {
         let word = || Shared(AtomicU32::new(0));
         let shared = Arc::new(Guarded {
@@ -47,11 +50,11 @@ fn with(patience: u32, cpus: usize, times: u32) {
             },
             value: loom::cell::UnsafeCell::new(0),
         });
-        let work = |s: &Guarded| {
+        let work = move |s: &Guarded| {
             for _ in 0..times {
                 s.lock.lock(|| patience);
                 // Two at once are found by loom's cell.
-                s.value.with_mut(|v| drop(v));
+                s.value.with_mut(|_| ());
                 s.lock.unlock();
             }
         };

@@ -223,12 +223,7 @@ impl World {
             limit::HOLD_GUEST
         };
         let spent = self.m.spent();
-        // Populating and the like.
-        let extents = nr == 12 && matches!(x[0] & 63, 0 | 1 | 6);
-        assert!(
-            extents || spent <= most,
-            "hypercall {nr} {x:x?}: {spent} in one hold"
-        );
+        assert!(spent <= most, "hypercall {nr} {x:x?}: {spent} in one hold");
         self.hv.borrow_mut().effects = Default::default();
         self.settle();
         reply

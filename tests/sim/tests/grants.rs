@@ -601,7 +601,7 @@ fn cache_flushes_are_bounded_and_end() {
         frame: (DATA >> 12) as u32,
     };
     g.put(GNTTAB + 63 * 4096 + 511 * 8, &e);
-    for k in 0..600 {
+    for k in 0..2000 {
         // A reference can have 128 of a kind.
         let gref = 100 + k / 128;
         if k % 128 == 0 {

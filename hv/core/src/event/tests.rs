@@ -631,7 +631,10 @@ fn fifo_takes_over_what_was_pending() {
 #[test]
 fn the_search_for_a_closed_port_is_bounded() {
     let mut w = World::with_infos();
+    // As if it had been made with that limit.
     w.e.domains[1].max_port = 8191;
+    w.e.domains[1].ports.reserve(8192);
+    w.e.domains[1].closed.reserve(128);
     w.fifo(1, 8);
     let all: Vec<_> = (0..8191)
         .map(|_| w.e.bind_ipi(Slot(1), 0, &w.m).unwrap())

@@ -39,7 +39,12 @@ impl<M: Machine> Call<'_, M> {
                 let target = self.live_target(x.domid)?;
                 match MapSpace::from_number(x.space) {
                     Some(MapSpace::SharedInfo) => self.map_shared_info(target, x.idx, x.gpfn)?,
-                    Some(MapSpace::GrantTable) => self.map_grant_frame(target, x.idx, x.gpfn)?,
+                    Some(MapSpace::GrantTable) => {
+                        if !self.grow_for(target, x.idx) {
+                            return Ok(Reply::Again);
+                        }
+                        self.map_grant_frame(target, x.idx, x.gpfn)?;
+                    }
                     // An empty range.
                     Some(MapSpace::GmfnRange) if x.size == 0 => {}
                     Some(MapSpace::DevMmio) => return Err(Errno::EACCES),
@@ -357,6 +362,13 @@ impl<M: Machine> Call<'_, M> {
         Ok(())
     }
 
+    /// Makes a domain's grant table so large that it has the frame `idx`, if it may have it: false when
+    /// there is more to make.
+    fn grow_for(&mut self, slot: Slot, idx: u64) -> bool {
+        let most = self.hv.grants.query_size(slot).map_or(0, |(_, max)| max);
+        idx >= u64::from(most) || self.grow(slot, idx as u32 + 1)
+    }
+
     fn map_grant_frame(&mut self, slot: Slot, idx: u64, gfn: Gfn) -> Result<(), Errno> {
         let (grants, mut host) = self.hv.grants_and_host(self.m);
         let mfn = grants.shared_frame(&mut host, slot, idx)?;
@@ -456,6 +468,10 @@ impl<M: Machine> Call<'_, M> {
         }
         if x.nr_frames > 32 {
             return Err(Errno::E2BIG);
+        }
+        let last = x.frame.saturating_add(u64::from(x.nr_frames) - 1);
+        if !self.grow_for(source, last) {
+            return Ok(Reply::Again);
         }
         for i in 0..u64::from(x.nr_frames) {
             let to: u64 = self.guest().get(x.frame_list.wrapping_add(i * 8))?;
