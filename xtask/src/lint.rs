@@ -86,6 +86,10 @@ pub fn main(project: &Project, args: &Args) -> Result<ExitCode> {
     step("unsafe boundaries", unsafe_boundaries(&workspace));
     step("sizes", sizes(&workspace));
     step("code in documents", excerpts(project));
+    step(
+        "tests of advisories",
+        crate::advisories::check(&project.root),
+    );
     if !args.architecture {
         let host = |arguments: &[&str]| {
             let mut cargo = Command::new("cargo");

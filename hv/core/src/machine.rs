@@ -24,9 +24,8 @@ pub mod limit {
     pub const BEGIN: u32 = 4_000;
 }
 
-/// What things cost, in instructions, somewhat more rather than less: counted in the disassembly of
-/// the image, and compared with what QEMU counts (docs/BENCH.md). What waits for other CPUs is weighed by
-/// how long that takes.
+/// What things cost, in instructions, somewhat more rather than less: estimated from the code and from
+/// the rows of docs/BENCH.md. What waits for other CPUs is weighed by how long that takes.
 pub mod cost {
     /// A guest's address translated, its page checked and a small structure copied.
     pub const TRANSLATE: u32 = 96;

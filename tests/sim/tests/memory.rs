@@ -2,7 +2,7 @@
 //! Memory that domains get and give back.
 
 use guest_abi::calls::{domctl, memory};
-use guest_abi::memory::{MemoryOp, MemoryReservation};
+use guest_abi::memory::{MapSpace, MemoryOp, MemoryReservation};
 use guest_abi::{DomId, Errno, Gfn, HypercallNr, arch};
 use hv_core::hypercall::Reply;
 use hv_core::types::Access;
@@ -332,4 +332,44 @@ fn xsa_364_scrubbed_pages_reach_memory() {
     let mut page = [1; 4096];
     assert!(g.read_uncached(at.0 << 12, &mut page));
     assert!(!page.contains(&sim::POISON), "the last owner's bytes");
+}
+
+/// Every call that takes a frame, at the last one that there can be and beyond it.
+#[test]
+fn xsa_301_frames_at_and_beyond_the_end_of_the_address_space() {
+    let w = World::boot(3);
+    let d = w.create(Config::default()).unwrap();
+    let (g, h) = (d.guest(&w), w.dom0());
+    let end = hv_core::p2m::MAX_GFN;
+    for beyond in [end, end + 1, 1 << 40, 1 << 52, u64::MAX - 1, u64::MAX] {
+        let gfn = Gfn(beyond);
+        for order in [0, 9] {
+            let got = memory::populate_physmap(&g, DomId::SELF, order, &[gfn]);
+            assert_eq!(got.unwrap_or(0), 0, "{beyond:#x}, order {order}");
+            let got = memory::decrease_reservation(&g, DomId::SELF, order, &[gfn]);
+            assert_eq!(got.unwrap_or(0), 0, "{beyond:#x}, order {order}");
+        }
+        for space in [MapSpace::SharedInfo, MapSpace::GrantTable] {
+            let r = memory::add_to_physmap(&g, DomId::SELF, space, 0, gfn);
+            assert!(r.is_err(), "{beyond:#x}, {space:?}");
+        }
+        assert!(memory::remove_from_physmap(&g, DomId::SELF, gfn).is_err());
+        let mut errs = [0];
+        memory::map_foreign(&h, d.id, &[gfn], &[Gfn::of(WINDOW)], &mut errs).unwrap();
+        assert_ne!(errs, [0], "{beyond:#x} of a guest's");
+        w.check();
+    }
+    // A block that would reach beyond, and the last frame itself.
+    let got = memory::populate_physmap(&g, DomId::SELF, 9, &[Gfn(end - 511)]);
+    assert_eq!(got.unwrap_or(0), 0);
+    assert_eq!(
+        memory::populate_physmap(&g, DomId::SELF, 0, &[Gfn(end - 1)]),
+        Ok(1)
+    );
+    assert_eq!(
+        memory::remove_from_physmap(&g, DomId::SELF, Gfn(end - 1)),
+        Ok(())
+    );
+    w.check();
+    w.destroy(d.id);
 }
