@@ -65,7 +65,7 @@ pub struct Machine {
     /// may be written. Other addresses are guest physical ones.
     pub stage1: RefCell<BTreeMap<u64, (u64, bool)>>,
     /// The root of its stage-1 tables for the upper half of the address space, guest physical; 0: it has none, and
-    /// [`stage1`](Self::stage1) is all.
+    /// `stage1` is all.
     pub upper: Cell<u64>,
     /// How often an address of a vcpu was translated.
     pub translations: Cell<u64>,
