@@ -46,7 +46,7 @@ pub mod hcr {
 /// Bits of CPTR_EL2 where HCR_EL2.E2H is 0.
 pub mod cptr {
     #![allow(missing_docs)]
-    /// [13], [9] and [7:0].
+    /// Bits 13, 9 and 7 to 0.
     pub const RES1: u64 = 0x22ff;
     /// Also RES1 without SVE.
     pub const TZ: u64 = 1 << 8;
