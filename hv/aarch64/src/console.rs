@@ -27,7 +27,8 @@ struct Port {
 impl Port {
     fn put(&mut self, from: Speaker, bytes: &[u8]) -> usize {
         let taken = self.out.write(from, bytes);
-        if !self.sending {
+        // An interrupt that is no longer taken, as in a panic, is not waited for.
+        if !self.by_interrupt || !self.sending {
             self.send();
         }
         taken
