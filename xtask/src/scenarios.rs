@@ -1742,10 +1742,19 @@ fn guest_faults(stage: &Stage) -> Result<()> {
             "pair",
             r"does not describe \(ISV=0\): address 0x3001000 .*pc 0x",
         ),
-        ("undefined", "^fault: unknown instruction"),
-        ("null", "^fault: data abort, esr 0x[0-9a-f]+ far 0x0$"),
-        ("text", "^fault: data abort, esr 0x9600004f far 0x40000000$"),
-        ("data", "^fault: instruction abort, esr 0x8600000f far 0x40"),
+        ("undefined", r"^\(d\d+\) fault: unknown instruction"),
+        (
+            "null",
+            r"^\(d\d+\) fault: data abort, esr 0x[0-9a-f]+ far 0x0$",
+        ),
+        (
+            "text",
+            r"^\(d\d+\) fault: data abort, esr 0x9600004f far 0x40000000$",
+        ),
+        (
+            "data",
+            r"^\(d\d+\) fault: instruction abort, esr 0x8600000f far 0x40",
+        ),
         (
             "wild",
             r"its exception vector aborts\n.*pc 0000007ffffff200 pstate [0-9a-f]+ esr 82",
