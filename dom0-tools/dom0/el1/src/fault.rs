@@ -52,10 +52,11 @@ extern "C" fn el1_fault(frame: &Frame) -> ! {
         frame.sp,
         frame.spsr
     );
-    for (i, four) in frame.x.chunks(4).enumerate() {
+    // Three to a line, which fits what the hypervisor lets a guest print.
+    for (i, three) in frame.x.chunks(3).enumerate() {
         let mut line = alloc::string::String::new();
-        for (j, v) in four.iter().enumerate() {
-            let _ = core::fmt::write(&mut line, format_args!("  x{:<2} {v:016x}", i * 4 + j));
+        for (j, v) in three.iter().enumerate() {
+            let _ = core::fmt::write(&mut line, format_args!("  x{:<2} {v:016x}", i * 3 + j));
         }
         println!("{line}");
     }
