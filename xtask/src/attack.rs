@@ -356,6 +356,8 @@ impl Attack<'_> {
             if Instant::now() > end {
                 return Err(error.context("something is lost"));
             }
+            // One that shut itself down just before may have been begun anew since.
+            session.line("destroy hostile")?;
             thread::sleep(Duration::from_secs(1));
         }
         session.line("poweroff")?;

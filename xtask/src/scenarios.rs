@@ -119,6 +119,10 @@ pub fn all() -> Vec<Scenario> {
         }
     }
     all.push(scenario("attack", 5, |stage| {
+        // QEMU 10.0.2 has assertions that a guest can reach, which is not what a change here is to fail for.
+        if std::env::var_os("PARAVANE_ATTACK").is_none() {
+            return Err(Skip("it runs where PARAVANE_ATTACK is set".into()).into());
+        }
         crate::attack::minute(stage.project, stage.built, &stage.log)
     }));
     all.push(scenario("rpi4", 15, rpi4));
