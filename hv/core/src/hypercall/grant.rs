@@ -66,7 +66,7 @@ impl<M: Machine> Call<'_, M> {
                 let mut e: GnttabSetupTable = self.guest().get(a[1])?;
                 match self.target(e.dom) {
                     Ok(target) => {
-                        if !self.grow(target, e.nr_frames) {
+                        if self.grow(target, e.nr_frames) == Ok(false) {
                             return Ok(Reply::Again);
                         }
                         let (grants, mut host) = self.hv.grants_and_host(m);
@@ -180,24 +180,24 @@ impl<M: Machine> Call<'_, M> {
         OK
     }
 
-    /// Makes a domain's table larger as long as the entry lasts: false when there is more to make. What
-    /// cannot be is for the operation itself to say.
-    pub(super) fn grow(&mut self, target: Slot, frames: u32) -> bool {
+    /// Makes a domain's table larger as long as the entry lasts: false when there is more to make.
+    ///
+    /// # Errors
+    /// What the table says of a frame that cannot be.
+    pub(super) fn grow(&mut self, target: Slot, frames: u32) -> Result<bool, Errno> {
         loop {
             let have = self.hv.grants.usage(target).shared_frames;
             let next = have.saturating_add(1);
             if frames <= next {
-                return true;
+                return Ok(true);
             }
             if self.used_up() {
-                return false;
+                return Ok(false);
             }
             let m = self.m;
             m.spend(cost::GROW);
             let (grants, mut host) = self.hv.grants_and_host(m);
-            if grants.grow(&mut host, target, next).is_err() {
-                return true;
-            }
+            grants.grow(&mut host, target, next)?;
         }
     }
 

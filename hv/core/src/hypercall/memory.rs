@@ -40,7 +40,7 @@ impl<M: Machine> Call<'_, M> {
                 match MapSpace::from_number(x.space) {
                     Some(MapSpace::SharedInfo) => self.map_shared_info(target, x.idx, x.gpfn)?,
                     Some(MapSpace::GrantTable) => {
-                        if !self.grow_for(target, x.idx) {
+                        if !self.grow_for(target, x.idx)? {
                             return Ok(Reply::Again);
                         }
                         self.map_grant_frame(target, x.idx, x.gpfn)?;
@@ -364,9 +364,12 @@ impl<M: Machine> Call<'_, M> {
 
     /// Makes a domain's grant table so large that it has the frame `idx`, if it may have it: false when
     /// there is more to make.
-    fn grow_for(&mut self, slot: Slot, idx: u64) -> bool {
+    fn grow_for(&mut self, slot: Slot, idx: u64) -> Result<bool, Errno> {
         let most = self.hv.grants.query_size(slot).map_or(0, |(_, max)| max);
-        idx >= u64::from(most) || self.grow(slot, idx as u32 + 1)
+        if idx >= u64::from(most) {
+            return Ok(true);
+        }
+        self.grow(slot, idx as u32 + 1).map_err(|_| Errno::EINVAL)
     }
 
     fn map_grant_frame(&mut self, slot: Slot, idx: u64, gfn: Gfn) -> Result<(), Errno> {
@@ -470,7 +473,7 @@ impl<M: Machine> Call<'_, M> {
             return Err(Errno::E2BIG);
         }
         let last = x.frame.saturating_add(u64::from(x.nr_frames) - 1);
-        if !self.grow_for(source, last) {
+        if !self.grow_for(source, last)? {
             return Ok(Reply::Again);
         }
         for i in 0..u64::from(x.nr_frames) {
