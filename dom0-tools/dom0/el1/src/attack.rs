@@ -8,7 +8,7 @@
 //! caller to want.
 
 use crate::machine::Gic;
-use crate::probe::{Trap, attempt, outcome};
+use crate::probe::{Start, Trap, attempt, outcome, register};
 use crate::{Machine, cpu, gic, mmio, probe, shared, time};
 use core::arch::asm;
 use core::cell::UnsafeCell;
@@ -35,10 +35,6 @@ struct Context {
     far: u64,
 }
 
-/// As `attack.s` lays it out.
-#[repr(C, align(64))]
-struct Start([AtomicU64; 8]);
-
 #[repr(C, align(4096))]
 struct Page<T>(UnsafeCell<T>);
 
@@ -57,7 +53,7 @@ static CONTEXTS: [Page<Context>; CPUS] = [const {
         far: 0,
     }))
 }; CPUS];
-static STARTS: [Start; CPUS] = [const { Start([const { AtomicU64::new(0) }; 8]) }; CPUS];
+static STARTS: [Start; CPUS] = [const { Start::new() }; CPUS];
 /// The lower half's root, and the tables that lead to the generated instructions.
 static TABLES: Page<[[u64; 512]; 3]> = Page(UnsafeCell::new([[0; 512]; 3]));
 
@@ -90,9 +86,6 @@ pub struct Arena {
 /// `upper` for the upper half's root, a page of it. To be called once, on the first CPU, with nothing else running.
 /// Returns `None` if there is too little memory.
 pub fn set_up(machine: &Machine, pages: usize, code: u64, upper: u64) -> Option<Arena> {
-    unsafe extern "C" {
-        static attack_cpu: u8;
-    }
     // Blocks of 2 MiB may be in its place.
     let arena = shared::Shared::fresh(pages + 512)?;
     let base = arena.addr().next_multiple_of(2 << 20);
@@ -105,14 +98,6 @@ pub fn set_up(machine: &Machine, pages: usize, code: u64, upper: u64) -> Option<
     };
     store_all(&GIC, &[version, a, b]);
     probe::install();
-    macro_rules! register {
-        ($name:literal) => {{
-            let value: u64;
-            // SAFETY: reads a register without side effects.
-            unsafe { asm!(concat!("mrs {}, ", $name), out(reg) value, options(nomem, nostack)) }
-            value
-        }};
-    }
     let old = register!("ttbr0_el1");
     // SAFETY: nothing else runs; the old root is a page of this program's, and stays as it is.
     let root = unsafe {
@@ -136,27 +121,13 @@ pub fn set_up(machine: &Machine, pages: usize, code: u64, upper: u64) -> Option<
         | 3 << 28
         | 2 << 30;
     let ttbr1 = base + upper * 4096;
-    for (n, s) in STARTS.iter().enumerate() {
+    for (n, start) in STARTS.iter().enumerate() {
         let stack = STACKS.0.get() as u64 + (n as u64 + 1) * STACK as u64;
-        store_all(
-            &s.0,
-            &[
-                root | 1 << 48,
-                tcr,
-                register!("mair_el1"),
-                register!("sctlr_el1"),
-                register!("vbar_el1"),
-                stack,
-                ttbr1,
-                n as u64,
-            ],
-        );
-        // SAFETY: another CPU reads it with its caches off; no byte changes by cleaning.
-        unsafe { asm!("dsb sy", "dc cvac, {}", "dsb sy", in(reg) s, options(nostack)) }
+        start.set([root | 1 << 48, ttbr1, tcr], stack, started);
     }
     Some(Arena {
         base,
-        entry: &raw const attack_cpu as u64,
+        entry: Start::entry(),
         context: (&raw const STARTS as u64, size_of::<Start>() as u64),
     })
 }
@@ -171,26 +142,26 @@ fn store_all(to: &[AtomicU64], values: &[u64]) {
 /// Needs [`set_up`].
 pub fn begin(index: usize, program: fn(usize) -> !) -> ! {
     PROGRAM.store(program as *mut (), Relaxed);
-    let s = &STARTS[index % CPUS].0;
-    let [ttbr0, tcr, .., sp, ttbr1, n] = [0, 1, 2, 3, 4, 5, 6, 7].map(|i| s[i].load(Relaxed));
+    let start = &STARTS[index % CPUS];
+    let [ttbr0, ttbr1, tcr, sp] = start.tables_and_stack();
     // SAFETY: the new tables have what the old ones have, and the pages of generated instructions; the stack is this
     // CPU's own, and what is on the old one is not needed any more.
     unsafe {
         asm!("msr ttbr0_el1, {}", "msr ttbr1_el1, {}", "msr tcr_el1, {}", "isb", "tlbi vmalle1", "dsb nsh", "isb",
              "mov sp, {}", "mov x29, xzr", "mov x30, xzr", "b {}",
-             in(reg) ttbr0, in(reg) ttbr1, in(reg) tcr, in(reg) sp, sym el1_attack_cpu, in("x0") n,
+             in(reg) ttbr0, in(reg) ttbr1, in(reg) tcr, in(reg) sp, sym started, in("x0") start,
              options(noreturn));
     }
 }
 
-#[unsafe(no_mangle)]
-extern "C" fn el1_attack_cpu(index: u64) -> ! {
+extern "C" fn started(start: &'static Start) -> ! {
+    let index = (&raw const *start as usize - &raw const STARTS as usize) / size_of::<Start>();
     // Floating point, so that its instructions do something.
     // SAFETY: this program has none of its own.
     unsafe { asm!("msr cpacr_el1, {}", "isb", in(reg) 3u64 << 20, options(nostack)) }
     // SAFETY: `begin` stored a function of this type before another CPU could be started.
     let program: fn(usize) -> ! = unsafe { core::mem::transmute(PROGRAM.load(Relaxed)) };
-    program(index as usize % CPUS)
+    program(index % CPUS)
 }
 
 /// Sets this CPU's part of the interrupt controller up.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-// The way into generated instructions and back, and the way of another CPU into Rust.
+// The way into generated instructions and back.
 
 // attack_enter(x0 = attack::Context): runs at its pc with its registers. The next exception, whichever, is the way back:
 // x0 = the vector's number. While it runs, the stack pointer of EL1 is the context's address.
@@ -72,31 +72,3 @@ attack_leave:
     ldp     x27, x28, [sp, #80]
     ldp     x29, x30, [sp], #96
     ret
-
-// Another CPU, MMU off, x0 = attack::Start.
-    .global attack_cpu
-attack_cpu:
-    msr     daifset, #0xf
-    ldp     x1, x2, [x0]
-    ldp     x3, x4, [x0, #16]
-    ldp     x5, x6, [x0, #32]
-    ldp     x7, x8, [x0, #48]
-    msr     ttbr0_el1, x1
-    msr     tcr_el1, x2
-    msr     mair_el1, x3
-    msr     vbar_el1, x5
-    msr     ttbr1_el1, x7
-    msr     tpidr_el0, xzr
-    isb
-    tlbi    vmalle1
-    ic      iallu
-    dsb     nsh
-    isb
-    msr     sctlr_el1, x4
-    isb
-    mov     sp, x6
-    mov     x0, x8
-    mov     x29, #0
-    mov     x30, #0
-    bl      el1_attack_cpu
-    b       .

@@ -5,7 +5,7 @@
 //! Interrupts are taken only within [`interruptible`], and its handler runs to its end before
 //! anything else does, so that what the crate says of [`Global`](crate::Global) holds: a borrow is
 //! made and given back between two instructions of whom it interrupts, or panics. The second CPU
-//! runs nothing but [`el1_second_cpu`], which uses atomics alone.
+//! runs nothing but `second_cpu`, which uses atomics alone.
 
 use crate::machine::Gic;
 use crate::{cpu, gic};
@@ -68,6 +68,18 @@ macro_rules! attempt {
 }
 #[cfg(any(feature = "registers", feature = "attack"))]
 pub(crate) use attempt;
+
+/// What a system register of this CPU's holds.
+macro_rules! register {
+    ($name:literal) => {{
+        let value: u64;
+        // SAFETY: reads a register without side effects.
+        unsafe { core::arch::asm!(concat!("mrs {}, ", $name), out(reg) value, options(nomem, nostack)) }
+        value
+    }};
+}
+#[cfg(feature = "attack")]
+pub(crate) use register;
 
 /// Panics if an address is in the program's memory.
 fn outside(at: u64) {
@@ -385,15 +397,51 @@ extern "C" fn el1_interrupt() {
     });
 }
 
-/// What `probe_second_cpu` loads.
+/// What another CPU is started with: TTBR0, TCR, MAIR, SCTLR, VBAR, its stack, TTBR1, and the Rust function that it goes
+/// on with, as `probe.s` loads them.
 #[repr(C, align(64))]
-struct Registers {
-    ttbr0: AtomicU64,
-    tcr: AtomicU64,
-    mair: AtomicU64,
-    sctlr: AtomicU64,
-    vbar: AtomicU64,
-    sp: AtomicU64,
+pub(crate) struct Start([AtomicU64; 8]);
+
+impl Start {
+    pub(crate) const fn new() -> Self {
+        Self([const { AtomicU64::new(0) }; 8])
+    }
+
+    /// Whoever is started with it goes on with `function` on the stack that ends at `sp`, has the translation tables
+    /// given, and all else as this CPU has it. Cleans it from the caches.
+    pub(crate) fn set(
+        &self,
+        [ttbr0, ttbr1, tcr]: [u64; 3],
+        sp: u64,
+        function: extern "C" fn(&'static Self) -> !,
+    ) {
+        let [mair, sctlr, vbar] = [
+            register!("mair_el1"),
+            register!("sctlr_el1"),
+            register!("vbar_el1"),
+        ];
+        let function = function as *const () as u64;
+        let values = [ttbr0, tcr, mair, sctlr, vbar, sp, ttbr1, function];
+        for (to, value) in self.0.iter().zip(values) {
+            to.store(value, Ordering::Relaxed);
+        }
+        // SAFETY: the other CPU reads it with its caches off; no byte changes by cleaning.
+        unsafe { asm!("dsb sy", "dc cvac, {}", "dsb sy", in(reg) self, options(nostack)) }
+    }
+
+    /// Where another CPU is to begin, with the address of a [`Start`] that was [set](Self::set) in x0.
+    pub(crate) fn entry() -> u64 {
+        unsafe extern "C" {
+            static probe_cpu: u8;
+        }
+        &raw const probe_cpu as u64
+    }
+
+    /// The translation tables' registers as they were set: TTBR0, TTBR1, TCR; and the stack.
+    #[cfg(feature = "attack")]
+    pub(crate) fn tables_and_stack(&self) -> [u64; 4] {
+        [0, 6, 1, 5].map(|i| self.0[i].load(Ordering::Relaxed))
+    }
 }
 
 #[repr(C, align(16))]
@@ -404,7 +452,7 @@ unsafe impl Sync for Stack {}
 
 /// The second CPU.
 struct Second {
-    registers: Registers,
+    start: Start,
     stack: Stack,
     /// The interrupt controller's addresses: distributor, and CPU interface or redistributors.
     gic: [AtomicU64; 2],
@@ -417,14 +465,7 @@ struct Second {
 }
 
 static SECOND: Second = Second {
-    registers: Registers {
-        ttbr0: AtomicU64::new(0),
-        tcr: AtomicU64::new(0),
-        mair: AtomicU64::new(0),
-        sctlr: AtomicU64::new(0),
-        vbar: AtomicU64::new(0),
-        sp: AtomicU64::new(0),
-    },
+    start: Start::new(),
     stack: Stack(UnsafeCell::new([0; 16384])),
     gic: [const { AtomicU64::new(0) }; 2],
     v3: AtomicBool::new(false),
@@ -437,9 +478,6 @@ static SECOND: Second = Second {
 /// Starts another CPU (PSCI `CPU_ON`), which answers each software-generated interrupt that it takes
 /// with [`ANSWER`] to this CPU, until [`stop_second`]. Returns what PSCI does.
 pub fn start_second(affinity: u64, gic: &Gic) -> i64 {
-    unsafe extern "C" {
-        static probe_second_cpu: u8;
-    }
     let s = &SECOND;
     let (a, b, v3) = match *gic {
         Gic::V2 { gicd, gicc } => (gicd, gicc, false),
@@ -450,21 +488,14 @@ pub fn start_second(affinity: u64, gic: &Gic) -> i64 {
     s.v3.store(v3, Ordering::Relaxed);
     s.answer.store(cpu::affinity(), Ordering::Relaxed);
     s.stop.store(false, Ordering::Relaxed);
-    macro_rules! same {
-        ($($field:ident $name:literal),*) => {$({
-            let value: u64;
-            // SAFETY: reads a register without side effects.
-            unsafe { asm!(concat!("mrs {}, ", $name), out(reg) value, options(nomem, nostack)) }
-            s.registers.$field.store(value, Ordering::Relaxed);
-        })*};
-    }
-    same!(ttbr0 "ttbr0_el1", tcr "tcr_el1", mair "mair_el1", sctlr "sctlr_el1", vbar "vbar_el1");
+    let tables = [
+        register!("ttbr0_el1"),
+        register!("ttbr1_el1"),
+        register!("tcr_el1"),
+    ];
     let top = s.stack.0.get() as u64 + 16384;
-    s.registers.sp.store(top, Ordering::Relaxed);
-    let context = &raw const s.registers as u64;
-    // SAFETY: the other CPU reads the registers with its caches off; no byte changes by cleaning.
-    unsafe { asm!("dsb sy", "dc cvac, {}", "dsb sy", in(reg) context, options(nostack)) }
-    let entry = &raw const probe_second_cpu as u64;
+    s.start.set(tables, top, second_cpu);
+    let (entry, context) = (Start::entry(), &raw const s.start as u64);
     smccc(Conduit::Hvc, [0xc400_0003, affinity, entry, context]).map_or(i64::MIN, |x| x[0] as i64)
 }
 
@@ -490,8 +521,7 @@ pub fn stop_second(affinity: u64) {
     gic::send_sgi(affinity, ANSWER);
 }
 
-#[unsafe(no_mangle)]
-extern "C" fn el1_second_cpu() -> ! {
+extern "C" fn second_cpu(_: &'static Start) -> ! {
     let s = &SECOND;
     let [a, b] = [0, 1].map(|i| s.gic[i].load(Ordering::Relaxed));
     let controller = if s.v3.load(Ordering::Relaxed) {

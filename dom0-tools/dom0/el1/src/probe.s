@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-// Exception vectors for programs that expect exceptions and take interrupts, and the way of a
-// second CPU into Rust.
+// Exception vectors for programs that expect exceptions and take interrupts, and the way of
+// another CPU into Rust.
 
 // A fault resumes at TPIDR_EL0 if that is not 0, once, with the syndrome in x17 (and bit 63 set,
 // as a syndrome may be 0) and the address in x16.
@@ -62,17 +62,20 @@ probe_irq:
     ldp     x29, x30, [sp], #176
     eret
 
-// A second CPU, MMU off, x0 = its registers as `probe::Registers` lays them out.
-    .global probe_second_cpu
-probe_second_cpu:
+// Another CPU, MMU off, x0 = probe::Start, which is what its function gets.
+    .global probe_cpu
+probe_cpu:
     msr     daifset, #0xf
     ldp     x1, x2, [x0]
     ldp     x3, x4, [x0, #16]
     ldp     x5, x6, [x0, #32]
+    ldp     x7, x8, [x0, #48]
     msr     ttbr0_el1, x1
     msr     tcr_el1, x2
     msr     mair_el1, x3
     msr     vbar_el1, x5
+    msr     ttbr1_el1, x7
+    msr     tpidr_el0, xzr
     isb
     tlbi    vmalle1
     ic      iallu
@@ -83,5 +86,4 @@ probe_second_cpu:
     mov     sp, x6
     mov     x29, #0
     mov     x30, #0
-    bl      el1_second_cpu
-    b       .
+    br      x8
