@@ -76,7 +76,10 @@ impl Volume {
         }
         let mut wanted = Manifest::new();
         for folder in folders {
-            scan(folder, "guests", &mut wanted)?;
+            let mut found = Manifest::new();
+            scan(folder, "guests", &mut found)?;
+            wanted.retain(|other, _| !found.keys().any(|path| folded(path) == folded(other)));
+            wanted.extend(found);
         }
         let old = self.read_manifest();
         let old = old
@@ -302,6 +305,14 @@ fn summary(what: &str, wanted: &Manifest) -> String {
     format!("{what} ({} files, {} MiB)", wanted.len(), total / MIB)
 }
 
+/// A path as FAT compares it: without regard to upper and lower case, and to dots and spaces at the end.
+fn folded(path: &str) -> String {
+    let parts = path
+        .split('/')
+        .map(|part| part.trim_end_matches(['.', ' ']));
+    parts.collect::<Vec<_>>().join("/").to_uppercase()
+}
+
 /// Adds all files below `folder` to `wanted` as `prefix/...`.
 fn scan(folder: &Path, prefix: &str, wanted: &mut Manifest) -> Result<()> {
     for entry in fs::read_dir(folder)
@@ -336,7 +347,15 @@ fn scan(folder: &Path, prefix: &str, wanted: &mut Manifest) -> Result<()> {
             );
             let fingerprint = Fingerprint::of(&source)?;
             let source = source.canonicalize()?;
-            wanted.retain(|other, _| !other.eq_ignore_ascii_case(&path));
+            let key = folded(&path);
+            if let Some(other) = wanted.keys().find(|other| folded(other) == key) {
+                let mut both = [other.as_str(), &path];
+                both.sort_unstable();
+                bail!(
+                    "{} are names that FAT cannot tell apart: give one of the two files another",
+                    both.join(" and ")
+                );
+            }
             wanted.insert(
                 path,
                 Entry {
@@ -624,6 +643,32 @@ mod tests {
             content(&volume, "guests/disk image of a guest.img").unwrap(),
             bytes
         );
+    }
+
+    #[test]
+    fn names_that_fat_cannot_tell_apart_are_named() {
+        let dir = Folder::new("names");
+        let volume = Volume::lock(&dir.path("cache")).unwrap();
+        let own = dir.path("own");
+        for (one, other) in [
+            ("hq.cfg", "HQ.CFG"),
+            ("sub/ä.img", "sub/Ä.img"),
+            ("a", "a."),
+        ] {
+            fs::write(dir.path(&format!("own/{one}")), "1").unwrap();
+            fs::write(dir.path(&format!("own/{other}")), "2").unwrap();
+            let mut both = [format!("guests/{one}"), format!("guests/{other}")];
+            both.sort();
+            assert_eq!(
+                volume.sync(&[&own]).unwrap_err().to_string(),
+                format!(
+                    "{} are names that FAT cannot tell apart: give one of the two files another",
+                    both.join(" and ")
+                )
+            );
+            fs::remove_file(dir.path(&format!("own/{other}"))).unwrap();
+            volume.sync(&[&own]).unwrap();
+        }
     }
 
     #[test]

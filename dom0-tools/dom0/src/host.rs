@@ -513,6 +513,15 @@ impl Host for Dom0 {
     async fn open(&self, path: &str) -> Result<File, Errno> {
         self.file(path)
     }
+    fn extents(&self, file: &File) -> Result<Extents, Errno> {
+        let device = self.disks.values().position(|d| Rc::ptr_eq(d, &file.disk));
+        let map = &file.place.map;
+        let runs = map
+            .runs(0, map.sectors(), u64::MAX)
+            .map_err(|_| Errno::EIO)?;
+        let device = device.ok_or(Errno::ENODEV)? as u32;
+        Extents::new(device, runs.map(|r| (r.lba, r.sectors)))
+    }
     async fn file_size(&self, file: &File) -> Result<u64, Errno> {
         Ok(file.size())
     }
@@ -574,16 +583,13 @@ impl Host for Dom0 {
     async fn console_attach(&self, dom: DomId) -> Result<(), Errno> {
         self.consoles.attach(dom).await
     }
-    async fn block_probe(&self, target: &str) -> Result<BlockTarget, Errno> {
-        let file = self.file(target)?;
+    fn block_probe(&self, file: &File) -> Result<BlockTarget, Errno> {
         Ok(BlockTarget {
             sectors: file.size() / SECTOR as u64,
             writable: !file.disk.read_only(),
-            device: target.starts_with("/dev/"),
         })
     }
-    async fn block_start(&self, disk: &BlockStart) -> Result<(), Errno> {
-        let file = self.file(&disk.target)?;
+    async fn block_start(&self, disk: &BlockStart, file: File) -> Result<(), Errno> {
         self.blocks.start(*self, disk, file)
     }
     async fn block_stop(&self, dom: DomId, vdev: u32) {

@@ -51,10 +51,21 @@ pub(crate) trait Context<T> {
 
 impl<T> Context<T> for core::result::Result<T, Errno> {
     fn during(self, what: impl fmt::Display) -> Result<T> {
-        self.map_err(|e| match words(e) {
-            known if known != e.name() => Error(format!("{what}: {known} ({e})")),
-            name => Error(format!("{what}: {name}")),
-        })
+        self.map_err(told).during(what)
+    }
+}
+
+impl<T> Context<T> for Result<T> {
+    fn during(self, what: impl fmt::Display) -> Result<T> {
+        self.map_err(|e| Error(format!("{what}: {e}")))
+    }
+}
+
+/// An error number in words, with its name.
+pub(crate) fn told(e: Errno) -> Error {
+    match words(e) {
+        known if known != e.name() => Error(format!("{known} ({e})")),
+        name => Error(name.into()),
     }
 }
 

@@ -57,6 +57,9 @@ pub struct State {
 pub struct Fake {
     pub state: RefCell<State>,
     pub files: RefCell<BTreeMap<String, Vec<u8>>>,
+    /// Other names that files have.
+    pub aliases: RefCell<BTreeMap<String, String>>,
+    places: RefCell<Vec<String>>,
     pub readonly_files: RefCell<BTreeSet<String>>,
     /// The call with this number fails.
     pub fail_at: Cell<Option<(u32, Errno)>>,
@@ -85,6 +88,7 @@ pub struct Fake {
 }
 
 pub struct FakeFile {
+    path: String,
     bytes: Vec<u8>,
     open: Rc<Cell<u32>>,
 }
@@ -535,17 +539,34 @@ impl Host for Fake {
     async fn pause_point(&self) {}
     async fn open(&self, path: &str) -> Result<FakeFile, Errno> {
         self.call()?;
+        let path = self
+            .aliases
+            .borrow()
+            .get(path)
+            .map_or(path, |p| p)
+            .to_string();
         let bytes = self
             .files
             .borrow()
-            .get(path)
+            .get(&path)
             .cloned()
             .ok_or(Errno::ENOENT)?;
         self.open.set(self.open.get() + 1);
         Ok(FakeFile {
+            path,
             bytes,
             open: self.open.clone(),
         })
+    }
+    fn extents(&self, file: &FakeFile) -> Result<Extents, Errno> {
+        self.call()?;
+        let mut places = self.places.borrow_mut();
+        if !places.contains(&file.path) {
+            places.push(file.path.clone());
+        }
+        let at = places.iter().position(|p| *p == file.path).unwrap() as u64;
+        let sectors = file.bytes.len().div_ceil(512) as u64;
+        Extents::new(0, core::iter::once((at << 32, sectors)))
     }
     async fn file_size(&self, file: &FakeFile) -> Result<u64, Errno> {
         self.call()?;
@@ -609,18 +630,15 @@ impl Host for Fake {
         self.attached.borrow_mut().push(dom);
         Ok(())
     }
-    async fn block_probe(&self, target: &str) -> Result<BlockTarget, Errno> {
+    fn block_probe(&self, file: &FakeFile) -> Result<BlockTarget, Errno> {
         self.call()?;
-        let files = self.files.borrow();
-        let file = files.get(target).ok_or(Errno::ENOENT)?;
-        let writable = !self.readonly_files.borrow().contains(target);
+        let writable = !self.readonly_files.borrow().contains(&file.path);
         Ok(BlockTarget {
-            sectors: file.len() as u64 / 512,
+            sectors: file.bytes.len() as u64 / 512,
             writable,
-            device: false,
         })
     }
-    async fn block_start(&self, disk: &BlockStart) -> Result<(), Errno> {
+    async fn block_start(&self, disk: &BlockStart, _file: FakeFile) -> Result<(), Errno> {
         self.call()?;
         let back = alloc::format!("/local/domain/0/backend/vbd/{}/{}", disk.dom, disk.vdev);
         assert_eq!(

@@ -15,6 +15,7 @@ pub use builder::facts::Facts;
 use core::net::IpAddr;
 
 pub use crate::config::{Mac, Rate};
+pub use crate::extents::Extents;
 pub use guest_abi::{DomId, Errno, Gfn, Port};
 
 /// The interrupt controller that a guest sees.
@@ -319,7 +320,7 @@ pub struct BlockStart {
     pub dom: DomId,
     /// The virtual device number, such as 51712 for `xvda`.
     pub vdev: u32,
-    /// The file or device: a path on dom0's volume (`/guests/…`) or a whole disk (`/dev/…`).
+    /// What the file or device was called: a path on dom0's volume (`/guests/…`) or a whole disk (`/dev/…`).
     pub target: String,
     /// It may not be written.
     pub read_only: bool,
@@ -334,8 +335,6 @@ pub struct BlockTarget {
     pub sectors: u64,
     /// It can be written.
     pub writable: bool,
-    /// It is a whole device (`phy`), not a file.
-    pub device: bool,
 }
 
 /// The bridge of interfaces that name none; it is always there.
@@ -497,6 +496,8 @@ pub trait Host {
 
     /// Opens a file for reading.
     async fn open(&self, path: &str) -> Result<Self::File, Errno>;
+    /// Where it is: what it is, whatever it is called.
+    fn extents(&self, file: &Self::File) -> Result<Extents, Errno>;
     /// Its size in bytes.
     async fn file_size(&self, file: &Self::File) -> Result<u64, Errno>;
     /// Reads up to `out.len()` bytes; fewer only at the end.
@@ -526,11 +527,11 @@ pub trait Host {
     /// Connects the terminal with its console, until the person leaves or the domain ends.
     /// [`Errno::ENOENT`]: it has no console.
     async fn console_attach(&self, dom: DomId) -> Result<(), Errno>;
-    /// Looks at a disk's store without holding it.
-    async fn block_probe(&self, target: &str) -> Result<BlockTarget, Errno>;
-    /// Starts serving a disk. From here on the back-end keeps `state` and its features in
+    /// Looks at a disk's store.
+    fn block_probe(&self, file: &Self::File) -> Result<BlockTarget, Errno>;
+    /// Starts serving a disk from a file. From here on the back-end keeps `state` and its features in
     /// `/local/domain/0/backend/vbd/<dom>/<vdev>`, until it is closed there.
-    async fn block_start(&self, disk: &BlockStart) -> Result<(), Errno>;
+    async fn block_start(&self, disk: &BlockStart, file: Self::File) -> Result<(), Errno>;
     /// Ends serving a disk at once, whatever its state; flushes its store. Not an error if there
     /// is none.
     async fn block_stop(&self, dom: DomId, vdev: u32);

@@ -23,6 +23,7 @@ pub mod cli;
 pub mod config;
 pub mod editor;
 pub mod error;
+pub mod extents;
 #[cfg(test)]
 mod fake;
 pub mod host;

@@ -7,9 +7,10 @@ use alloc::vec::Vec;
 use builder::layout::{self, Layout};
 use builder::{BuildError, GuestSpec, ImageHeader};
 
+use super::files::{Opened, Role};
 use super::network;
 use super::tree::{self, GuestNodes};
-use super::{Claim, Claimed, Kept, MEMORY_SLACK_KIB, Toolstack, mib};
+use super::{Claim, Kept, MEMORY_SLACK_KIB, Toolstack, mib};
 use crate::config::{DomainConfig, Uuid};
 use crate::error::{Context, Error, Result, fail};
 use crate::host::{
@@ -43,9 +44,11 @@ enum Undo {
 }
 
 /// The files of a guest, looked at before anything is made.
-struct Files<F> {
-    kernel: (F, ImageHeader, u64),
-    ramdisk: Option<(F, u64)>,
+struct Files<'a, H: Host> {
+    kernel: (Opened<'a, H>, ImageHeader),
+    ramdisk: Option<Opened<'a, H>>,
+    /// In the configuration's order.
+    disks: Vec<Opened<'a, H>>,
 }
 
 /// The ports that the toolstack takes for a guest.
@@ -63,7 +66,7 @@ impl<H: Host> Toolstack<H> {
         let Some(_name) = self.claim(Claim::Name(config.name.clone())) else {
             return fail!("a domain \"{}\" is being created already", config.name);
         };
-        let (files, _targets) = self.look_at(config).await?;
+        let files = self.look_at(config).await?;
 
         let mut undo = Vec::new();
         match self.steps(config, files, paused, &mut undo).await {
@@ -84,12 +87,12 @@ impl<H: Host> Toolstack<H> {
     /// # Errors
     /// Says what is missing or taken.
     pub async fn check(&self, config: &DomainConfig) -> Result<()> {
-        let (files, _targets) = self.look_at(config).await?;
+        let files = self.look_at(config).await?;
         builder::build(&GuestSpec {
             memory: config.memory_mib.saturating_mul(1 << 20),
             kernel: files.kernel.1,
-            kernel_size: files.kernel.2,
-            ramdisk_size: files.ramdisk.as_ref().map(|(_, size)| *size),
+            kernel_size: files.kernel.0.size,
+            ramdisk_size: files.ramdisk.as_ref().map(|r| r.size),
             vcpus: config.maxvcpus,
             // What the host has is known only when the domain is there: the one that takes more.
             gic: config.gic.unwrap_or(GicVersion::V3),
@@ -103,9 +106,8 @@ impl<H: Host> Toolstack<H> {
         .map_err(|e| refused(config, &e))
     }
 
-    /// All that can be found wrong before anything is made. Disks stay reserved as long as what it
-    /// answers lives.
-    async fn look_at(&self, config: &DomainConfig) -> Result<(Files<H::File>, Vec<Claimed<'_>>)> {
+    /// All that can be found wrong before anything is made.
+    async fn look_at(&self, config: &DomainConfig) -> Result<Files<'_, H>> {
         self.name_is_free(&config.name)
             .map_err(|e| Error(format!("{}{e}", config.at("name"))))?;
         if let Some(uuid) = config.uuid {
@@ -119,77 +121,58 @@ impl<H: Host> Toolstack<H> {
             }
         }
         let files = self.open_files(config).await?;
-        let mut targets = Vec::new();
-        for (i, disk) in config.disks.iter().enumerate() {
-            let at = config.at(&format!("disk {i}"));
-            match config
-                .disks
-                .iter()
-                .take(i)
-                .find(|d| d.target == disk.target)
-            {
-                None => targets.push(
-                    self.check_disk(disk)
-                        .await
-                        .map_err(|e| Error(format!("{at}{e}")))?,
-                ),
-                Some(other) if other.read_only && disk.read_only => {}
-                Some(_) => {
-                    return fail!(
-                        "{at}disk {}: it is given twice; both must have access r",
-                        disk.target
-                    );
-                }
-            }
-        }
         network::numbered(&config.vifs)?;
         self.memory_suffices(config)?;
-        Ok((files, targets))
+        Ok(files)
     }
 
-    async fn open_files(&self, config: &DomainConfig) -> Result<Files<H::File>> {
+    async fn open_files(&self, config: &DomainConfig) -> Result<Files<'_, H>> {
+        let doing = self.doing();
         let path = &config.kernel;
-        let (file, size) = self.open_named(config, "kernel", path).await?;
+        let kernel = self.open_named(config, doing, "kernel", path).await?;
         let what = format!("{}kernel {path}", config.at("kernel"));
         let mut head = alloc::vec![0; ImageHeader::HEAD];
-        let got = self.host.read_at(&file, 0, &mut head).await.during(&what)?;
-        head.truncate(got);
-        let header = ImageHeader::parse(&head, size).map_err(|e| Error(format!("{what}: {e}")))?;
+        let got = self.host.read_at(&kernel.file, 0, &mut head).await;
+        head.truncate(got.during(&what)?);
+        let header =
+            ImageHeader::parse(&head, kernel.size).map_err(|e| Error(format!("{what}: {e}")))?;
         let ramdisk = match &config.ramdisk {
             None => None,
             Some(path) => {
-                let (file, size) = self.open_named(config, "ramdisk", path).await?;
-                if size == 0 {
+                let ramdisk = self.open_named(config, doing, "ramdisk", path).await?;
+                if ramdisk.size == 0 {
                     return fail!(
                         "{}ramdisk {path}: the file is empty; give a cpio archive, or leave ramdisk out",
                         config.at("ramdisk")
                     );
                 }
-                Some((file, size))
+                Some(ramdisk)
             }
         };
+        let mut disks = Vec::new();
+        for (i, disk) in config.disks.iter().enumerate() {
+            let opened = self.open_disk(doing, disk).await;
+            let at = || config.at(&format!("disk {i}"));
+            disks.push(opened.map_err(|e| Error(format!("{}{e}", at())))?);
+        }
         Ok(Files {
-            kernel: (file, header, size),
+            kernel: (kernel, header),
             ramdisk,
+            disks,
         })
     }
 
-    /// Opens the file that the configuration names under `key`: the file and its size.
+    /// Opens the file that the configuration names under `key`.
     async fn open_named(
         &self,
         config: &DomainConfig,
-        key: &str,
+        doing: u64,
+        key: &'static str,
         path: &str,
-    ) -> Result<(H::File, u64)> {
-        let what = format!("{}{key} {path}", config.at(key));
-        let file = match self.host.open(path).await {
-            Err(Errno::ENOENT) => {
-                return fail!("{what}: {}", self.no_such_file(path).await);
-            }
-            opened => opened.during(&what)?,
-        };
-        let size = self.host.file_size(&file).await.during(what)?;
-        Ok((file, size))
+    ) -> Result<Opened<'_, H>> {
+        self.open_file(doing, Role::Loaded(key), path)
+            .await
+            .during(format!("{}{key} {path}", config.at(key)))
     }
 
     fn memory_suffices(&self, config: &DomainConfig) -> Result<()> {
@@ -249,7 +232,7 @@ impl<H: Host> Toolstack<H> {
     async fn steps(
         &self,
         config: &DomainConfig,
-        files: Files<H::File>,
+        files: Files<'_, H>,
         paused: bool,
         undo: &mut Vec<Undo>,
     ) -> Result<DomId> {
@@ -286,7 +269,12 @@ impl<H: Host> Toolstack<H> {
         let built = self.build(config, &created, &files)?;
         self.populate_all(dom, &built.layout).await?;
         self.load(config, dom, &files, &built).await?;
-        drop(files);
+        let Files {
+            kernel,
+            ramdisk,
+            disks,
+        } = files;
+        drop((kernel, ramdisk));
         self.share_pages(dom, &ports).await?;
         let vuart = match config.vuart {
             true => Some(self.make_vuart(dom)?),
@@ -322,9 +310,9 @@ impl<H: Host> Toolstack<H> {
                 .await
                 .during("starting its virtual UART")?;
         }
-        for disk in &config.disks {
+        for (disk, opened) in config.disks.iter().zip(disks) {
             undo.push(Undo::Disk(dom, disk.devid));
-            self.add_disk(dom, disk).await?;
+            self.add_disk(dom, disk, opened).await?;
         }
         let vifs = network::numbered(&config.vifs)?;
         for vif in &vifs {
@@ -425,7 +413,7 @@ impl<H: Host> Toolstack<H> {
         &self,
         config: &DomainConfig,
         created: &CreatedDomain,
-        files: &Files<H::File>,
+        files: &Files<'_, H>,
     ) -> Result<builder::Guest> {
         let info = self
             .host
@@ -433,12 +421,12 @@ impl<H: Host> Toolstack<H> {
             .during("asking for its address width")?;
         let mut seed = [0; 128];
         self.host.random(&mut seed);
-        let (_, header, kernel_size) = &files.kernel;
+        let (kernel, header) = &files.kernel;
         builder::build(&GuestSpec {
             memory: config.memory_mib.saturating_mul(1 << 20),
             kernel: *header,
-            kernel_size: *kernel_size,
-            ramdisk_size: files.ramdisk.as_ref().map(|(_, size)| *size),
+            kernel_size: kernel.size,
+            ramdisk_size: files.ramdisk.as_ref().map(|r| r.size),
             vcpus: config.maxvcpus,
             gic: created.gic,
             bootargs: &config.cmdline,
@@ -497,23 +485,16 @@ impl<H: Host> Toolstack<H> {
         &self,
         config: &DomainConfig,
         dom: DomId,
-        files: &Files<H::File>,
+        files: &Files<'_, H>,
         built: &builder::Guest,
     ) -> Result<()> {
-        let (kernel, _, kernel_size) = &files.kernel;
         let path = &config.kernel;
-        self.load_file(
-            dom,
-            kernel,
-            *kernel_size,
-            built.layout.kernel.base,
-            "kernel",
-            path,
-        )
-        .await?;
-        if let (Some((file, size)), Some(region)) = (&files.ramdisk, built.layout.ramdisk) {
+        let base = built.layout.kernel.base;
+        self.load_file(dom, &files.kernel.0, base, "kernel", path)
+            .await?;
+        if let (Some(ramdisk), Some(region)) = (&files.ramdisk, built.layout.ramdisk) {
             let path = config.ramdisk.as_deref().unwrap_or_default();
-            self.load_file(dom, file, *size, region.base, "ramdisk", path)
+            self.load_file(dom, ramdisk, region.base, "ramdisk", path)
                 .await?;
         }
         self.host
@@ -524,12 +505,12 @@ impl<H: Host> Toolstack<H> {
     async fn load_file(
         &self,
         dom: DomId,
-        file: &H::File,
-        size: u64,
+        opened: &Opened<'_, H>,
         gpa: u64,
         what: &str,
         path: &str,
     ) -> Result<()> {
+        let (file, size) = (&opened.file, opened.size);
         let got = self.host.load_file(file, 0, dom, gpa, size).await;
         match got.during(format!("{what} {path}: loading it"))? {
             got if got == size => Ok(()),

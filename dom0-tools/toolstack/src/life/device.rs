@@ -5,8 +5,9 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use super::files::{Opened, Role};
 use super::tree::{self, Kind};
-use super::{Claim, Claimed, DEVICE_TIMEOUT_MS, Toolstack};
+use super::{Claim, DEVICE_TIMEOUT_MS, Toolstack};
 use crate::config::Disk;
 use crate::error::{Context, Result, fail};
 use crate::host::{BlockStart, DomId, Errno, Host};
@@ -40,38 +41,36 @@ const CLOSED: u64 = 6;
 const CONNECTED: u64 = 4;
 
 impl<H: Host> Toolstack<H> {
-    /// Looks whether a disk can be served: its file is there, can be written if it is to be, and is
-    /// not in use elsewhere. What it answers keeps others from it until it is dropped.
-    pub(super) async fn check_disk(&self, disk: &Disk) -> Result<Claimed<'_>> {
+    /// Opens what a disk is served from, and looks whether it can be: it is there, can be written if it is to be, and is
+    /// not in use elsewhere.
+    pub(super) async fn open_disk(&self, doing: u64, disk: &Disk) -> Result<Opened<'_, H>> {
         let target = &disk.target;
-        let Some(claim) = self.claim(Claim::Target(target.clone())) else {
-            return fail!("disk {target}: it is being given to another domain");
-        };
-        let probe = match self.host.block_probe(target).await {
-            Err(Errno::ENOENT) => {
-                return fail!("disk {target}: {}", self.no_such_file(target).await);
-            }
-            probed => probed.during(format!("disk {target}"))?,
-        };
+        let role = Role::Disk(disk.vdev.clone(), !disk.read_only);
+        let opened = self
+            .open_file(doing, role, target)
+            .await
+            .during(format!("disk {target}"))?;
+        let probe = self
+            .host
+            .block_probe(&opened.file)
+            .during(format!("disk {target}"))?;
         if probe.sectors == 0 {
             return fail!("disk {target}: it has no whole sector of 512 bytes");
         }
         if !disk.read_only && !probe.writable {
             return fail!("disk {target}: it cannot be written; give it access r");
         }
-        for (user, device) in self.all_blocks() {
-            if device.target == *target && !(disk.read_only && device.read_only) {
-                return fail!(
-                    "disk {target}: domain {user} has it as {}; a disk can be shared only if all have access r",
-                    device.name
-                );
-            }
-        }
-        Ok(claim)
+        Ok(opened)
     }
 
     /// Makes a disk's nodes and starts its back-end.
-    pub(super) async fn add_disk(&self, dom: DomId, disk: &Disk) -> Result<()> {
+    pub(super) async fn add_disk(
+        &self,
+        dom: DomId,
+        disk: &Disk,
+        opened: Opened<'_, H>,
+    ) -> Result<()> {
+        let file = opened.given_to(dom, disk.devid);
         let dev = &disk.devid.to_string();
         let back = &tree::backend_path(dom, "vbd", dev);
         let front = &format!("/local/domain/{dom}/device/vbd/{dev}");
@@ -127,7 +126,7 @@ impl<H: Host> Toolstack<H> {
             discard: disk.discard,
         };
         self.host
-            .block_start(&start)
+            .block_start(&start, file)
             .await
             .during(format!("disk {}", disk.target))
     }
@@ -135,13 +134,15 @@ impl<H: Host> Toolstack<H> {
     /// Removes a disk at once, back-end and nodes.
     pub(super) async fn remove_disk(&self, dom: DomId, vdev: u32) {
         self.host.block_stop(dom, vdev).await;
+        self.released(dom, vdev);
         tree::remove_device(&self.host, dom, "vbd", &vdev.to_string());
     }
 
     /// Stops all back-ends of a domain, and leaves the nodes.
     pub(super) async fn stop_devices(&self, dom: DomId) {
-        for vdev in self.vdevs(dom) {
+        for vdev in self.held_by(dom) {
             self.host.block_stop(dom, vdev).await;
+            self.released(dom, vdev);
         }
         for devid in self.devids(dom, "vif") {
             self.host.net_stop(dom, devid).await;
@@ -167,17 +168,6 @@ impl<H: Host> Toolstack<H> {
         let mut ids: Vec<u32> = names.iter().filter_map(|n| n.parse().ok()).collect();
         ids.sort_unstable();
         Ok(ids)
-    }
-
-    fn all_blocks(&self) -> Vec<(DomId, BlockState)> {
-        let doms = self
-            .host
-            .xs_list("/local/domain/0/backend/vbd")
-            .unwrap_or_default();
-        doms.iter()
-            .filter_map(|d| d.parse().ok().map(DomId))
-            .flat_map(|dom| self.blocks(dom).into_iter().map(move |b| (dom, b)))
-            .collect()
     }
 
     /// A domain's disks, in the order of their numbers.
@@ -223,9 +213,9 @@ impl<H: Host> Toolstack<H> {
                 disk.vdev
             );
         }
-        let _target = self.check_disk(disk).await?;
+        let opened = self.open_disk(self.doing(), disk).await?;
         let again = self.number_is_free(dom, "vbd", disk.devid).await?;
-        let mut added = self.add_disk(dom, disk).await;
+        let mut added = self.add_disk(dom, disk, opened).await;
         if added.is_ok() && again {
             added = self.taken_up(dom, "vbd", disk.devid).await;
         }

@@ -5,6 +5,7 @@
 mod create;
 mod device;
 mod exit;
+mod files;
 mod network;
 mod tree;
 
@@ -13,7 +14,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 
 pub use device::BlockState;
 pub use exit::Exit;
@@ -55,13 +56,15 @@ pub struct Toolstack<H> {
     kept: RefCell<BTreeMap<u16, Kept>>,
     /// Names that are being given, and domains that are being destroyed.
     busy: RefCell<Vec<Claim>>,
+    /// Files in use.
+    uses: RefCell<Vec<files::Use>>,
+    numbers: Cell<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Claim {
     Name(String),
     Domain(DomId),
-    Target(String),
 }
 
 /// Gives a claim back at the end of its scope.
@@ -83,6 +86,8 @@ impl<H: Host> Toolstack<H> {
             host,
             kept: RefCell::default(),
             busy: RefCell::default(),
+            uses: RefCell::default(),
+            numbers: Cell::new(0),
         }
     }
 

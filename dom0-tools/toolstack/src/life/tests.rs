@@ -218,7 +218,7 @@ fn whatever_call_fails_all_is_undone() {
         assert!(*t.host().state.borrow() == before, "after call {n} failed");
         assert_eq!(t.host().open.get(), 0, "after call {n} failed");
         assert!(
-            t.kept.borrow().is_empty() && t.busy.borrow().is_empty(),
+            t.kept.borrow().is_empty() && t.busy.borrow().is_empty() && t.uses.borrow().is_empty(),
             "after call {n} failed"
         );
         if !reached {
@@ -721,4 +721,74 @@ fn a_guest_with_gicv3_and_two_banks() {
         create_error(&t, &["name=h", "vcpus=9", "disk=[]", "memory=64", OTHER]),
         "h: command line: 9 vcpus: there can be 1 to 8 with this interrupt controller"
     );
+}
+
+/// FAT has many names for a file: `/guests/a.img`, `/guests/A.IMG`, `/guests//a.img`, `guests/a.img`, `/guests/A~1.IMG`.
+#[test]
+fn a_disk_is_its_sectors_whatever_it_is_called() {
+    let t = toolstack();
+    for (alias, file) in [
+        ("/guests/A.IMG", "a.img"),
+        ("/guests//a.img", "a.img"),
+        ("guests/image", "Image"),
+    ] {
+        let file = format!("/guests/{file}");
+        t.host().aliases.borrow_mut().insert(alias.to_owned(), file);
+    }
+    let image = |size| image(size, 0x5000);
+    t.host()
+        .files
+        .borrow_mut()
+        .insert("/guests/Image".to_owned(), image(0x3000));
+    let dom = run(t.create(&config(&[]), false)).unwrap();
+    for alias in ["/guests/A.IMG", "/guests//a.img"] {
+        for access in ["w", "r"] {
+            let disk = format!("disk=['{alias},raw,xvda,{access}']");
+            assert_eq!(
+                create_error(&t, &["name=h", &disk, OTHER]),
+                format!(
+                    "command line: disk {alias}: domain 1 has it as xvda (/guests/a.img); a disk can be shared only if all have access r"
+                )
+            );
+        }
+    }
+    // A kernel or ramdisk is read whenever the domain is made anew.
+    for key in ["kernel", "ramdisk"] {
+        let named = format!("{key}=/guests//a.img");
+        assert_eq!(
+            create_error(&t, &["name=h", "disk=[]", OTHER, &named]),
+            format!(
+                "command line: {key} /guests//a.img: domain 1 has it as xvda (/guests/a.img) and can write it; give that disk access r, or copy the file"
+            )
+        );
+    }
+    assert_eq!(
+        create_error(&t, &["name=h", "disk=['guests/image,raw,xvda,w']", OTHER]),
+        "command line: disk guests/image: it is the kernel, too (/guests/Image); give the disk access r, or copy the file"
+    );
+    assert_eq!(
+        create_error(
+            &t,
+            &[
+                "name=h",
+                "disk=['/guests/b.img,raw,xvda,r','/guests/b.img,raw,xvdb,w']",
+                OTHER
+            ]
+        ),
+        "command line: disk /guests/b.img: domain 1 has it as xvdb; a disk can be shared only if all have access r"
+    );
+    // Attaching and detaching know it, too.
+    let disk = config(&["disk=['/guests/A.IMG,raw,xvdc,w']"])
+        .disks
+        .remove(0);
+    assert_eq!(
+        run(t.attach(dom, &disk)).unwrap_err().0,
+        "disk /guests/A.IMG: domain 1 has it as xvda (/guests/a.img); a disk can be shared only if all have access r"
+    );
+    run(t.detach(dom, 51712, true)).unwrap();
+    run(t.attach(dom, &disk)).unwrap();
+    run(t.destroy(dom)).unwrap();
+    assert!(t.uses.borrow().is_empty());
+    run(t.create(&config(&["disk=['/guests//a.img,raw,xvda,w']"]), false)).unwrap();
+    assert_eq!(t.host().open.get(), 0);
 }
