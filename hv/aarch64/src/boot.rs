@@ -13,7 +13,8 @@ use builder::layout::Region;
 use builder::tree::{Device, Dom0Tree, GicNode};
 use core::arch::asm;
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicU32, Ordering, fence};
+use core::sync::atomic::{Ordering, fence};
+use guest_abi::arch;
 use hv_core::cpu::{Features, cptr, hcr};
 use hv_core::errata::{self, Offered};
 use hv_core::frame::{Frame, Frames, Use};
@@ -319,14 +320,9 @@ fn memory(
         }
         core::slice::from_raw_parts_mut(p, pages as usize)
     };
-    let mach = Mach {
-        ram: Range { start: lo, end: hi },
-        own,
-        epoch: t0,
-        rate: Rate::new(platform::timer::frequency()),
-        spent: AtomicU32::new(0),
-    };
-    MACH.call_once(|| mach);
+    let all = Range { start: lo, end: hi };
+    let rate = Rate::new(platform::timer::frequency());
+    MACH.call_once(|| Mach::new(all, own, t0, rate));
     let mut frames = Frames::new(Mfn::of(lo), table);
     let reserved = machine.reserved.iter().chain(machine.board.reserved);
     let reserved = reserved.map(|r| Range {
@@ -548,6 +544,13 @@ fn constants(machine: &Machine, version: u8) -> Fixed {
         uart: machine.uart.and_then(|u| u.irq).map(|i| i.intid),
         dom0_gicd: gicd,
         dom0_gicr: gicr,
+        guest_gic: match version {
+            3 => (
+                (arch::GUEST_GICV3_GICD_BASE, arch::GUEST_GICV3_GICD_SIZE),
+                (arch::GUEST_GICV3_GICR0_BASE, arch::GUEST_GICV3_GICR0_SIZE),
+            ),
+            _ => ((arch::GUEST_GICD_BASE, arch::GUEST_GICD_SIZE), (0, 0)),
+        },
         pan: ids.pan(),
         caches: caches(),
         ids: ids.sanitised(version == 3, hv_core::p2m::IPA_BITS),
@@ -894,7 +897,7 @@ fn dom0(machine: &Machine, nr_irqs: u32, initrd: Option<Range>, beyond: &[Range]
         let mut s = StartState {
             pc: load,
             cpsr: 0x3c5,
-            sctlr: guest_abi::arch::SCTLR_GUEST_INIT,
+            sctlr: arch::SCTLR_GUEST_INIT,
             ..StartState::default()
         };
         s.x[0] = dtb;

@@ -14,18 +14,26 @@ use hv_core::rate::Rate;
 use hv_core::types::{Errno, Mfn, Pa, VcpuRef};
 use hv_core::vgic::ListRegs;
 
+/// Whole pages.
+struct Span {
+    start: u64,
+    len: u64,
+}
+
 /// RAM outside the hypervisor, which is all that policy may touch.
 pub struct Mach {
     /// All memory between the lowest and highest RAM address.
     pub ram: Range,
     /// The image, its heap and its frame table.
     pub own: Range,
+    /// Both again, as [`Mach::word`] has them.
+    spans: [Span; 2],
     /// Timer ticks at start.
     pub epoch: u64,
     /// Between ticks of the counter and nanoseconds.
     pub rate: Rate,
     /// See [`Meter`]. Whoever counts holds the lock.
-    pub spent: AtomicU32,
+    spent: AtomicU32,
 }
 
 impl Meter for Mach {
@@ -47,6 +55,33 @@ impl Meter for Mach {
 }
 
 impl Mach {
+    /// The machine. Bytes of a page that is not all RAM are left out, and one that holds any of the hypervisor's is
+    /// all its own.
+    #[must_use]
+    pub fn new(ram: Range, own: Range, epoch: u64, rate: Rate) -> Self {
+        let (down, up) = (|at: u64| at & !4095, |at: u64| (at + 4095) & !4095);
+        let ram = Range {
+            start: up(ram.start),
+            end: down(ram.end),
+        };
+        let own = Range {
+            start: down(own.start),
+            end: up(own.end),
+        };
+        let span = |r: &Range| Span {
+            start: r.start,
+            len: r.end - r.start,
+        };
+        Self {
+            spans: [span(&ram), span(&own)],
+            ram,
+            own,
+            epoch,
+            rate,
+            spent: AtomicU32::new(0),
+        }
+    }
+
     /// Debits a copy that is not small.
     #[inline]
     fn spend_copy(&self, len: usize) {
@@ -57,13 +92,23 @@ impl Mach {
 
     /// The place of `len` bytes at `pa`, when they are RAM that is not the hypervisor's own.
     #[inline]
-    fn at<T>(&self, pa: Pa, len: usize) -> Option<*mut T> {
+    fn at(&self, pa: Pa, len: usize) -> Option<*mut u8> {
         let end = pa.0.wrapping_add(len as u64);
         let ok = pa.0 >= self.ram.start
             && end <= self.ram.end
             && end >= pa.0
-            && (end <= self.own.start || pa.0 >= self.own.end)
-            && pa.0.is_multiple_of(core::mem::align_of::<T>() as u64);
+            && (end <= self.own.start || pa.0 >= self.own.end);
+        debug_assert!(ok, "access outside guest RAM");
+        ok.then_some(pa.0 as *mut u8)
+    }
+
+    /// The same of a word that is aligned to its size: as both ranges are of whole pages ([`Mach::new`]),
+    /// it lies where its first byte does.
+    #[inline]
+    fn word<T>(&self, pa: Pa) -> Option<*mut T> {
+        let [ram, own] = &self.spans;
+        let within = |s: &Span| pa.0.wrapping_sub(s.start) < s.len;
+        let ok = within(ram) && !within(own) && pa.0.is_multiple_of(size_of::<T>() as u64);
         debug_assert!(ok, "access outside guest RAM");
         ok.then_some(pa.0 as *mut T)
     }
@@ -77,9 +122,9 @@ impl Mach {
 
 macro_rules! cell {
     ($self:ident, $pa:ident, $atomic:ty, $prim:ty, $c:ident => $e:expr, $else:expr) => {
-        match $self.at::<$prim>($pa, core::mem::size_of::<$prim>()) {
+        match $self.word::<$prim>($pa) {
             Some(p) => {
-                // SAFETY: `at` proved the address to be aligned, mapped RAM that the hypervisor's own
+                // SAFETY: `word` proved the address to be aligned, mapped RAM that the hypervisor's own
                 // Rust objects never occupy; other parties may write it, hence only atomics.
                 let $c = unsafe { <$atomic>::from_ptr(p) };
                 $e
@@ -154,7 +199,7 @@ impl PhysMem for Mach {
     }
     fn read(&self, pa: Pa, buf: &mut [u8]) {
         self.spend_copy(buf.len());
-        if let Some(p) = self.at::<u8>(pa, buf.len()) {
+        if let Some(p) = self.at(pa, buf.len()) {
             // SAFETY: `at` proved the source to be mapped RAM apart from every Rust object; the
             // copy is made by `copy_bytes`, opaque assembly, so racing writers are no data race.
             unsafe { copy_bytes(buf.as_mut_ptr(), p, buf.len()) }
@@ -162,21 +207,21 @@ impl PhysMem for Mach {
     }
     fn write(&self, pa: Pa, buf: &[u8]) {
         self.spend_copy(buf.len());
-        if let Some(p) = self.at::<u8>(pa, buf.len()) {
+        if let Some(p) = self.at(pa, buf.len()) {
             // SAFETY: as in `read`, with the guest's memory as destination.
             unsafe { copy_bytes(p, buf.as_ptr(), buf.len()) }
         }
     }
     fn copy(&self, dst: Pa, src: Pa, len: usize) {
         self.spend_copy(len);
-        if let (Some(d), Some(s)) = (self.at::<u8>(dst, len), self.at::<u8>(src, len)) {
+        if let (Some(d), Some(s)) = (self.at(dst, len), self.at(src, len)) {
             // SAFETY: both ends are guest RAM, apart from every Rust object.
             unsafe { copy_bytes(d, s, len) }
         }
     }
     fn zero_page(&self, mfn: Mfn) {
         self.spend(cost::ZERO_PAGE);
-        if let Some(p) = self.at::<u64>(Pa(mfn.addr()), 4096) {
+        if let Some(p) = self.at(Pa(mfn.addr()), 4096) {
             // SAFETY: a whole page of guest RAM or of a table that no CPU walks yet; DC ZVA clears
             // the aligned block that DCZID_EL0 tells (it is permitted at EL2).
             unsafe {
@@ -299,16 +344,20 @@ impl GuestVa for Mach {
         place(par, va).map(Pa)
     }
     #[inline]
-    fn stage1_writable(&self, va: u64) -> Option<u64> {
-        let par: u64;
+    fn stage1_writable(&self, va: u64) -> Option<(u64, Pa)> {
+        self.spend(cost::TRANSLATE);
+        let (stage1, both): (u64, u64);
         // SAFETY: as in `readable`.
         unsafe {
             asm!(
-                "mrs {o}, par_el1", "at s1e1w, {va}", "isb", "mrs {p}, par_el1", "msr par_el1, {o}",
-                o = out(reg) _, p = out(reg) par, va = in(reg) va, options(nostack)
+                "mrs {o}, par_el1", "at s1e1w, {va}", "isb", "mrs {s}, par_el1",
+                "at s12e1r, {va}", "isb", "mrs {p}, par_el1", "msr par_el1, {o}",
+                o = out(reg) _, s = out(reg) stage1, p = out(reg) both, va = in(reg) va, options(nostack)
             );
         }
-        place(par, va)
+        // Bit 0 of either: a fault.
+        let pa = place(both | stage1 & 1, va)?;
+        Some(((stage1 & OUTPUT) | (va & 0xfff), Pa(pa)))
     }
 }
 
@@ -331,14 +380,17 @@ impl Mach {
 /// The address that PAR_EL1 gives for `va`, if the translation did not fail.
 #[inline]
 fn place(par: u64, va: u64) -> Option<u64> {
-    (par & 1 == 0).then_some((par & 0x000f_ffff_ffff_f000) | (va & 0xfff))
+    (par & 1 == 0).then_some((par & OUTPUT) | (va & 0xfff))
 }
+
+/// PAR_EL1.PA.
+const OUTPUT: u64 = 0x000f_ffff_ffff_f000;
 
 impl Mach {
     /// Cleans and invalidates the data cache over `len` bytes from `pa` on. It needs no lock, and is not
     /// on the meter.
     pub fn clean(&self, pa: Pa, len: u64) {
-        if self.at::<u8>(pa, len as usize).is_none() {
+        if self.at(pa, len as usize).is_none() {
             return;
         }
         let ctr: u64;
@@ -360,6 +412,33 @@ impl Cache for Mach {
     fn dcache(&self, pa: Pa, len: u64, _op: CacheOp) {
         self.spend(cost::cache(len));
         self.clean(pa, len);
+    }
+    fn scrub_page(&self, mfn: Mfn) {
+        let p = self.at(Pa(mfn.addr()), 4096);
+        let (dczid, ctr): (u64, u64);
+        // SAFETY: reads identification registers.
+        unsafe {
+            asm!("mrs {}, dczid_el0", "mrs {}, ctr_el0", out(reg) dczid, out(reg) ctr, options(nomem, nostack));
+        }
+        let line = 4u64 << ((ctr >> 16) & 0xf);
+        let Some(p) = p.filter(|_| line == 4 << (dczid & 0xf) && line <= 1024) else {
+            self.zero_page(mfn);
+            return self.dcache(Pa(mfn.addr()), 4096, CacheOp::Clean);
+        };
+        self.spend(cost::SCRUB_PAGE);
+        // A line is cleared and cleaned at once, four of them in a round.
+        // SAFETY: a whole page of guest RAM, as in `zero_page`; cleaning changes no memory content.
+        unsafe {
+            asm!(
+                "2:",
+                "dc zva, {p}", "dc civac, {p}", "add {p}, {p}, {s}",
+                "dc zva, {p}", "dc civac, {p}", "add {p}, {p}, {s}",
+                "dc zva, {p}", "dc civac, {p}", "add {p}, {p}, {s}",
+                "dc zva, {p}", "dc civac, {p}", "add {p}, {p}, {s}",
+                "cmp {p}, {e}", "b.lo 2b", "dsb sy",
+                p = inout(reg) p => _, s = in(reg) line, e = in(reg) mfn.addr() + 4096, options(nostack)
+            );
+        }
     }
     fn drop_instructions(&self) {
         // SAFETY: instructions are fetched again from memory.

@@ -63,6 +63,8 @@ pub struct Fixed {
     pub dom0_gicd: (u64, u64),
     /// Emulated redistributors in the control domain.
     pub dom0_gicr: (u64, u64),
+    /// Both in other domains.
+    pub guest_gic: ((u64, u64), (u64, u64)),
     /// What programs rely on of CTR_EL0 and DCZID_EL0.
     pub caches: (u64, u64),
     /// The CPUs have PSTATE.PAN.
@@ -323,11 +325,16 @@ pub fn resume(cpu: CpuId, mut loaded: Option<VcpuRef>) -> *mut VcpuFile {
 /// Whether the vcpu that trapped on this CPU can go on at once: nothing that was done under the lock
 /// is a matter for [`resume`]. Its new interrupts are in the list registers then, and other CPUs
 /// are told what is theirs; if not, [`resume`] does both.
-#[inline]
+#[inline(always)]
 pub fn settle(h: Guard<'_, Hypervisor>, v: VcpuRef, cpu: CpuId) -> bool {
-    h.effects.none() || carry_out(h, v, cpu)
+    if h.effects.none() {
+        drop(h);
+        return true;
+    }
+    carry_out(h, v, cpu)
 }
 
+#[inline(never)]
 fn carry_out(mut h: Guard<'_, Hypervisor>, v: VcpuRef, cpu: CpuId) -> bool {
     let own = 1 << cpu.0;
     let fx = &h.effects;

@@ -194,7 +194,7 @@ fn undef(f: &mut VcpuFile) {
 /// The guest's access went wrong: its EL1 is told by an abort, and the log by a line. A guest that
 /// aborts in its own exception vectors cannot be told, and is ended.
 #[cold]
-fn abort(f: &mut VcpuFile, esr: u64, abort: &Abort, why: &str, addr: u64) {
+fn abort(f: &mut VcpuFile, esr: u64, abort: Abort, why: &str, addr: u64) {
     let at = at(f, esr);
     if at.in_own_vectors() {
         return crash(f, esr, "its exception vector aborts", addr);
@@ -228,9 +228,27 @@ fn skip(f: &mut VcpuFile, esr: u64) {
     (f.pc, f.spsr) = Trapped(esr).skip(f.pc, f.spsr);
 }
 
+/// Goes on with a vcpu that trapped, or asks who is next.
+fn after(f: &mut VcpuFile, goes_on: bool) -> *mut VcpuFile {
+    if goes_on {
+        f
+    } else {
+        resume(cpu_of(f), Some(f.who))
+    }
+}
+
 /// Any other synchronous trap.
 #[unsafe(no_mangle)]
 extern "C" fn hv_sync(f: &mut VcpuFile, esr: u64) -> *mut VcpuFile {
+    match esr >> 26 {
+        EC_DABT => data_abort(f, esr),
+        EC_SYSREG => sysreg_access(f, esr),
+        _ => other_sync(f, esr),
+    }
+}
+
+#[inline(never)]
+fn other_sync(f: &mut VcpuFile, esr: u64) -> *mut VcpuFile {
     let (cpu, v) = (cpu_of(f), f.who);
     let iss = (esr & 0x1ff_ffff) as u32;
     let goes_on = match esr >> 26 {
@@ -258,14 +276,12 @@ extern "C" fn hv_sync(f: &mut VcpuFile, esr: u64) -> *mut VcpuFile {
             }
             r == 0
         }
-        EC_SYSREG => sysreg_access(f, esr, iss),
-        EC_DABT => data_abort(f, esr, iss),
         EC_IABT => {
             let a = Abort::decode(iss, true);
-            if let Some(ipa) = fault_ipa(&a)
-                && !hv().lock().goes_through_now(mach(), v.slot, ipa, &a)
+            if let Some(ipa) = fault_ipa(a)
+                && !hv().lock().goes_through_now(mach(), v.slot, ipa, a)
             {
-                abort(f, esr, &a, "executed what it may not", ipa);
+                abort(f, esr, a, "executed what it may not", ipa);
             }
             false
         }
@@ -274,14 +290,15 @@ extern "C" fn hv_sync(f: &mut VcpuFile, esr: u64) -> *mut VcpuFile {
             true
         }
     };
-    if goes_on { f } else { resume(cpu, Some(v)) }
+    after(f, goes_on)
 }
 
-/// Emulates an access to a system register. True when the guest can go on at once.
-fn sysreg_access(f: &mut VcpuFile, esr: u64, iss: u32) -> bool {
+/// Emulates an access to a system register.
+#[inline(never)]
+fn sysreg_access(f: &mut VcpuFile, esr: u64) -> *mut VcpuFile {
     let cpu = cpu_of(f);
     let mut goes_on = true;
-    let a = SysAccess::from_iss(iss);
+    let a = SysAccess::from_iss((esr & 0x1ff_ffff) as u32);
     let el0 = f.spsr & 0xf == 0;
     let (v, rt) = (f.who, a.rt as usize);
     let value = if rt == 31 { 0 } else { f.x[rt] };
@@ -326,7 +343,7 @@ fn sysreg_access(f: &mut VcpuFile, esr: u64, iss: u32) -> bool {
         Emul::Sgi(_) if gic().version() == 3 => {}
         Emul::Sgi(_) | Emul::Undef => {
             undef(f);
-            return true;
+            return f;
         }
     }
     if let Some(x) = result
@@ -335,12 +352,12 @@ fn sysreg_access(f: &mut VcpuFile, esr: u64, iss: u32) -> bool {
         f.x[rt] = x;
     }
     skip(f, esr);
-    goes_on
+    after(f, goes_on)
 }
 
 /// The guest physical address of a stage-2 fault; `None` where the guest has changed its stage 1 meanwhile, so that
 /// the access is to be made again.
-fn fault_ipa(a: &Abort) -> Option<u64> {
+fn fault_ipa(a: Abort) -> Option<u64> {
     if a.place() == Place::Far {
         return at_fault(fault_va());
     }
@@ -361,73 +378,59 @@ fn within(base: u64, size: u64, at: u64) -> Option<u64> {
 }
 
 /// What a store stores.
-fn stored(f: &VcpuFile, access: &Mmio) -> u64 {
-    f.x.get(usize::from(access.rt)).copied().unwrap_or(0)
+fn stored(f: &VcpuFile, access: Mmio) -> u64 {
+    f.x.get(usize::from(access.rt())).copied().unwrap_or(0)
 }
 
 /// Ends a load.
-fn load(f: &mut VcpuFile, access: &Mmio, value: u64) {
-    if let Some(x) = f.x.get_mut(usize::from(access.rt)) {
+fn load(f: &mut VcpuFile, access: Mmio, value: u64) {
+    if let Some(x) = f.x.get_mut(usize::from(access.rt())) {
         *x = access.loaded(value);
     }
 }
 
-/// Emulates an access to a device, or tells the guest that there is none. True when it can go on at once.
-fn data_abort(f: &mut VcpuFile, esr: u64, iss: u32) -> bool {
-    let cpu = cpu_of(f);
-    let a = Abort::decode(iss, false);
-    let Some(ipa) = fault_ipa(&a) else {
-        return false;
+/// Emulates an access to a device, or tells the guest that there is none.
+#[inline(never)]
+fn data_abort(f: &mut VcpuFile, esr: u64) -> *mut VcpuFile {
+    let a = Abort::decode((esr & 0x1ff_ffff) as u32, false);
+    let Some(ipa) = fault_ipa(a) else {
+        return after(f, false);
     };
     let v = f.who;
     let privileged = v.slot.0 == 0;
-    let v3 = gic().version() == 3;
-    let (gicd, gicr) = if privileged {
-        (fixed().dom0_gicd, fixed().dom0_gicr)
-    } else if v3 {
-        (
-            (map::GUEST_GICV3_GICD_BASE, map::GUEST_GICV3_GICD_SIZE),
-            (map::GUEST_GICV3_GICR0_BASE, map::GUEST_GICV3_GICR0_SIZE),
-        )
-    } else {
-        ((map::GUEST_GICD_BASE, map::GUEST_GICD_SIZE), (0, 0))
-    };
-    let region = within(gicd.0, gicd.1, ipa)
-        .map(|o| (Region::Gicd, o))
-        .or_else(|| within(gicr.0, gicr.1, ipa).map(|o| (Region::Gicr, o)));
     if let Some(off) = within(map::GUEST_PL011_BASE, map::GUEST_PL011_SIZE, ipa)
         && !privileged
         && let Some(access) = a.emulated()
     {
-        let value = access.write.then(|| stored(f, &access) as u32);
+        let value = access.write().then(|| stored(f, access) as u32);
         let mut h = hv().lock();
-        if let Some(x) = h.vuart_access(mach(), v.slot, off, access.size, value) {
-            if !access.write {
-                load(f, &access, u64::from(x));
+        if let Some(x) = h.vuart_access(mach(), v.slot, off, access.size(), value) {
+            if !access.write() {
+                load(f, access, u64::from(x));
             }
             skip(f, esr);
-            return settle(h, v, cpu);
+            let goes_on = settle(h, v, cpu_of(f));
+            return after(f, goes_on);
         }
     }
-    let device = region.filter(|_| a.emulated().is_some() || a.undescribed());
-    let Some((region, offset)) = device else {
-        if !hv().lock().goes_through_now(mach(), v.slot, ipa, &a) {
-            abort(f, esr, &a, "touched what it does not have", ipa);
-        }
-        return false;
+    let (gicd, gicr) = if privileged {
+        (fixed().dom0_gicd, fixed().dom0_gicr)
+    } else {
+        fixed().guest_gic
     };
-    let Some(access) = a.emulated() else {
-        let why = "accessed a device with an instruction that the CPU does not describe (ISV=0)";
-        abort(f, esr, &a, why, ipa);
-        return false;
+    let region = within(gicd.0, gicd.1, ipa)
+        .map(|o| (Region::Gicd, o))
+        .or_else(|| within(gicr.0, gicr.1, ipa).map(|o| (Region::Gicr, o)));
+    let (Some((region, offset)), Some(access)) = (region, a.emulated()) else {
+        return no_device(f, esr, a, ipa, region.is_some());
     };
     let mut h = hv().lock();
     h.vgics.sync(v.slot, v.vcpu, &mut crate::run::Lrs);
-    let ok = if access.write {
-        let value = stored(f, &access);
+    let ok = if access.write() {
+        let value = stored(f, access);
         match h
             .vgics
-            .mmio_write(v.slot, v.vcpu, region, offset, access.size, value)
+            .mmio_write(v.slot, v.vcpu, region, offset, access.size(), value)
         {
             Ok(e) => {
                 let now = mach().ns(counter());
@@ -440,10 +443,10 @@ fn data_abort(f: &mut VcpuFile, esr: u64, iss: u32) -> bool {
     } else {
         match h
             .vgics
-            .mmio_read(v.slot, v.vcpu, region, offset, access.size)
+            .mmio_read(v.slot, v.vcpu, region, offset, access.size())
         {
             Ok(x) => {
-                load(f, &access, x);
+                load(f, access, x);
                 true
             }
             Err(_) => false,
@@ -452,13 +455,27 @@ fn data_abort(f: &mut VcpuFile, esr: u64, iss: u32) -> bool {
     if ok {
         skip(f, esr);
         flush(&mut h, v);
-        settle(h, v, cpu)
+        let goes_on = settle(h, v, cpu_of(f));
+        after(f, goes_on)
     } else {
         drop(h);
         let why = "accessed a register of the interrupt controller in a way that it does not allow";
-        abort(f, esr, &a, why, ipa);
-        false
+        abort(f, esr, a, why, ipa);
+        after(f, false)
     }
+}
+
+/// Of a guest's access that no device answers. `behind`: there is one at the place.
+#[cold]
+#[inline(never)]
+fn no_device(f: &mut VcpuFile, esr: u64, a: Abort, ipa: u64, behind: bool) -> *mut VcpuFile {
+    if behind && a.undescribed() {
+        let why = "accessed a device with an instruction that the CPU does not describe (ISV=0)";
+        abort(f, esr, a, why, ipa);
+    } else if !hv().lock().goes_through_now(mach(), f.who.slot, ipa, a) {
+        abort(f, esr, a, "touched what it does not have", ipa);
+    }
+    after(f, false)
 }
 
 /// An exception in the hypervisor itself.

@@ -26,16 +26,12 @@ pub enum Doing {
     },
 }
 
-/// An abort, decoded.
+/// An abort: its syndrome (ISS), and [`FETCH`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Abort {
-    /// What was being done.
-    pub doing: Doing,
-    /// Fault status code.
-    status: u8,
-    /// The instruction of a data access, where the CPU describes it (ISV).
-    access: Option<Mmio>,
-}
+pub struct Abort(u32);
+
+/// Bit of [`Abort`]: of an instruction. ISS has 25 bits.
+const FETCH: u32 = 1 << 31;
 
 /// Which register knows the guest physical address of an abort.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,111 +43,149 @@ pub enum Place {
     Far,
 }
 
-/// A load or store of one general register.
+/// A load or store of one general register: the syndrome that describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mmio {
-    /// The register; 31 is the zero register.
-    pub rt: u8,
-    /// Bytes: 1, 2, 4 or 8.
-    pub size: u8,
-    /// A store.
-    pub write: bool,
-    signed: bool,
-    wide: bool,
-}
+pub struct Mmio(u32);
 
 impl Mmio {
-    const fn decode(iss: u32) -> Option<Self> {
-        if iss & 1 << 24 == 0 {
-            return None;
-        }
-        Some(Self {
-            rt: (iss >> 16 & 31) as u8,
-            size: 1 << (iss >> 22 & 3),
-            write: iss & 1 << 6 != 0,
-            signed: iss & 1 << 21 != 0,
-            wide: iss & 1 << 15 != 0,
-        })
+    /// The register; 31 is the zero register.
+    #[inline]
+    #[must_use]
+    pub const fn rt(self) -> u8 {
+        (self.0 >> 16 & 31) as u8
+    }
+
+    /// Bytes: 1, 2, 4 or 8.
+    #[inline]
+    #[must_use]
+    pub const fn size(self) -> u8 {
+        1 << (self.0 >> 22 & 3)
+    }
+
+    /// A store.
+    #[inline]
+    #[must_use]
+    pub const fn write(self) -> bool {
+        self.0 & 1 << 6 != 0
     }
 
     /// What a load of `value` leaves in the register.
+    #[inline]
     #[must_use]
-    pub const fn loaded(&self, value: u64) -> u64 {
-        if !self.signed || self.size >= 8 {
+    pub const fn loaded(self, value: u64) -> u64 {
+        // SSE: signed.
+        if self.0 & 1 << 21 == 0 || self.size() >= 8 {
             return value;
         }
-        let shift = 64 - self.size as u32 * 8;
+        let shift = 64 - self.size() as u32 * 8;
         let x = (((value << shift) as i64) >> shift) as u64;
-        if self.wide { x } else { x & 0xffff_ffff }
+        // SF: to 64 bits.
+        if self.0 & 1 << 15 != 0 {
+            x
+        } else {
+            x & 0xffff_ffff
+        }
     }
 }
 
 impl Abort {
     /// Decodes the syndrome of a data (`fetch` false) or instruction abort.
+    #[inline]
     #[must_use]
     pub const fn decode(iss: u32, fetch: bool) -> Self {
-        let doing = if iss & (1 << 7) != 0 {
+        Self(iss & 0x1ff_ffff | if fetch { FETCH } else { 0 })
+    }
+
+    /// What was being done.
+    #[inline]
+    #[must_use]
+    pub const fn doing(self) -> Doing {
+        let fetch = self.0 & FETCH != 0;
+        if self.walk() {
             Doing::Walk { fetch }
         } else if fetch {
             Doing::Fetch
-        } else if iss & (1 << 6) != 0 {
+        } else if self.0 & 1 << 6 != 0 {
             Doing::Data(Access::Write)
         } else {
             Doing::Data(Access::Read)
-        };
-        Self {
-            doing,
-            status: (iss & 0x3f) as u8,
-            access: if fetch { None } else { Mmio::decode(iss) },
         }
     }
 
+    /// It was on a walk of stage 1 (S1PTW).
+    #[inline]
+    const fn walk(self) -> bool {
+        self.0 & 1 << 7 != 0
+    }
+
+    /// Data were read or written.
+    #[inline]
+    const fn data(self) -> bool {
+        self.0 & (1 << 7 | FETCH) == 0
+    }
+
     /// Nothing is mapped there, or was at that moment.
+    #[inline]
     #[must_use]
-    pub const fn translation(&self) -> bool {
-        self.status & 0x3c == 0x04
+    pub const fn translation(self) -> bool {
+        self.0 & 0x3c == 0x04
     }
 
     /// The mapping does not allow it, or did not at that moment.
-    const fn permission(&self) -> bool {
-        self.status & 0x3c == 0x0c
+    #[inline]
+    const fn permission(self) -> bool {
+        self.0 & 0x3c == 0x0c
+    }
+
+    /// Level, of a walk.
+    const fn level(self) -> u8 {
+        (self.0 & 3) as u8
     }
 
     /// Where the guest physical address is to be had. HPFAR_EL2 has it for translation, access flag and
     /// address size faults of stage 2, and for any fault of stage 2 on a walk of stage 1; for a permission
     /// fault of the access itself, and all others, it is UNKNOWN (Arm ARM, "HPFAR_EL2").
+    #[inline]
     #[must_use]
-    pub const fn place(&self) -> Place {
-        match self.doing {
-            Doing::Walk { .. } if self.status & 0x30 == 0 => Place::Hpfar,
-            _ if self.status & 0x30 == 0 && !self.permission() => Place::Hpfar,
-            _ => Place::Far,
+    pub const fn place(self) -> Place {
+        if self.0 & 0x30 == 0 && (self.walk() || !self.permission()) {
+            Place::Hpfar
+        } else {
+            Place::Far
         }
     }
 
     /// The access, if a device may be behind it: only where nothing is mapped. What the map has and does not
     /// allow is no device.
+    #[inline]
     #[must_use]
-    pub const fn emulated(&self) -> Option<Mmio> {
-        match (self.doing, self.translation()) {
-            (Doing::Data(_), true) => self.access,
-            _ => None,
+    pub const fn emulated(self) -> Option<Mmio> {
+        if self.data() && self.translation() && self.described() {
+            Some(Mmio(self.0))
+        } else {
+            None
         }
+    }
+
+    /// The CPU describes the instruction (ISV).
+    #[inline]
+    const fn described(self) -> bool {
+        self.0 & 1 << 24 != 0
     }
 
     /// Whether a device may be behind it, but the CPU does not describe the instruction (ISV is 0).
     #[must_use]
-    pub const fn undescribed(&self) -> bool {
-        matches!(self.doing, Doing::Data(_)) && self.translation() && self.access.is_none()
+    pub const fn undescribed(self) -> bool {
+        self.data() && self.translation() && !self.described()
     }
 
     /// What the guest is told it ran into.
     #[must_use]
-    pub const fn exception(&self) -> Exception {
-        match self.doing {
+    pub const fn exception(self) -> Exception {
+        match self.doing() {
             Doing::Fetch => Exception::InstructionAbort { walk: None },
             Doing::Walk { fetch: true } => Exception::InstructionAbort {
-                walk: Some(self.status & 3),
+                walk: Some(self.level()),
             },
             Doing::Data(a) => Exception::DataAbort {
                 write: matches!(a, Access::Write),
@@ -159,7 +193,7 @@ impl Abort {
             },
             Doing::Walk { fetch: false } => Exception::DataAbort {
                 write: false,
-                walk: Some(self.status & 3),
+                walk: Some(self.level()),
             },
         }
     }
@@ -170,7 +204,7 @@ impl Hypervisor {
     /// entry was only away, or another one, while another CPU changed it or a neighbour. The hypervisor lock makes sure
     /// that nobody is in the midst of that.
     #[must_use]
-    pub fn goes_through_now<M: PhysMem>(&self, m: &M, slot: Slot, ipa: u64, abort: &Abort) -> bool {
+    pub fn goes_through_now<M: PhysMem>(&self, m: &M, slot: Slot, ipa: u64, abort: Abort) -> bool {
         let Some(map) = self
             .domains
             .get(slot)
@@ -179,7 +213,7 @@ impl Hypervisor {
             return false;
         };
         (abort.translation() || abort.permission())
-            && match abort.doing {
+            && match abort.doing() {
                 Doing::Fetch => map.kind == Kind::Ram,
                 Doing::Data(access) => map.allows(access),
                 // A walk that is not allowed goes to a device (HCR_EL2.PTW).
@@ -378,14 +412,17 @@ mod tests {
     #[test]
     fn syndromes() {
         let d = |iss| Abort::decode(iss, false);
-        assert_eq!(d(TRANSLATION).doing, Doing::Data(Access::Read));
-        assert_eq!(d(TRANSLATION | 1 << 6).doing, Doing::Data(Access::Write));
-        assert_eq!(d(TRANSLATION | 1 << 7).doing, Doing::Walk { fetch: false });
+        assert_eq!(d(TRANSLATION).doing(), Doing::Data(Access::Read));
+        assert_eq!(d(TRANSLATION | 1 << 6).doing(), Doing::Data(Access::Write));
         assert_eq!(
-            Abort::decode(TRANSLATION | 1 << 7, true).doing,
+            d(TRANSLATION | 1 << 7).doing(),
+            Doing::Walk { fetch: false }
+        );
+        assert_eq!(
+            Abort::decode(TRANSLATION | 1 << 7, true).doing(),
             Doing::Walk { fetch: true }
         );
-        assert_eq!(Abort::decode(TRANSLATION, true).doing, Doing::Fetch);
+        assert_eq!(Abort::decode(TRANSLATION, true).doing(), Doing::Fetch);
         assert!((0x04..0x08).all(|f| d(f).translation()));
         for other in [0x00, 0x08, PERMISSION, 0x10, 0x14, 0x21, 0x30, 0x34] {
             assert!(!d(other).translation(), "{other:#x}");
@@ -416,7 +453,10 @@ mod tests {
 
     #[test]
     fn loads_are_extended_as_the_instruction_says() {
-        let m = |bits: u32| Mmio::decode(1 << 24 | bits).unwrap();
+        let m = |bits: u32| {
+            let abort = Abort::decode(TRANSLATION | 1 << 24 | bits, false);
+            abort.emulated().unwrap()
+        };
         let (signed, wide) = (1 << 21, 1 << 15);
         assert_eq!(m(0).loaded(0x80), 0x80);
         assert_eq!(m(signed).loaded(0x80), 0xffff_ff80);
@@ -427,8 +467,8 @@ mod tests {
             0xffff_ffff_8000_0000
         );
         assert_eq!(m(3 << 22 | signed).loaded(u64::MAX), u64::MAX);
-        assert_eq!((m(2 << 22 | 5 << 16).size, m(5 << 16).rt), (4, 5));
-        assert_eq!(Mmio::decode(5 << 16), None);
+        assert_eq!((m(2 << 22 | 5 << 16).size(), m(5 << 16).rt()), (4, 5));
+        assert_eq!(Abort::decode(TRANSLATION | 5 << 16, false).emulated(), None);
     }
 
     const THUMB: u64 = 0x30;

@@ -374,33 +374,49 @@ impl Domain {
     }
 
     /// Raises a port.
-    #[inline]
+    #[inline(never)]
     fn raise(&mut self, slot: Slot, port: u32, mem: &impl PhysMem) -> Notify {
-        let mut n = Notify::none(slot);
-        let fresh = if self.fifo {
-            self.raise_fifo(port, &mut n.upcalls, mem)
-        } else {
-            self.raise_2l(port, &mut n.upcalls, mem)
-        };
-        if fresh && self.poll_mask != 0 {
-            n.pollers = self.take_pollers(port);
-        }
-        n
+        self.raise_at_once(slot, port, mem)
     }
 
-    /// True if the port was not pending before.
-    #[inline]
-    fn raise_2l(&mut self, port: u32, upcalls: &mut u64, mem: &impl PhysMem) -> bool {
+    /// As [`Domain::raise`], in the midst of its caller: what has no consequences, a port that is pending or masked,
+    /// ends soon.
+    #[inline(always)]
+    fn raise_at_once(&mut self, slot: Slot, port: u32, mem: &impl PhysMem) -> Notify {
+        if self.fifo {
+            return self.raise_fifo(slot, port, mem);
+        }
         let (Ok(chan), Some((pending, mask, bit))) = (self.chan(port), self.words_2l(port)) else {
-            return false;
+            return Notify::none(slot);
         };
         if mem.or64(pending, bit) & bit != 0 {
-            return false;
+            return Notify::none(slot);
         }
-        if mem.load64(mask) & bit == 0 {
-            *upcalls |= self.select(chan.vcpu, port, mem);
+        let masked = mem.load64(mask) & bit != 0;
+        if masked && self.poll_mask == 0 {
+            return Notify::none(slot);
         }
-        true
+        let upcalls = if masked {
+            0
+        } else {
+            self.select(chan.vcpu, port, mem)
+        };
+        self.raised(slot, port, upcalls)
+    }
+
+    /// What follows when a port has become pending.
+    #[inline]
+    fn raised(&mut self, slot: Slot, port: u32, upcalls: u64) -> Notify {
+        let pollers = if self.poll_mask == 0 {
+            0
+        } else {
+            self.take_pollers(port)
+        };
+        Notify {
+            upcalls,
+            pollers,
+            ..Notify::none(slot)
+        }
     }
 
     /// Sets the port's word in the vcpu's selector; gives the vcpu's bit if it is to be notified.
@@ -418,22 +434,30 @@ impl Domain {
         }
     }
 
-    /// True if the port was not pending before.
-    #[inline]
-    fn raise_fifo(&mut self, port: u32, upcalls: &mut u64, mem: &impl PhysMem) -> bool {
+    #[inline(never)]
+    fn raise_fifo(&mut self, slot: Slot, port: u32, mem: &impl PhysMem) -> Notify {
         let word = self.word(port);
         let Some(chan) = self.ports.get_mut(port as usize) else {
-            return false;
+            return Notify::none(slot);
         };
         let Some(word) = word else {
             chan.saved = true;
-            return false;
+            return Notify::none(slot);
         };
         let old = mem.or32(word, PENDING);
-        if old & (MASKED | LINKED) == 0 {
-            *upcalls |= self.link(port, word, mem);
+        let upcalls = if old & (MASKED | LINKED) == 0 {
+            self.link(port, word, mem)
+        } else {
+            0
+        };
+        if old & PENDING != 0 {
+            // Who polls was told when it became pending.
+            return Notify {
+                upcalls,
+                ..Notify::none(slot)
+            };
         }
-        old & PENDING == 0
+        self.raised(slot, port, upcalls)
     }
 
     /// Links a port that is pending, was not masked and was on no list; gives its vcpu's bit if
@@ -1135,25 +1159,24 @@ impl Events {
     #[inline]
     pub fn send(&mut self, slot: Slot, port: Port, mem: &impl PhysMem) -> Result<Notify, Errno> {
         // A slot without a domain has no ports: no other check is needed here.
-        let d = self.domains.get_mut(slot.idx()).ok_or(Errno::ESRCH)?;
+        let d = self.domains.get(slot.idx()).ok_or(Errno::ESRCH)?;
         let chan = d.chan(port.0)?;
         if chan.xen.is_some() {
             return Err(Errno::EINVAL);
         }
-        match chan.state {
-            State::Interdomain(peer, peer_port) => {
-                let d = self.domains.get_mut(peer.idx()).ok_or(Errno::EINVAL)?;
-                match d.chan(peer_port)?.xen {
-                    None => Ok(d.raise(peer, peer_port, mem)),
-                    xen => Ok(Notify {
-                        xen,
-                        ..Notify::none(peer)
-                    }),
-                }
-            }
-            State::Ipi => Ok(d.raise(slot, port.0, mem)),
-            State::Unbound(_) => Ok(Notify::none(slot)),
-            State::Free | State::Reserved | State::Virq(_) => Err(Errno::EINVAL),
+        let (slot, port) = match chan.state {
+            State::Interdomain(peer, peer_port) => (peer, peer_port),
+            State::Ipi => (slot, port.0),
+            State::Unbound(_) => return Ok(Notify::none(slot)),
+            State::Free | State::Reserved | State::Virq(_) => return Err(Errno::EINVAL),
+        };
+        let d = self.domains.get_mut(slot.idx()).ok_or(Errno::EINVAL)?;
+        match d.chan(port)?.xen {
+            None => Ok(d.raise_at_once(slot, port, mem)),
+            xen => Ok(Notify {
+                xen,
+                ..Notify::none(slot)
+            }),
         }
     }
 
@@ -1195,7 +1218,7 @@ impl Events {
             if let Some(word) = d.word(port)
                 && mem.and32(word, !MASKED) & PENDING != 0
             {
-                d.raise_fifo(port, &mut n.upcalls, mem);
+                return Ok(d.raise_fifo(slot, port, mem));
             }
         } else if let Some((pending, mask, bit)) = d.words_2l(port)
             && mem.and64(mask, !bit) & bit != 0

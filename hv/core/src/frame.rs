@@ -6,8 +6,8 @@
 //! the two words that count references while the page is in use, so that allocation and freeing
 //! need no further memory and take O(log n).
 
-use crate::machine::{Cache, CacheOp, PhysMem};
-use crate::types::{Errno, MAX_DOMAINS, Mfn, Pa, Slot};
+use crate::machine::{Cache, PhysMem};
+use crate::types::{Errno, MAX_DOMAINS, Mfn, Slot};
 
 /// The largest block: 2^18 pages are 1 GiB.
 pub const MAX_ORDER: u8 = 18;
@@ -408,8 +408,7 @@ impl Frames {
         }
         while d.scrubbed >> d.order == 0 {
             let page = Mfn(d.first.0 + u64::from(d.scrubbed));
-            m.zero_page(page);
-            m.dcache(Pa(page.addr()), crate::types::PAGE_SIZE, CacheOp::Clean);
+            m.scrub_page(page);
             let entry = self
                 .index(page)
                 .and_then(|i| self.table.get_mut(i as usize));
@@ -632,6 +631,7 @@ impl Frames {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::Pa;
     use proptest::prelude::*;
 
     fn frames(pages: usize) -> Frames {

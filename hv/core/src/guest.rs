@@ -92,11 +92,22 @@ impl<M: PhysMem + GuestVa> Guest<'_, M> {
     /// Where an address is that stage 1 lets the caller write.
     #[inline]
     fn writable(&self, va: u64) -> Option<Stage2<'_>> {
-        let ipa = self.m.stage1_writable(va)?;
+        let (ipa, pa) = self.m.stage1_writable(va)?;
         match self.domains.get(self.slot)?.p2m.with_read_only() {
-            None => self.m.readable(va).map(Stage2::Writable),
+            None => Some(Stage2::Writable(pa)),
             Some(p2m) => Some(Stage2::Look(p2m, ipa)),
         }
+    }
+
+    /// The place of bytes within one page, which nearly every structure is: kept apart as
+    /// [`Guest::writable_at_once`] is.
+    #[inline]
+    fn readable_at_once(&self, va: u64, len: usize) -> Option<Pa> {
+        if ((va & 4095) as usize).saturating_add(len) > 4096 {
+            return None;
+        }
+        let pa = self.m.readable(va)?;
+        self.frames.is_guest_accessible(pa.mfn()).then_some(pa)
     }
 
     /// The place of bytes within one page of a caller that has no page read-only, which is nearly every
@@ -117,9 +128,16 @@ impl<M: PhysMem + GuestVa> Guest<'_, M> {
     /// # Errors
     /// `EFAULT` where the guest itself could not read.
     pub fn read(&self, va: u64, buf: &mut [u8]) -> Result<(), Errno> {
-        self.read_as(va, buf, Access::Read)
+        match self.readable_at_once(va, buf.len()) {
+            Some(pa) => {
+                self.m.read(pa, buf);
+                Ok(())
+            }
+            None => self.read_as(va, buf, Access::Read),
+        }
     }
 
+    #[inline(never)]
     fn read_as(&self, va: u64, buf: &mut [u8], access: Access) -> Result<(), Errno> {
         let mut rest = buf;
         for (va, n) in Pieces::of(va, rest.len()) {

@@ -234,16 +234,14 @@ impl<M: Machine> PageHost for Host<'_, M> {
     }
     fn unmap_granted(&mut self, slot: Slot, gfn: Gfn) -> Result<Mfn, Errno> {
         self.seen = Default::default();
-        let mfn = self.granted(slot, gfn).ok_or(Errno::EINVAL)?;
         let d = self.domains.get_mut(slot).ok_or(Errno::EINVAL)?;
-        d.p2m.unmap(
-            &mut Ctx {
-                m: self.m,
-                frames: self.frames,
-            },
-            gfn,
-        )?;
-        Ok(mfn)
+        let c = &mut Ctx {
+            m: self.m,
+            frames: self.frames,
+        };
+        let granted = |kind| matches!(kind, Kind::Grant | Kind::GrantRo);
+        let old = d.p2m.unmap(c, gfn, granted).map_err(|_| Errno::EINVAL)?;
+        Ok(old.mfn)
     }
     fn forget_granted(&mut self, slot: Slot, gfn: Gfn) -> Option<Mfn> {
         let mfn = self.granted(slot, gfn)?;

@@ -88,6 +88,20 @@ pub struct Mapping {
 }
 
 impl Mapping {
+    /// What an entry of a level says of a frame.
+    #[inline]
+    fn of(e: u64, level: u8, gfn: Gfn) -> Option<Self> {
+        if e & VALID == 0 {
+            return None;
+        }
+        let within = gfn.0 & (span(level) - 1);
+        Some(Self {
+            mfn: Mfn(((e & ADDR) >> 12) + within),
+            kind: Kind::from_bits(e)?,
+            order: 9 * (3 - level),
+        })
+    }
+
     /// Whether the mapping allows `access`.
     #[must_use]
     pub const fn allows(&self, access: Access) -> bool {
@@ -134,15 +148,7 @@ impl Part {
         } else {
             (self.entry, self.level)
         };
-        if e & VALID == 0 {
-            return None;
-        }
-        let within = gfn.0 & (span(level) - 1);
-        Some(Mapping {
-            mfn: Mfn(((e & ADDR) >> 12) + within),
-            kind: Kind::from_bits(e)?,
-            order: 9 * (3 - level),
-        })
+        Mapping::of(e, level, gfn)
     }
 }
 
@@ -439,18 +445,29 @@ impl P2m {
         Ok(())
     }
 
-    /// Removes the mapping of one frame and cleans the TLB; a block around it is broken. The
-    /// reference that the entry stood for passes to the caller.
+    /// Removes the mapping of one frame, if it is of a kind that `may` be, and cleans the TLB; a block around it is
+    /// broken. The reference that the entry stood for passes to the caller.
     ///
     /// # Errors
-    /// `ENOENT` when nothing is mapped, `ENOMEM` when a block cannot be broken.
+    /// `ENOENT` when nothing is mapped, `EINVAL` for another kind, `ENOMEM` when a block cannot be broken.
     pub fn unmap<M: PhysMem + Tlb>(
         &mut self,
         c: &mut Ctx<'_, M>,
         gfn: Gfn,
+        may: impl FnOnce(Kind) -> bool,
     ) -> Result<Mapping, Errno> {
-        let old = self.lookup(c.m, gfn).ok_or(Errno::ENOENT)?;
-        let pa = self.descend(c, gfn.0, 3)?;
+        if gfn.0 >= MAX_GFN {
+            return Err(Errno::ENOENT);
+        }
+        let (pa, e, level) = self.walk(c.m, gfn.0, 3);
+        let old = Mapping::of(e, level, gfn).ok_or(Errno::ENOENT)?;
+        if !may(old.kind) {
+            return Err(Errno::EINVAL);
+        }
+        let pa = match level {
+            3 => pa,
+            _ => self.descend(c, gfn.0, 3)?,
+        };
         self.forget(old.kind);
         c.m.store64(pa, 0);
         c.m.flush_ipa(self.vttbr(), gfn.addr());

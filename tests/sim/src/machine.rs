@@ -615,8 +615,8 @@ impl GuestVa for Machine {
         let mfn = self.translate_gfn(self.vttbr.get(), ipa >> 12, Access::Read)?;
         Some(Pa(mfn * PAGE_SIZE + (ipa & 4095)))
     }
-    fn stage1_writable(&self, va: u64) -> Option<u64> {
-        self.stage1(va, Access::Write)
+    fn stage1_writable(&self, va: u64) -> Option<(u64, Pa)> {
+        Some((self.stage1(va, Access::Write)?, self.readable(va)?))
     }
 }
 

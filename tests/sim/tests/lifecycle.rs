@@ -447,7 +447,7 @@ fn an_access_that_a_broken_block_stopped_is_made_again() {
     let again = |gfn: u64, iss: u32, fetch: bool| {
         let abort = Abort::decode(iss, fetch);
         w.hv.borrow()
-            .goes_through_now(&w.m, g.v.slot, gfn << 12, &abort)
+            .goes_through_now(&w.m, g.v.slot, gfn << 12, abort)
     };
     assert_eq!(
         memory::decrease_reservation(&g, DomId::SELF, 0, &[Gfn(block + 100)]),

@@ -17,6 +17,7 @@ use guest_abi::xen::XenctlBitmap;
 const LIST_GOES_ON: u32 = 1 << 15;
 
 impl<M: Machine> Call<'_, M> {
+    #[inline(never)]
     pub(super) fn domctl(&mut self, a: &mut [u64; 5]) -> Answer {
         let mut op: Domctl = self.guest().get(a[0])?;
         if op.interface_version != domctl::INTERFACE_VERSION {
@@ -353,6 +354,7 @@ impl<M: Machine> Call<'_, M> {
         })
     }
 
+    #[inline(never)]
     pub(super) fn sysctl(&mut self, a: &mut [u64; 5]) -> Answer {
         let mut op: Sysctl = self.guest().get(a[0])?;
         if op.interface_version != sysctl::INTERFACE_VERSION {

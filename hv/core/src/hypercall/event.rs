@@ -19,7 +19,27 @@ const RESET_GOES_ON: u64 = EventOp::Reset.number() | 1 << 31;
 const EXPAND_GOES_ON: u64 = EventOp::ExpandArray.number() | 1 << 31;
 
 impl<M: Machine> Call<'_, M> {
+    #[inline(never)]
     pub(super) fn event_channel_op(&mut self, a: &mut [u64; 5]) -> Answer {
+        // The frequent one, apart from what the others need.
+        if u64::from(a[0] as u32) == EventOp::Send.number() {
+            return self.send_event(a[1]);
+        }
+        self.other_event_op(a)
+    }
+
+    #[inline(never)]
+    fn send_event(&mut self, arg: u64) -> Answer {
+        let s: EvtchnSend = self.guest().get(arg)?;
+        let n = self.hv.events.send(self.slot(), s.port, self.m)?;
+        if !n.is_none() {
+            self.hv.notify_with(self.m, n);
+        }
+        OK
+    }
+
+    #[inline(never)]
+    fn other_event_op(&mut self, a: &mut [u64; 5]) -> Answer {
         match self.event_op(a) {
             // The search for a closed port goes on; nothing else was done.
             Err(Errno::ERESTART) => Ok(Reply::Again),
@@ -36,13 +56,7 @@ impl<M: Machine> Call<'_, M> {
             None => return Err(Errno::ENOSYS),
         };
         match op {
-            EventOp::Send => {
-                let s: EvtchnSend = self.guest().get(arg)?;
-                let n = self.hv.events.send(slot, s.port, m)?;
-                if !n.is_none() {
-                    self.hv.notify_with(m, n);
-                }
-            }
+            EventOp::Send => return self.send_event(arg),
             EventOp::AllocUnbound => {
                 let mut o: EvtchnAllocUnbound = self.guest().get(arg)?;
                 let target = self.live_target(o.dom)?;

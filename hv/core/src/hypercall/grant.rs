@@ -20,6 +20,7 @@ const CMD_MASK: u64 = (1 << PROGRESS_SHIFT) - 1;
 const PROGRESS_SHIFT: u32 = 12;
 
 impl<M: Machine> Call<'_, M> {
+    #[inline(never)]
     pub(super) fn grant_table_op(&mut self, a: &mut [u64; 5]) -> Answer {
         let op = GrantOp::from_number(a[0] & CMD_MASK);
         let progress = a[0] as u32 >> PROGRESS_SHIFT;

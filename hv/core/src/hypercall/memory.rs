@@ -27,6 +27,7 @@ impl Extent {
 }
 
 impl<M: Machine> Call<'_, M> {
+    #[inline(never)]
     pub(super) fn memory_op(&mut self, a: &mut [u64; 5]) -> Answer {
         let op = MemoryOp::from_number(a[0] & MEMOP_CMD_MASK).ok_or(Errno::ENOSYS)?;
         let start = a[0] >> MEMOP_EXTENT_SHIFT;
@@ -269,14 +270,12 @@ impl<M: Machine> Call<'_, M> {
         if gfn.0 >= MAX_GFN {
             return Err(Errno::EINVAL);
         }
-        if d.p2m.lookup(m, gfn).is_some() {
-            return Err(Errno::EEXIST);
-        }
         if d.direct_mapped {
             let own = c.frames.owned(slot, Mfn(gfn.0), 0).ok_or(Errno::EINVAL)?;
             d.p2m.map(&mut c, gfn, own, Kind::Ram)?;
             return Ok(1);
         }
+        // Where something is mapped already, the page comes back.
         self.check_limit(slot, 0)?;
         let (d, mut c) = self.hv.p2m_of(m, slot)?;
         let page = c.frames.alloc(slot, Use::Guest, 0)?;
@@ -294,10 +293,12 @@ impl<M: Machine> Call<'_, M> {
         let m = self.m;
         let (d, mut c) = self.hv.p2m_of(m, slot)?;
         m.spend(BOOKS);
-        let x = d.p2m.lookup(m, gfn).filter(|x| x.kind == Kind::Ram);
-        let x = x.ok_or(Errno::EINVAL)?;
         let pages = 1u32 << BLOCK;
-        if x.order == BLOCK && most >= pages && gfn.0.is_multiple_of(pages.into()) {
+        if most >= pages
+            && gfn.0.is_multiple_of(pages.into())
+            && let Some(x) = d.p2m.lookup(m, gfn)
+            && (x.kind, x.order) == (Kind::Ram, BLOCK)
+        {
             m.spend(BOOKS << BLOCK >> 4);
             // A whole entry goes as such: nothing has to be broken.
             d.p2m.unmap_entry(&mut c, gfn)?;
@@ -306,22 +307,23 @@ impl<M: Machine> Call<'_, M> {
             }
             return Ok(pages);
         }
-        self.unmap_page(slot, gfn)?;
+        self.unmap_if(slot, gfn, |kind| kind == Kind::Ram)?;
         Ok(1)
     }
 
     /// Takes what is mapped at `gfn` away, dropping the reference that the mapping held.
     fn unmap_page(&mut self, slot: Slot, gfn: Gfn) -> Result<(), Errno> {
-        let m = self.m;
-        let (d, mut c) = self.hv.p2m_of(m, slot)?;
-        let found = d.p2m.lookup(m, gfn).ok_or(Errno::ENOENT)?;
-        match found.kind {
+        self.unmap_if(slot, gfn, |kind| match kind {
             // These end by their own operations.
-            Kind::Grant | Kind::GrantRo | Kind::Mmio => return Err(Errno::EINVAL),
-            Kind::Ram | Kind::Foreign | Kind::Shared => {}
-        }
+            Kind::Grant | Kind::GrantRo | Kind::Mmio => false,
+            Kind::Ram | Kind::Foreign | Kind::Shared => true,
+        })
+    }
+
+    fn unmap_if(&mut self, slot: Slot, gfn: Gfn, may: fn(Kind) -> bool) -> Result<(), Errno> {
+        let (d, mut c) = self.hv.p2m_of(self.m, slot)?;
         let direct = d.direct_mapped;
-        let old = d.p2m.unmap(&mut c, gfn)?;
+        let old = d.p2m.unmap(&mut c, gfn, may)?;
         match old.kind {
             // It stays the domain's: no other page will do at that address.
             Kind::Ram if direct => {}

@@ -22,6 +22,7 @@ fn text<const N: usize>(s: &str) -> [u8; N] {
 }
 
 impl<M: Machine> Call<'_, M> {
+    #[inline(never)]
     pub(super) fn xen_version(&mut self, a: &mut [u64; 5]) -> Answer {
         let op = VersionOp::from_number(u64::from(a[0] as u32)).ok_or(Errno::ENOSYS)?;
         let d = self.hv.domains.get(self.who.slot).ok_or(Errno::ESRCH)?;
@@ -84,6 +85,7 @@ impl<M: Machine> Call<'_, M> {
         OK
     }
 
+    #[inline(never)]
     pub(super) fn hvm_op(&mut self, a: &mut [u64; 5]) -> Answer {
         let op = HvmOp::from_number(u64::from(a[0] as u32)).ok_or(Errno::ENOSYS)?;
         if op == HvmOp::GuestRequestVmEvent {
@@ -126,6 +128,7 @@ impl<M: Machine> Call<'_, M> {
         OK
     }
 
+    #[inline(never)]
     pub(super) fn console_io(&mut self, a: &mut [u64; 5]) -> Answer {
         let op = ConsoleOp::from_number(u64::from(a[0] as u32)).ok_or(Errno::ENOSYS)?;
         let count = usize::try_from(a[1] as u32 as i32).map_err(|_| Errno::EINVAL)?;
@@ -167,6 +170,7 @@ impl<M: Machine> Call<'_, M> {
         }
     }
 
+    #[inline(never)]
     pub(super) fn vm_assist(&mut self, a: &mut [u64; 5]) -> Answer {
         if a[1] != VmAssist::RUNSTATE_UPDATE_FLAG {
             return Err(Errno::EINVAL);
@@ -182,6 +186,7 @@ impl<M: Machine> Call<'_, M> {
     }
 
     /// XENPF_settime64: the control domain knows the time of day.
+    #[inline(never)]
     pub(super) fn platform_op(&mut self, a: &mut [u64; 5]) -> Answer {
         let op: PlatformOp = self.guest().get(a[0])?;
         if op.interface_version != INTERFACE_VERSION {

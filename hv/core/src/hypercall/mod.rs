@@ -110,6 +110,7 @@ impl<M: Machine> Call<'_, M> {
         }
     }
 
+    // Each operation is a function of its own, and this one saves no registers for them.
     fn dispatch(&mut self, nr: u64, a: &mut [u64; 5]) -> Answer {
         let nr = HypercallNr::from_number(nr).ok_or(Errno::ENOSYS)?;
         // The one place that says which calls are the control domain's alone.
@@ -142,6 +143,7 @@ impl<M: Machine> Call<'_, M> {
 
     /// `multicall(list, count)`: each entry is a call. All of them and what they do share the one
     /// budget of the entry into the hypervisor.
+    #[inline(never)]
     fn multicall(&mut self, a: &mut [u64; 5]) -> Answer {
         while a[1] != 0 {
             if self.m.spent() > limit::BEGIN {

@@ -12,6 +12,7 @@ use guest_abi::sched::{
 use guest_abi::vcpu::{VcpuOp, VcpuRegisterRunstateMemoryArea, VcpuRegisterVcpuInfo};
 
 impl<M: Machine> Call<'_, M> {
+    #[inline(never)]
     pub(super) fn sched_op(&mut self, a: &mut [u64; 5]) -> Answer {
         let op = SchedOp::from_number(u64::from(a[0] as u32)).ok_or(Errno::ENOSYS)?;
         let (m, slot, who) = (self.m, self.slot(), self.who);
@@ -111,6 +112,7 @@ impl<M: Machine> Call<'_, M> {
         OK
     }
 
+    #[inline(never)]
     pub(super) fn vcpu_op(&mut self, a: &mut [u64; 5]) -> Answer {
         let (m, slot, who) = (self.m, self.slot(), self.who);
         let vcpu = u32::try_from(a[1]).unwrap_or(u32::MAX);
