@@ -515,8 +515,15 @@ fn constants(machine: &Machine, version: u8) -> Fixed {
     let has = Features::of(&ids);
     let (gicd, gicr, maint) = match &machine.gic {
         GicInfo::V2 {
-            gicd, maintenance, ..
-        } => ((gicd.base, gicd.size.min(0x1000)), (0, 0), *maintenance),
+            gicd,
+            gicc,
+            maintenance,
+            ..
+        } => (
+            (gicd.base, gicd.size.min(0x1000)),
+            (gicc.base + 0x1000, 0x1000),
+            *maintenance,
+        ),
         GicInfo::V3 {
             gicd,
             gicr,
@@ -549,7 +556,10 @@ fn constants(machine: &Machine, version: u8) -> Fixed {
                 (arch::GUEST_GICV3_GICD_BASE, arch::GUEST_GICV3_GICD_SIZE),
                 (arch::GUEST_GICV3_GICR0_BASE, arch::GUEST_GICV3_GICR0_SIZE),
             ),
-            _ => ((arch::GUEST_GICD_BASE, arch::GUEST_GICD_SIZE), (0, 0)),
+            _ => (
+                (arch::GUEST_GICD_BASE, arch::GUEST_GICD_SIZE),
+                (arch::GUEST_GICC_BASE + 0x1000, 0x1000),
+            ),
         },
         pan: ids.pan(),
         caches: caches(),
@@ -872,13 +882,9 @@ fn dom0(machine: &Machine, nr_irqs: u32, initrd: Option<Range>, beyond: &[Range]
             d.p2m.map_device(&mut c, Gfn(p), Mfn(p))?;
         }
         if let GicInfo::V2 { gicc, gicv, .. } = &machine.gic {
-            for k in 0..2 {
-                d.p2m.map_device(
-                    &mut c,
-                    Gfn((gicc.base >> 12) + k),
-                    Mfn((gicv.base >> 12) + k),
-                )?;
-            }
+            // The first page: the second is emulated (`vgic::Region::Dir`).
+            d.p2m
+                .map_device(&mut c, Gfn(gicc.base >> 12), Mfn::of(gicv.base))?;
         }
         for d in &devices {
             let irq = d.spi + 32;

@@ -123,8 +123,11 @@ impl ListRegs for Lrs {
     fn empty(&self) -> u32 {
         gic().elrsr()
     }
-    fn underflow(&mut self, on: bool) {
-        gic().set_hcr(platform::gic::HCR_EN | if on { platform::gic::HCR_UIE } else { 0 });
+    fn control(&mut self, bits: u32) {
+        gic().set_hcr(platform::gic::HCR_EN | bits);
+    }
+    fn ends(&mut self) -> u32 {
+        gic().take_ends()
     }
 }
 

@@ -12,8 +12,8 @@ use hv_core::hypervisor::Hypervisor;
 use hv_core::machine::Clock;
 use hv_core::psci::{self, Call};
 use hv_core::sysreg::{self, Emul, SgiReg, SysAccess};
-use hv_core::types::{CpuId, DomId};
-use hv_core::vgic::Region;
+use hv_core::types::{CpuId, DomId, VcpuRef};
+use hv_core::vgic::{Effects, Region};
 
 const EC_WFX: u64 = 0x01;
 const EC_SMC: u64 = 0x17;
@@ -341,7 +341,14 @@ fn sysreg_access(f: &mut VcpuFile, esr: u64) -> *mut VcpuFile {
             goes_on = settle(h, v, cpu);
         }
         Emul::Sgi(_) if gic().version() == 3 => {}
-        Emul::Sgi(_) | Emul::Undef => {
+        Emul::Deactivate if gic().version() == 3 => {
+            let mut h = hv().lock();
+            h.vgics.sync(v.slot, v.vcpu, &mut crate::run::Lrs);
+            let e = h.vgics.deactivate(v.slot, v.vcpu, value as u32);
+            gic_changed(&mut h, v, e);
+            goes_on = settle(h, v, cpu);
+        }
+        Emul::Sgi(_) | Emul::Deactivate | Emul::Undef => {
             undef(f);
             return f;
         }
@@ -389,6 +396,22 @@ fn load(f: &mut VcpuFile, access: Mmio, value: u64) {
     }
 }
 
+/// What lies beside the distributor.
+fn second() -> Region {
+    match gic().version() {
+        3 => Region::Gicr,
+        _ => Region::Dir,
+    }
+}
+
+/// What a register of the interrupt controller of this vcpu's domain set off.
+fn gic_changed(h: &mut Hypervisor, v: VcpuRef, e: Effects) {
+    let now = mach().ns(counter());
+    h.kick_vcpus(v.slot, e.kick, now);
+    physical(e.phys);
+    flush(h, v);
+}
+
 /// Emulates an access to a device, or tells the guest that there is none.
 #[inline(never)]
 fn data_abort(f: &mut VcpuFile, esr: u64) -> *mut VcpuFile {
@@ -420,7 +443,7 @@ fn data_abort(f: &mut VcpuFile, esr: u64) -> *mut VcpuFile {
     };
     let region = within(gicd.0, gicd.1, ipa)
         .map(|o| (Region::Gicd, o))
-        .or_else(|| within(gicr.0, gicr.1, ipa).map(|o| (Region::Gicr, o)));
+        .or_else(|| within(gicr.0, gicr.1, ipa).map(|o| (second(), o)));
     let (Some((region, offset)), Some(access)) = (region, a.emulated()) else {
         return no_device(f, esr, a, ipa, region.is_some());
     };
@@ -433,9 +456,7 @@ fn data_abort(f: &mut VcpuFile, esr: u64) -> *mut VcpuFile {
             .mmio_write(v.slot, v.vcpu, region, offset, access.size(), value)
         {
             Ok(e) => {
-                let now = mach().ns(counter());
-                h.kick_vcpus(v.slot, e.kick, now);
-                physical(e.phys);
+                gic_changed(&mut h, v, e);
                 true
             }
             Err(_) => false,
@@ -447,6 +468,7 @@ fn data_abort(f: &mut VcpuFile, esr: u64) -> *mut VcpuFile {
         {
             Ok(x) => {
                 load(f, access, x);
+                flush(&mut h, v);
                 true
             }
             Err(_) => false,
@@ -454,7 +476,6 @@ fn data_abort(f: &mut VcpuFile, esr: u64) -> *mut VcpuFile {
     };
     if ok {
         skip(f, esr);
-        flush(&mut h, v);
         let goes_on = settle(h, v, cpu_of(f));
         after(f, goes_on)
     } else {

@@ -589,15 +589,13 @@ impl Hypervisor {
         let (grants, mut host) = self.grants_and_host(m);
         grants.create_domain(&mut host, slot, d.domid, granted, mapped)?;
         if d.gic_version == 2 && !new.privileged {
-            let gicc = guest_abi::arch::GUEST_GICC_BASE >> 12;
-            let gicv = self.info.gicv.0;
-            for k in 0..guest_abi::arch::GUEST_GICC_SIZE >> 12 {
-                let mut c = Ctx {
-                    m,
-                    frames: &mut self.frames,
-                };
-                d.p2m.map_device(&mut c, Gfn(gicc + k), Mfn(gicv + k))?;
-            }
+            // The first page: the second is emulated (`vgic::Region::Dir`).
+            let gicc = Gfn(guest_abi::arch::GUEST_GICC_BASE >> 12);
+            let mut c = Ctx {
+                m,
+                frames: &mut self.frames,
+            };
+            d.p2m.map_device(&mut c, gicc, self.info.gicv)?;
         }
         let version = if d.gic_version == 2 {
             Version::V2

@@ -61,6 +61,8 @@ pub enum Emul {
     Vm(VmReg),
     /// A write that sends an SGI; undefined for guests without a GICv3.
     Sgi(SgiReg),
+    /// A write of ICC_DIR_EL1: an interrupt is active no longer; undefined for guests without a GICv3.
+    Deactivate,
     /// The guest gets an undefined instruction exception.
     Undef,
 }
@@ -123,6 +125,7 @@ enum Rule {
     SetWay,
     Vm(VmReg),
     Sgi(SgiReg),
+    Deactivate,
     Undef,
 }
 
@@ -140,6 +143,8 @@ const fn rule(a: &SysAccess) -> Rule {
         (3, 0, 12, 11, 5) => Rule::Sgi(SgiReg::Sgi1r),
         (3, 0, 12, 11, 6) => Rule::Sgi(SgiReg::Asgi1r),
         (3, 0, 12, 11, 7) => Rule::Sgi(SgiReg::Sgi0r),
+        // ICH_HCR_EL2.TDIR.
+        (3, 0, 12, 11, 1) => Rule::Deactivate,
         // ICC_SRE_EL1: guests always have the system-register interface on a GICv3.
         (3, 0, 12, 12, 5) => Rule::Fixed(7),
         // HCR_EL2.TID3: the identification registers of group 3, unallocated ones included.
@@ -203,6 +208,7 @@ pub fn decode(a: &SysAccess, el0: bool, ids: &IdRegs) -> Emul {
         (Rule::SetWay, false) if kernel => Emul::SetWay,
         (Rule::Vm(reg), false) if kernel => Emul::Vm(reg),
         (Rule::Sgi(reg), false) if kernel => Emul::Sgi(reg),
+        (Rule::Deactivate, false) if kernel => Emul::Deactivate,
         _ => Emul::Undef,
     }
 }

@@ -32,9 +32,10 @@ const POLL: u32 = 1_000_000;
 
 /// `GICH_HCR.En`, `ICH_HCR_EL2.En`: the virtual interface signals interrupts.
 pub const HCR_EN: u32 = 1 << 0;
-/// `GICH_HCR.UIE`, `ICH_HCR_EL2.UIE`: maintenance interrupt when no or one list register holds
-/// an interrupt.
-pub const HCR_UIE: u32 = 1 << 1;
+/// `GICH_HCR.EOICount`, `ICH_HCR_EL2.EOIcount`: 5 bits from here on.
+const HCR_ENDS: u32 = 27;
+/// `GICH_VMCR.VEM`, `ICH_VMCR_EL2.VEOIM`: the guest's EOImode.
+const VMCR_EOIMODE: u32 = 1 << 9;
 
 /// Highest INTID that is an interrupt plus one; from here on they are special (1023: none).
 pub const SPURIOUS_FROM: u32 = 1020;
@@ -301,7 +302,23 @@ impl Gic {
         each!(self, g => g.misr())
     }
 
-    /// Writes the virtual interface's control: [`HCR_EN`], [`HCR_UIE`].
+    /// How many interrupts the guest ended that were active in no list register, up to 31; counts anew from here on.
+    /// None, where it ends them by a register that traps (EOImode 1; QEMU's GICv3 counts the priority's drop all the same).
+    #[cold]
+    pub fn take_ends(&self) -> u32 {
+        let hcr = each!(self, g => g.hcr());
+        let ends = hcr >> HCR_ENDS;
+        if ends == 0 {
+            return 0;
+        }
+        self.set_hcr(hcr & !(31 << HCR_ENDS));
+        let mut s = VgicCpuIf::new();
+        each!(self, g => g.read_vif(&mut s));
+        let split = s.vmcr & VMCR_EOIMODE != 0 && each!(self, g => g.traps_deactivation());
+        if split { 0 } else { ends }
+    }
+
+    /// Writes the virtual interface's control: [`HCR_EN`], and what `hv_core::vgic::control` names.
     #[inline]
     pub fn set_hcr(&self, hcr: u32) {
         each!(self, g => g.set_hcr(hcr));

@@ -112,8 +112,15 @@ fn v2_virtual_interface_moves() {
     assert_eq!(r.gich[0], 0, "off while nobody runs");
     gic.restore_vif(&VgicCpuIf::new());
     assert_eq!((r.gich[0], r.gich[2], r.gich[0x3c]), (HCR_EN, 0, 0));
-    gic.set_hcr(HCR_EN | HCR_UIE);
+    gic.set_hcr(HCR_EN | 1 << 1);
     assert_eq!(r.gich[0], 3);
+    r.gich[0] |= 5 << 27;
+    assert_eq!(gic.take_ends(), 5);
+    assert_eq!((r.gich[0], gic.take_ends()), (3, 0));
+    // The end of a priority is none where ending traps.
+    r.gich[0] |= 5 << 27;
+    r.gich[2] = 1 << 9;
+    assert_eq!((gic.take_ends(), r.gich[0]), (0, 3));
 }
 
 #[test]

@@ -199,6 +199,15 @@ impl GicV2 {
         self.gich.read32(GICH_MISR)
     }
 
+    /// GICV_DIR is in a page that guests do not have.
+    pub(super) const fn traps_deactivation(&self) -> bool {
+        true
+    }
+
+    pub(super) fn hcr(&self) -> u32 {
+        self.gich.read32(GICH_HCR)
+    }
+
     #[inline]
     pub(super) fn set_hcr(&self, hcr: u32) {
         self.gich.write32(GICH_HCR, hcr);

@@ -337,6 +337,15 @@ impl GicV3 {
         mrs!("S3_4_C12_C11_2") as u32
     }
 
+    /// `ICH_VTR_EL2.TDS`.
+    pub(super) fn traps_deactivation(&self) -> bool {
+        mrs!("S3_4_C12_C11_1") & 1 << 19 != 0
+    }
+
+    pub(super) fn hcr(&self) -> u32 {
+        mrs!("S3_4_C12_C11_0") as u32
+    }
+
     #[inline]
     pub(super) fn set_hcr(&self, hcr: u32) {
         msr!("S3_4_C12_C11_0", hcr.into());

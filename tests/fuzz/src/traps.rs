@@ -27,7 +27,10 @@ impl ListRegs for Lrs {
         let empty = |(n, lr): (usize, &u64)| u32::from(lr >> 62 == 0) << n;
         self.0.iter().enumerate().map(empty).sum()
     }
-    fn underflow(&mut self, _: bool) {}
+    fn control(&mut self, _: u32) {}
+    fn ends(&mut self) -> u32 {
+        3
+    }
 }
 
 /// Syndromes, firmware calls, registers of interrupt controllers of both versions. A user program is told nothing that

@@ -91,8 +91,6 @@ pub struct Machine {
     pub masked: Cell<bool>,
     /// Interrupts of a lower priority value are signalled to it.
     pub threshold: Cell<u8>,
-    /// The underflow interrupt is asked for.
-    underflow: Cell<bool>,
 }
 
 /// The CPU's list registers.
@@ -114,8 +112,9 @@ impl ListRegs for Lrs<'_> {
             .filter(|&n| Machine::state(lr[n]) == 0)
             .fold(0, |m, n| m | 1 << n)
     }
-    fn underflow(&mut self, on: bool) {
-        self.0.underflow.set(on);
+    fn control(&mut self, _: u32) {}
+    fn ends(&mut self) -> u32 {
+        0 // who acknowledges here ends in list registers
     }
 }
 
@@ -152,7 +151,6 @@ impl Machine {
             lr: RefCell::new([0; 4]),
             masked: Cell::new(false),
             threshold: Cell::new(0xf8),
-            underflow: Cell::new(false),
         }
     }
 

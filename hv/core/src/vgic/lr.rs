@@ -13,8 +13,24 @@ pub trait ListRegs {
     /// Bit n: register n holds neither an interrupt nor an end that was asked for
     /// (`GICH_ELRSR`, `ICH_ELRSR_EL2`).
     fn empty(&self) -> u32;
-    /// Asks for the underflow interrupt, or no longer (`GICH_HCR.UIE`, `ICH_HCR_EL2.UIE`).
-    fn underflow(&mut self, on: bool);
+    /// Sets what the virtual interface tells and traps beside interrupts: of [`control`] (`GICH_HCR`,
+    /// `ICH_HCR_EL2`). The count of ends begins anew.
+    fn control(&mut self, bits: u32);
+    /// How many interrupts the guest has ended that were active in no list register since it was asked last
+    /// (`EOICount`, 5 bits), and begins the count anew.
+    fn ends(&mut self) -> u32;
+}
+
+/// Bits of [`ListRegs::control`].
+pub mod control {
+    /// `UIE`: a maintenance interrupt when no or one list register holds an interrupt.
+    pub const UNDERFLOW: u32 = 1 << 1;
+    /// `LRENPIE`: a maintenance interrupt when one was ended that is in no list register.
+    pub const ENDS: u32 = 1 << 2;
+    /// `NPIE`: a maintenance interrupt when no list register holds a pending interrupt.
+    pub const NONE_PENDING: u32 = 1 << 3;
+    /// `TDIR` of `ICH_HCR_EL2`: writes to ICC_DIR_EL1 trap (where `ICH_VTR_EL2.TDS` says that they can).
+    pub const TRAP_DEACTIVATE: u32 = 1 << 14;
 }
 
 /// State bit: waits to be acknowledged.

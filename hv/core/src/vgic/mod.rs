@@ -22,7 +22,8 @@
 //! 5. **[`Effects::kick`]**: a vcpu that runs on another CPU gets an SGI (its exit flushes); one
 //!    that blocks is woken; the current one needs nothing.
 //! 6. **[`Effects::phys`]**: enable, disable or deactivate these physical interrupts.
-//! 7. `ICC_SGI1R_EL1` writes go to [`Vgics::sgi1r`]; `ICC_SGI0R_EL1` and `ICC_ASGI1R_EL1` are
+//! 7. A trapped write to `ICC_DIR_EL1` or `GICV_DIR` goes to [`Vgics::deactivate`], in the order of 2.
+//! 8. `ICC_SGI1R_EL1` writes go to [`Vgics::sgi1r`]; `ICC_SGI0R_EL1` and `ICC_ASGI1R_EL1` are
 //!    ignored (no interrupt of the guest is in those groups); `ICC_SRE_EL1` reads as 7 and
 //!    ignores writes.
 //!
@@ -51,16 +52,18 @@
 //! - Where the register cannot say that it must come again (a line still high, a GICv2 SGI from
 //!   a further sender, a physical interrupt behind a software one), it asks for a maintenance
 //!   interrupt when it ends, and only then.
-//! - More interrupts than list registers: the best are in, and the underflow interrupt is asked
-//!   for.
+//! - More interrupts than list registers: the best that are pending are in, what is active has what room is left, and
+//!   the interrupt that tells when none is pending in a register is asked for. What is active outside is
+//!   ended by number where the guest deactivates (EOImode 1: that traps), else by count: ends come in the order of
+//!   priorities, the best first.
 
 mod lr;
 mod regs;
 #[cfg(test)]
 mod tests;
 
-pub use lr::ListRegs;
 use lr::{ACTIVE, Lr, PENDING};
+pub use lr::{ListRegs, control};
 
 use crate::types::{Errno, MAX_DOMAINS, MAX_VCPUS, Slot, VcpuId};
 use alloc::vec::Vec;
@@ -79,6 +82,8 @@ pub const GICR_STRIDE: u64 = 0x2_0000;
 const MAX_LRS: usize = 16;
 /// SGIs and PPIs.
 const PRIVATE: u32 = 32;
+/// In the order in which interrupts get list registers, the first key of one that is not active.
+const FIRST_PENDING: u16 = 0x100;
 
 /// Which GIC a domain has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +101,9 @@ pub enum Region {
     Gicd,
     /// GICv3's redistributors, one after the other by vcpu.
     Gicr,
+    /// GICv2: the second page of the CPU interface, with GICC_DIR. The first is the hardware's (GICV); this one is not,
+    /// as what is deactivated may be in no list register, where the hardware would only count it.
+    Dir,
 }
 
 /// An access that the GIC does not answer (size, alignment or place): the guest gets an
@@ -192,6 +200,11 @@ impl Bank {
     fn deliverable(&self) -> u32 {
         self.pending() & self.enabled & !self.active & !self.in_lr
     }
+    /// Active, and in no list register.
+    #[inline]
+    fn outside(&self) -> u32 {
+        self.active & !self.in_lr
+    }
     #[inline]
     fn priority(&self, bit: u32) -> u8 {
         at(&self.priority, bit)
@@ -233,8 +246,8 @@ struct Vcpu {
     work: bool,
     /// The state here is what the list registers hold: between `sync` and `flush`.
     synced: bool,
-    /// The underflow interrupt is asked for.
-    underflow: bool,
+    /// What is asked for, of [`control`]. With `ENDS`, something active is in no list register.
+    control: u32,
     /// List registers in use.
     used: u32,
     /// List registers of private interrupts that ask for nothing when they end.
@@ -261,7 +274,7 @@ impl Vcpu {
         Self {
             work: false,
             synced: false,
-            underflow: false,
+            control: 0,
             used: 0,
             plain: 0,
             dirty: 0,
@@ -556,7 +569,7 @@ impl Vgics {
             && v.used != 0
             && !v.synced
         {
-            Vgic::fold(v, &mut d.spis, d.v3, lrs);
+            Vgic::fold(v, &mut d.spis, vcpu.0, d.v3, lrs);
         }
     }
 
@@ -579,9 +592,20 @@ impl Vgics {
     pub fn unload(&mut self, slot: Slot, vcpu: VcpuId, lrs: &mut impl ListRegs) -> u64 {
         let Some(d) = self.dom(slot) else { return 0 };
         match d.vcpus.get_mut(vcpu.idx()) {
-            Some(v) if v.used | v.dirty != 0 || v.underflow => d.evacuate(vcpu, lrs),
+            Some(v) if v.used | v.dirty | v.control != 0 => d.evacuate(vcpu, lrs),
             _ => 0,
         }
+    }
+
+    /// A guest's write to `ICC_DIR_EL1` or `GICV_DIR` that trapped: `irq` is active no longer, in a list register of
+    /// this vcpu's or in none.
+    #[cold]
+    pub fn deactivate(&mut self, slot: Slot, vcpu: VcpuId, irq: u32) -> Effects {
+        let mut fx = Effects::default();
+        if let Some(d) = self.dom(slot) {
+            d.clear_active(vcpu, irq & !31, bit(irq), &mut fx);
+        }
+        fx
     }
 
     /// A guest's write to `ICC_SGI1R_EL1`: SGIs to vcpus by affinity.
@@ -748,7 +772,10 @@ impl Vgic {
 
     /// Reads the list registers in use into the state here.
     #[inline]
-    fn fold(v: &mut Vcpu, spis: &mut [Bank], v3: bool, lrs: &mut impl ListRegs) {
+    fn fold(v: &mut Vcpu, spis: &mut [Bank], me: u8, v3: bool, lrs: &mut impl ListRegs) {
+        if v.control & control::ENDS != 0 {
+            Self::fold_ends(v, spis, me, lrs);
+        }
         let empty = lrs.empty();
         if v.used & !(empty & v.plain) == 0 {
             // All have ended, as they mostly have.
@@ -759,6 +786,35 @@ impl Vgic {
             v.used = 0;
         } else {
             Self::fold_each(v, spis, v3, empty, lrs);
+        }
+    }
+
+    /// What was ended outside of list registers: the best of what is active there, as handlers end the innermost
+    /// first. One that is linked stays, since nothing has ended its physical interrupt.
+    #[cold]
+    fn fold_ends(v: &mut Vcpu, spis: &mut [Bank], me: u8, lrs: &mut impl ListRegs) {
+        v.work = true;
+        for _ in 0..lrs.ends() {
+            let mut best: Option<(u32, u8)> = None;
+            let mut offer = |base: u32, b: &Bank| {
+                for n in bits(b.outside() & !b.hw_active) {
+                    let p = b.priority(n);
+                    if (base == 0 || b.home(n) == me) && best.is_none_or(|(_, k)| p < k) {
+                        best = Some((base | n, p));
+                    }
+                }
+            };
+            offer(0, &v.private);
+            for i in bits(v.spi_hint) {
+                if let Some(b) = spis.get(i as usize) {
+                    offer((i + 1) << 5, b);
+                }
+            }
+            let Some((irq, _)) = best else { return };
+            if let Some(b) = bank_of(&mut v.private, spis, irq) {
+                b.active &= !bit(irq);
+            }
+            v.left(irq);
         }
     }
 
@@ -893,18 +949,20 @@ impl Vgic {
         wait
     }
 
-    /// The vcpu's best interrupt that is in no list register: what is active first, then by
-    /// priority, then by number. Cleans up the hint on the way.
-    #[inline]
-    fn best(v: &mut Vcpu, spis: &[Bank], me: u8) -> Option<(u32, u16)> {
+    /// The vcpu's best interrupt that is in no list register, and its key: what is active first (keys below
+    /// [`FIRST_PENDING`]) where `active` asks for that, linked ones before others; then by priority, then by number.
+    /// Cleans up the hint on the way.
+    #[inline(never)]
+    fn best(v: &mut Vcpu, spis: &[Bank], me: u8, active: bool) -> Option<(u32, u16)> {
         let mut best: Option<(u32, u16)> = None;
         let mut offer = |irq: u32, b: &Bank| {
-            let key = if b.active & bit(irq) != 0 {
-                0
+            let m = bit(irq);
+            let key = if b.active & m != 0 {
+                u16::from(b.hw_active & m == 0)
             } else {
-                1 + u16::from(b.priority(irq & 31))
+                FIRST_PENDING | u16::from(b.priority(irq & 31))
             };
-            if best.is_none_or(|(_, k)| key < k) {
+            if (active || key >= FIRST_PENDING) && best.is_none_or(|(_, k)| key < k) {
                 best = Some((irq, key));
             }
         };
@@ -916,7 +974,7 @@ impl Vgic {
             let mut any = false;
             if let Some(b) = spis.get(i as usize) {
                 for n in bits(candidates(b)).filter(|&n| b.home(n) == me) {
-                    offer(PRIVATE + 32 * i + n, b);
+                    offer((i + 1) << 5 | n, b);
                     any = true;
                 }
             }
@@ -1005,27 +1063,6 @@ impl Vgic {
         kick
     }
 
-    /// More waits than there is room for. The underflow interrupt comes with one register left
-    /// in use; where several are active that may be too late for what is better than those, so
-    /// every end is asked for (a linked register cannot: two handlers interrupted by more
-    /// physical interrupts than fit are the one case that waits for the next exit).
-    fn ask_at_ends(v: &mut Vcpu) {
-        let active = |n: &u32| v.lr.get(*n as usize).is_some_and(|l| l.state & ACTIVE != 0);
-        if bits(v.used).filter(active).count() < 2 {
-            return;
-        }
-        for n in bits(v.used) {
-            if let Some(lr) = v.lr.get_mut(n as usize)
-                && !lr.hw
-                && !lr.eoi
-            {
-                lr.eoi = true;
-                v.dirty |= 1 << n;
-                v.plain &= !(1 << n);
-            }
-        }
-    }
-
     /// The slow part of `flush`.
     #[inline(never)]
     fn refill(&mut self, vcpu: VcpuId, lrs: &mut impl ListRegs) -> u64 {
@@ -1037,7 +1074,7 @@ impl Vgic {
         let spis = &mut self.spis[..];
         let mut wait = false;
         if v.used != 0 && !v.synced {
-            Self::fold(v, spis, v3, lrs);
+            Self::fold(v, spis, me, v3, lrs);
         }
         for n in bits(v.used) {
             wait |= Self::adjust(v, spis, n as usize, v3);
@@ -1051,7 +1088,7 @@ impl Vgic {
         }
         let private = candidates(&v.private);
         let free = (!v.used).trailing_zeros() as usize;
-        let mut overflow = false;
+        let mut control = 0;
         if v.spi_hint == 0
             && private.is_power_of_two()
             && private & v.private.active == 0
@@ -1061,7 +1098,7 @@ impl Vgic {
             let lr = Self::insert(v, spis, free, private.trailing_zeros() & 31, me, v3);
             lrs.write(free, lr::encode(&lr, v3));
         } else if private | v.spi_hint != 0 {
-            (overflow, wait) = Self::place(v, spis, me, v3, wait, lrs);
+            (control, wait) = Self::place(v, spis, me, v3, wait, lrs);
         }
         for n in bits(v.dirty) {
             if let Some(lr) = v.lr.get(n as usize) {
@@ -1069,11 +1106,11 @@ impl Vgic {
             }
         }
         v.dirty = 0;
-        if v.underflow != overflow {
-            v.underflow = overflow;
-            lrs.underflow(overflow);
+        if v.control != control {
+            v.control = control;
+            lrs.control(control);
         }
-        v.work = overflow | wait;
+        v.work = wait | (control & (control::UNDERFLOW | control::NONE_PENDING) != 0);
         v.synced = false;
         if v.returned == 0 {
             0
@@ -1082,8 +1119,9 @@ impl Vgic {
         }
     }
 
-    /// Fills list registers with the best of what waits, which may push worse ones out. Whether
-    /// something is left over, and whether something waits in its register.
+    /// Fills list registers with what is active and the best of what waits. Where there is no room, what waits pushes
+    /// out what is worse, and if nothing else waits in a register, one that is active and not linked. What is to be
+    /// asked for ([`control`]), and whether something waits in its register.
     #[inline(never)]
     fn place(
         v: &mut Vcpu,
@@ -1092,19 +1130,23 @@ impl Vgic {
         v3: bool,
         mut wait: bool,
         lrs: &mut impl ListRegs,
-    ) -> (bool, bool) {
+    ) -> (u32, bool) {
         let nr = lrs.count().min(MAX_LRS);
-        while let Some((irq, key)) = Self::best(v, spis, me) {
+        let mut left = 0;
+        loop {
             let mut n = (!v.used).trailing_zeros() as usize;
-            if n >= nr {
-                // No room: something pending that is worse makes way.
-                let worst = bits(v.used)
-                    .filter_map(|n| v.lr.get(n as usize).map(|l| (n, l)))
-                    .filter(|(_, l)| l.state == PENDING && u16::from(l.priority) + 1 > key)
-                    .max_by_key(|(_, l)| l.priority);
-                let Some((w, _)) = worst else {
-                    Self::ask_at_ends(v);
-                    return (true, wait);
+            let full = n >= nr;
+            let Some((irq, key)) = Self::best(v, spis, me, !full) else {
+                break;
+            };
+            if full {
+                let Some(w) = Self::yields(v, key) else {
+                    left = if Self::any_waits(v) {
+                        control::NONE_PENDING
+                    } else {
+                        control::UNDERFLOW
+                    };
+                    break;
                 };
                 n = w as usize;
                 Self::withdraw(v, spis, n, v3);
@@ -1112,11 +1154,34 @@ impl Vgic {
             }
             let _ = Self::insert(v, spis, n, irq, me, v3);
             v.dirty |= 1 << n;
-            if key == 0 {
+            if key < FIRST_PENDING {
                 wait |= Self::adjust(v, spis, n, v3);
             }
         }
-        (false, wait)
+        if Self::best(v, spis, me, true).is_some_and(|(_, key)| key < FIRST_PENDING) {
+            left |= control::ENDS | if v3 { control::TRAP_DEACTIVATE } else { 0 };
+        }
+        (left, wait)
+    }
+
+    /// Which list register makes way for an interrupt that waits, with this key: the worst of those that hold a
+    /// pending one which is worse (also one that is pending behind its own handler, and would come before when
+    /// that ends); if none is to be taken before, of those that are not linked.
+    fn yields(v: &Vcpu, key: u16) -> Option<u32> {
+        let worst = |may: &dyn Fn(&Lr) -> bool| {
+            bits(v.used)
+                .filter_map(|n| v.lr.get(n as usize).map(|l| (n, l)))
+                .filter(|(_, l)| !(l.hw && l.state & ACTIVE != 0) && may(l))
+                .max_by_key(|(_, l)| l.priority)
+                .map(|(n, _)| n)
+        };
+        worst(&|l| l.state & PENDING != 0 && FIRST_PENDING | u16::from(l.priority) > key)
+            .or_else(|| (!Self::any_waits(v)).then(|| worst(&|_| true))?)
+    }
+
+    /// Whether a list register holds an interrupt that the guest can take.
+    fn any_waits(v: &Vcpu) -> bool {
+        bits(v.used).any(|n| v.lr.get(n as usize).is_some_and(|l| l.state == PENDING))
     }
 
     /// The slow part of `unload`.
@@ -1128,7 +1193,7 @@ impl Vgic {
         };
         let spis = &mut self.spis[..];
         if v.used != 0 && !v.synced {
-            Self::fold(v, spis, v3, lrs);
+            Self::fold(v, spis, vcpu.0, v3, lrs);
         }
         for n in bits(v.used) {
             Self::withdraw(v, spis, n as usize, v3);
@@ -1136,11 +1201,11 @@ impl Vgic {
         for n in bits(v.dirty) {
             lrs.write(n as usize, 0);
         }
-        if v.underflow {
-            lrs.underflow(false);
+        if v.control != 0 {
+            lrs.control(0);
         }
         v.dirty = 0;
-        v.underflow = false;
+        v.control = 0;
         v.synced = false;
         v.work = true;
         self.hand_over(vcpu)

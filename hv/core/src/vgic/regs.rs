@@ -95,7 +95,8 @@ impl Vgic {
             (Region::Gicd, false) => self.read_gicd_v2(vcpu, offset, size),
             (Region::Gicd, true) => self.read_gicd_v3(vcpu, offset, size),
             (Region::Gicr, true) => self.read_gicr(offset, size),
-            (Region::Gicr, false) => Err(BadAccess),
+            (Region::Dir, false) => word(size, 0),
+            (Region::Gicr, false) | (Region::Dir, true) => Err(BadAccess),
         }
     }
 
@@ -118,7 +119,16 @@ impl Vgic {
             (Region::Gicd, false) => self.write_gicd_v2(vcpu, offset, size, value, fx),
             (Region::Gicd, true) => self.write_gicd_v3(vcpu, offset, size, value, fx),
             (Region::Gicr, true) => self.write_gicr(vcpu, offset, size, value, fx),
-            (Region::Gicr, false) => Err(BadAccess),
+            (Region::Dir, false) => {
+                word(size, 0)?;
+                if offset == 0 {
+                    // Bits 10 to 12 name an SGI's sender, which is not looked at: one SGI is active at a time.
+                    let irq = value as u32 & 0x3ff;
+                    self.clear_active(vcpu, irq & !31, bit(irq), fx);
+                }
+                Ok(())
+            }
+            (Region::Gicr, false) | (Region::Dir, true) => Err(BadAccess),
         }
     }
 
@@ -497,17 +507,24 @@ impl Vgic {
                 }
                 self.activated(vcpu, base, loose);
             }
-            Bitmap::ClearActive => {
-                let loose = v & b.active & !b.in_lr;
-                let in_lr = v & b.active & b.in_lr;
-                b.active &= !loose;
-                fx.phys.deactivate |= loose & b.hw_active;
-                b.hw_active &= !loose;
-                self.pended(vcpu, base, loose, fx);
-                for n in bits(in_lr) {
-                    self.edit_lr(vcpu, base + n, ACTIVE, false, fx);
-                }
-            }
+            Bitmap::ClearActive => self.clear_active(vcpu, base, v, fx),
+        }
+    }
+
+    /// Interrupts `mask` of the bank at `base` are active no longer.
+    pub(super) fn clear_active(&mut self, vcpu: VcpuId, base: u32, mask: u32, fx: &mut Effects) {
+        let Some(b) = self.bank_at_mut(vcpu, base / 32, true) else {
+            return;
+        };
+        fx.phys.base = base;
+        let loose = mask & b.outside();
+        let in_lr = mask & b.active & b.in_lr;
+        b.active &= !loose;
+        fx.phys.deactivate |= loose & b.hw_active;
+        b.hw_active &= !loose;
+        self.pended(vcpu, base, loose, fx);
+        for n in bits(in_lr) {
+            self.edit_lr(vcpu, base + n, ACTIVE, false, fx);
         }
     }
 

@@ -13,14 +13,18 @@ const V1: VcpuId = VcpuId(1);
 struct Hw {
     v3: bool,
     lr: Vec<u64>,
-    uie: bool,
+    control: u32,
+    /// EOImode 1: an end drops the priority alone.
+    split: bool,
+    /// What is active and has dropped its priority.
+    dropped: Vec<u32>,
+    /// Ended in no list register.
+    outside: u32,
     /// Active priorities with their interrupts, innermost last.
     running: Vec<(u8, u32)>,
     /// Linked interrupts that the guest ended.
     ended: Vec<u32>,
     writes: usize,
-    /// The last thing that the guest did was to end a linked interrupt.
-    ended_linked: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,11 +42,13 @@ impl Hw {
         Self {
             v3: version == Version::V3,
             lr: vec![0; n],
-            uie: false,
+            control: 0,
+            split: false,
+            dropped: vec![],
+            outside: 0,
             running: vec![],
             ended: vec![],
             writes: 0,
-            ended_linked: false,
         }
     }
     /// The architecture's format, taken apart independently of the code under test.
@@ -106,23 +112,33 @@ impl Hw {
     /// The guest ends its innermost interrupt.
     fn eoi(&mut self) -> Option<u32> {
         let (_, irq) = self.running.pop()?;
-        let (n, r) = self
-            .all()
-            .into_iter()
-            .enumerate()
-            .find(|(_, r)| r.irq == irq && r.state & ACTIVE != 0)
-            .expect("the active interrupt is in a list register");
-        self.set_state(n, r.state & !ACTIVE);
-        self.ended_linked = r.hw;
-        if r.hw {
-            self.ended.push(irq);
+        if self.split {
+            self.dropped.push(irq);
+        } else {
+            self.end(irq);
         }
         Some(irq)
     }
+    /// What the hardware does about the end of an active interrupt.
+    fn end(&mut self, irq: u32) {
+        let all = self.all().into_iter().enumerate();
+        match { all }.find(|(_, r)| r.irq == irq && r.state & ACTIVE != 0) {
+            Some((n, r)) => {
+                self.set_state(n, r.state & !ACTIVE);
+                if r.hw {
+                    self.ended.push(irq);
+                }
+            }
+            None => self.outside = (self.outside + 1) % 32,
+        }
+    }
     fn maintenance(&self) -> bool {
         let all = self.all();
+        let asked = |c| self.control & c != 0;
         all.iter().any(|r| r.eoi && r.state == 0)
-            || self.uie && all.iter().filter(|r| r.state != 0).count() <= 1
+            || asked(control::UNDERFLOW) && all.iter().filter(|r| r.state != 0).count() <= 1
+            || asked(control::ENDS) && self.outside != 0
+            || asked(control::NONE_PENDING) && all.iter().all(|r| r.state != PENDING)
     }
 }
 
@@ -135,7 +151,6 @@ impl ListRegs for Hw {
     }
     fn write(&mut self, n: usize, value: u64) {
         self.writes += 1;
-        self.ended_linked = false;
         self.lr[n] = value;
         let mut seen = BTreeSet::new();
         for r in self.all() {
@@ -149,9 +164,14 @@ impl ListRegs for Hw {
         let e = self.all().into_iter().map(|r| r.state == 0 && !r.eoi);
         e.enumerate().fold(0, |m, (n, e)| m | u32::from(e) << n)
     }
-    fn underflow(&mut self, on: bool) {
-        assert_ne!(self.uie, on);
-        self.uie = on;
+    fn control(&mut self, bits: u32) {
+        assert_ne!(self.control, bits);
+        assert!(self.v3 || bits & control::TRAP_DEACTIVATE == 0);
+        self.control = bits;
+        self.outside = 0;
+    }
+    fn ends(&mut self) -> u32 {
+        core::mem::take(&mut self.outside)
     }
 }
 
@@ -768,7 +788,7 @@ fn the_best_are_in_the_list_registers() {
             let _ = g.pulse(S, V0, irq as u32);
         }
         let _ = g.flush(S, V0, &mut hw);
-        assert!(hw.uie);
+        assert_eq!(hw.control, control::NONE_PENDING);
         let mut last = 0;
         let mut seen = BTreeSet::new();
         while let Some((irq, _)) = hw.ack() {
@@ -784,7 +804,7 @@ fn the_best_are_in_the_list_registers() {
             assert!(!hw.maintenance());
         }
         assert_eq!(seen.len(), 960);
-        assert!(!hw.uie);
+        assert_eq!(hw.control, 0);
     }
 }
 
@@ -825,37 +845,229 @@ fn software_and_hardware_of_one_number() {
     }
 }
 
-/// Two handlers interrupted, no register free, and something better waits: it comes as soon as
-/// one handler ends.
+/// Handlers of six levels one in the other, four list registers: each comes at once, and each ends when the guest
+/// ends it, the outer ones by count.
 #[test]
-fn overflow_with_nested_handlers() {
-    let ver = Version::V3;
-    let mut g = vgic(ver, 1, 64);
-    on(&mut g, ver);
-    let mut hw = Hw::new(ver, 3);
-    for (irq, prio) in [
-        (40u32, 0xc0u64),
-        (41, 0x80),
-        (42, 0x40),
-        (43, 0x20),
-        (44, 0x20),
-    ] {
-        let _ = wr(&mut g, V0, Region::Gicd, 0x400 + u64::from(irq), 1, prio);
+fn nested_handlers_beyond_the_list_registers() {
+    for ver in BOTH {
+        let mut g = vgic(ver, 1, 64);
+        on(&mut g, ver);
+        let mut hw = Hw::new(ver, 4);
+        for i in 0..6u64 {
+            let _ = wr(&mut g, V0, Region::Gicd, 0x400 + 40 + i, 1, 0xf0 - 0x20 * i);
+        }
+        for irq in 40..46 {
+            let _ = g.pulse(S, V0, irq);
+            let _ = g.flush(S, V0, &mut hw);
+            assert_eq!(hw.ack(), Some((irq, 0)));
+            // Pending again behind its own handler.
+            let _ = g.pulse(S, V0, irq);
+            let _ = g.flush(S, V0, &mut hw);
+            assert!(!hw.maintenance());
+        }
+        for irq in (40..46).rev() {
+            assert_eq!(hw.eoi(), Some(irq));
+            if hw.maintenance() {
+                g.maintenance(S, V0);
+                let _ = g.flush(S, V0, &mut hw);
+            }
+            assert!(!hw.maintenance());
+            g.sync(S, V0, &mut hw);
+            let active = rd(&mut g, V0, Region::Gicd, 0x304, 4);
+            assert_eq!(active, (1 << (irq - 32)) - 1 & !0xff, "{irq}");
+            let _ = g.flush(S, V0, &mut hw);
+            assert_eq!(hw.ack(), Some((irq, 0)), "it was pending again");
+            hw.eoi();
+            if hw.maintenance() {
+                g.maintenance(S, V0);
+                let _ = g.flush(S, V0, &mut hw);
+            }
+        }
+        assert_eq!((hw.control, hw.busy()), (0, false));
     }
-    for irq in 40..43 {
-        let _ = g.pulse(S, V0, irq);
+}
+
+/// EOImode 1: a guest takes ten interrupts before it deactivates the first, in whatever order, with four list
+/// registers. Each comes again when it was deactivated, and not before.
+#[test]
+fn more_are_active_than_list_registers() {
+    for ver in BOTH {
+        let mut g = vgic(ver, 1, 64);
+        on(&mut g, ver);
+        let mut hw = Hw::new(ver, 4);
+        hw.split = true;
+        // The timer's, which is linked, keeps its register.
+        let _ = g.inject_hw(S, V0, 27);
         let _ = g.flush(S, V0, &mut hw);
-        assert_eq!(hw.ack(), Some((irq, 0)));
+        assert_eq!(hw.ack(), Some((27, 0)));
+        hw.eoi();
+        for irq in 40..50 {
+            let _ = g.pulse(S, V0, irq);
+        }
+        let _ = g.flush(S, V0, &mut hw);
+        for irq in 40..50 {
+            assert_eq!(hw.ack(), Some((irq, 0)));
+            hw.eoi();
+            while hw.maintenance() {
+                g.maintenance(S, V0);
+                let _ = g.flush(S, V0, &mut hw);
+            }
+        }
+        assert_eq!(hw.dropped.len(), 11);
+        let traps = if ver == Version::V3 {
+            control::TRAP_DEACTIVATE
+        } else {
+            0
+        };
+        assert_eq!(hw.control, control::ENDS | traps);
+        for irq in 40..50 {
+            let _ = g.pulse(S, V0, irq);
+        }
+        let _ = g.flush(S, V0, &mut hw);
+        assert_eq!(hw.ack(), None, "all are active");
+        let mut active: BTreeSet<u32> = (40..50).collect();
+        for irq in [47u32, 40, 49, 43, 41, 48, 42, 46, 45, 44] {
+            g.sync(S, V0, &mut hw);
+            let fx = match ver {
+                Version::V2 => wr(&mut g, V0, Region::Dir, 0, 4, irq.into()),
+                Version::V3 => g.deactivate(S, V0, irq),
+            };
+            assert!(!fx.phys.any());
+            let _ = g.flush(S, V0, &mut hw);
+            g.sync(S, V0, &mut hw);
+            active.remove(&irq);
+            let seen = rd(&mut g, V0, Region::Gicd, 0x304, 4);
+            assert_eq!(seen, active.iter().fold(0, |m, i| m | 1 << (i - 32)));
+            let _ = g.flush(S, V0, &mut hw);
+            assert_eq!(hw.ack(), Some((irq, 0)));
+            hw.eoi();
+            let _ = g.deactivate(S, V0, irq);
+            g.sync(S, V0, &mut hw);
+            let _ = g.deactivate(S, V0, irq);
+            let _ = g.flush(S, V0, &mut hw);
+        }
+        hw.end(27);
+        assert_eq!((hw.ended, hw.control), (vec![27], 0));
     }
-    let _ = g.pulse(S, V0, 43);
-    let _ = g.pulse(S, V0, 44);
-    let _ = g.flush(S, V0, &mut hw);
-    assert_eq!(hw.ack(), None, "no room");
-    hw.eoi();
-    assert!(hw.maintenance());
-    g.maintenance(S, V0);
-    let _ = g.flush(S, V0, &mut hw);
-    assert_eq!(hw.ack(), Some((43, 0)));
+}
+
+/// The same by SGIs that are sent again meanwhile, as the conformance guest does it.
+#[test]
+fn sgis_that_are_active_come_again_when_they_are_deactivated() {
+    for ver in BOTH {
+        let mut g = vgic(ver, 1, 32);
+        on(&mut g, ver);
+        let mut hw = Hw::new(ver, 4);
+        hw.split = true;
+        let serve = |g: &mut Vgics, hw: &mut Hw| {
+            let _ = g.flush(S, V0, hw);
+            while hw.maintenance() {
+                g.maintenance(S, V0);
+                let _ = g.flush(S, V0, hw);
+            }
+        };
+        let send = |g: &mut Vgics, hw: &mut Hw, sgi: u64| {
+            if ver == Version::V3 {
+                let _ = g.sgi1r(S, V0, sgi << 24 | 1);
+            } else {
+                g.sync(S, V0, hw);
+                let _ = wr(g, V0, Region::Gicd, 0xf00, 4, 1 << 16 | sgi);
+            }
+            serve(g, hw);
+        };
+        let take = |g: &mut Vgics, hw: &mut Hw| {
+            let irq = hw.ack()?.0;
+            serve(g, hw);
+            hw.eoi();
+            serve(g, hw);
+            Some(irq)
+        };
+        let end = |g: &mut Vgics, hw: &mut Hw, irq: u32| {
+            hw.dropped.retain(|&i| i != irq);
+            if ver == Version::V2 {
+                g.sync(S, V0, hw);
+                let _ = wr(g, V0, Region::Dir, 0, 4, irq.into());
+            } else if hw.control & control::TRAP_DEACTIVATE != 0 {
+                g.sync(S, V0, hw);
+                let _ = g.deactivate(S, V0, irq);
+            } else {
+                hw.end(irq);
+            }
+            serve(g, hw);
+        };
+        for order in [[4, 5, 6, 7, 8, 9, 10, 11], [7, 11, 4, 9, 10, 6, 5, 8]] {
+            (4..12).for_each(|sgi| send(&mut g, &mut hw, sgi));
+            for sgi in 4..12 {
+                assert_eq!(take(&mut g, &mut hw), Some(sgi));
+            }
+            (4..12).for_each(|sgi| send(&mut g, &mut hw, sgi));
+            for sgi in order {
+                assert_eq!(take(&mut g, &mut hw), None);
+                end(&mut g, &mut hw, sgi);
+                assert_eq!(take(&mut g, &mut hw), Some(sgi));
+                end(&mut g, &mut hw, sgi);
+            }
+            assert_eq!((hw.control, hw.busy()), (0, false));
+        }
+    }
+}
+
+/// What a guest makes active by hand, beyond all list registers, ends as what it acknowledged.
+#[test]
+fn active_by_hand_beyond_the_list_registers() {
+    for ver in BOTH {
+        let mut g = vgic(ver, 1, 32);
+        on(&mut g, ver);
+        let mut hw = Hw::new(ver, 4);
+        let _ = wr(&mut g, V0, Region::Gicd, 0x304, 4, 0xffff_ffff);
+        let _ = g.inject_hw(S, V0, 27);
+        let _ = g.flush(S, V0, &mut hw);
+        assert_eq!(hw.ack(), Some((27, 0)), "the timer comes all the same");
+        hw.end(27);
+        assert_eq!(hw.ended, [27]);
+        for irq in 32..64 {
+            g.sync(S, V0, &mut hw);
+            let _ = g.deactivate(S, V0, irq);
+            let _ = g.flush(S, V0, &mut hw);
+        }
+        assert_eq!((hw.control, hw.busy()), (0, false));
+        assert_eq!(rd(&mut g, V0, Region::Gicd, 0x304, 4), 0);
+    }
+}
+
+/// What is pending behind its own handler does not come before what is better and has found no register.
+#[test]
+fn pending_behind_its_handler_gives_way() {
+    let ops = [
+        Op::Priority(3, 1, 64),
+        Op::Pend(3, 1, true),
+        Op::Ack(3),
+        Op::Phys(3, true, true),
+        Op::Sgi(0, 8, 7),
+        Op::Pulse(3, 30),
+        Op::Sgi(0, 8, 1),
+    ];
+    run(true, false, 4, 3, ops.into());
+}
+
+/// GICv2's second page of the CPU interface has one register, which is written by words.
+#[test]
+fn the_page_of_gicc_dir() {
+    let mut g = vgic(Version::V2, 1, 32);
+    let r = Region::Dir;
+    assert_eq!(rd(&mut g, V0, r, 0, 4), 0);
+    for (off, size) in [(0, 1), (0, 8), (2, 4)] {
+        assert_eq!(g.mmio_write(S, V0, r, off, size, 1), Err(BadAccess));
+    }
+    let _ = wr(&mut g, V0, Region::Gicd, 0x304, 4, 3);
+    let _ = wr(&mut g, V0, r, 4, 4, 32);
+    let _ = wr(&mut g, V0, r, 0, 4, 1023);
+    assert_eq!(rd(&mut g, V0, Region::Gicd, 0x304, 4), 3);
+    let _ = wr(&mut g, V0, r, 0, 4, 33 | 5 << 10);
+    assert_eq!(rd(&mut g, V0, Region::Gicd, 0x304, 4), 1);
+    let mut g = vgic(Version::V3, 1, 32);
+    assert_eq!(g.mmio_write(S, V0, r, 0, 4, 33), Err(BadAccess));
+    assert_eq!(g.mmio_read(S, V0, r, 0, 4), Err(BadAccess));
 }
 
 #[test]
@@ -949,6 +1161,7 @@ enum Op {
     Turn(u8, bool),
     Ack(u8),
     Eoi(u8),
+    Deactivate(u8, u8),
     Exit(u8),
     Switch(u8),
 }
@@ -1094,9 +1307,8 @@ impl Model {
         let wanted = self.wanted(v);
         let hw = &mut self.hw[v as usize];
         let running = hw.running_priority();
-        // Nowhere to put it, or the case that the code's text excepts.
-        let active = hw.all().iter().filter(|r| r.state & ACTIVE != 0).count();
-        let full = active == hw.lr.len() || hw.uie && active >= 2 && hw.ended_linked;
+        // Nowhere to put it.
+        let full = hw.all().iter().all(|r| r.hw && r.state == ACTIVE);
         match hw.ack() {
             None => {
                 let missed = wanted.iter().find(|w| w.2 && u16::from(w.1) < running);
@@ -1130,11 +1342,40 @@ impl Model {
         let Some(irq) = self.hw[v as usize].eoi() else {
             return false;
         };
+        if !self.hw[v as usize].split {
+            self.ended(v, irq);
+        }
+        true
+    }
+    /// An interrupt is active no longer.
+    fn ended(&mut self, v: u8, irq: u32) {
         let m = self.irq(v, irq);
         assert_eq!(m.active, Some(v));
         m.active = None;
         if !m.pending() {
             m.allowed = [m.target].into();
+        }
+    }
+    /// EOImode 1: the guest deactivates one of those whose priority it has dropped.
+    fn deactivate(&mut self, v: u8, which: u8) -> bool {
+        let hw = &mut self.hw[v as usize];
+        if hw.dropped.is_empty() {
+            return false;
+        }
+        let irq = hw.dropped.remove(which as usize % hw.dropped.len());
+        if hw.v3 && hw.control & control::TRAP_DEACTIVATE == 0 {
+            hw.end(irq);
+            self.ended(v, irq);
+            return true;
+        }
+        self.g.sync(S, VcpuId(v), hw);
+        self.ended(v, irq);
+        if self.ver == Version::V2 {
+            self.write(v, Region::Dir, 0, 4, irq.into());
+        } else {
+            let fx = self.g.deactivate(S, VcpuId(v), irq);
+            self.effects(v, fx);
+            self.flush(v);
         }
         true
     }
@@ -1267,6 +1508,9 @@ impl Model {
             Op::Eoi(v) => {
                 self.eoi(v % n);
             }
+            Op::Deactivate(v, which) => {
+                self.deactivate(v % n, which);
+            }
             Op::Exit(v) => {
                 let v = v % n;
                 self.g.sync(S, VcpuId(v), &mut self.hw[v as usize]);
@@ -1320,13 +1564,15 @@ impl Model {
         while progress {
             progress = false;
             for v in 0..n {
-                while self.eoi(v) {
+                while self.eoi(v) || self.deactivate(v, 0) {
                     progress = true;
                     self.settle();
                 }
                 while self.ack(v) {
                     progress = true;
                     self.eoi(v);
+                    self.settle();
+                    self.deactivate(v, 0);
                     self.settle();
                 }
                 self.step(Op::Exit(v));
@@ -1374,13 +1620,17 @@ fn ops() -> impl Strategy<Value = Op> {
         1 => (v.clone(), prop::bool::weighted(0.8)).prop_map(|(v, b)| Op::Turn(v, b)),
         8 => v.clone().prop_map(Op::Ack),
         7 => v.clone().prop_map(Op::Eoi),
+        5 => (v.clone(), 0u8..16).prop_map(|(v, w)| Op::Deactivate(v, w)),
         2 => v.clone().prop_map(Op::Exit),
         2 => v.prop_map(Op::Switch),
     ]
 }
 
-fn run(v3: bool, vcpus: usize, lrs: usize, ops: Vec<Op>) {
+fn run(v3: bool, split: bool, vcpus: usize, lrs: usize, ops: Vec<Op>) {
     let mut m = Model::new(if v3 { Version::V3 } else { Version::V2 }, vcpus, lrs);
+    for hw in &mut m.hw {
+        hw.split = split;
+    }
     m.step(Op::Turn(0, true));
     for v in 0..vcpus as u8 {
         for irq in [1, 7, 27, 30, 31, 32, 33, 34, 35, 36, LINKED] {
@@ -1401,19 +1651,25 @@ proptest! {
     /// One vcpu: every pending, enabled interrupt is delivered, best first, once per edge and
     /// for as long as its line is high.
     #[test]
-    fn model_of_one_vcpu(v3: bool, lrs in 2usize..5, ops in prop::collection::vec(ops(), 1..120)) {
-        run(v3, 1, lrs, ops);
+    fn model_of_one_vcpu(
+        v3: bool,
+        split: bool,
+        lrs in 2usize..5,
+        ops in prop::collection::vec(ops(), 1..120),
+    ) {
+        run(v3, split, 1, lrs, ops);
     }
 
     /// The same with several that run at once and SPIs that are aimed here and there.
     #[test]
     fn model_of_several_vcpus(
         v3: bool,
+        split: bool,
         vcpus in 2usize..5,
         lrs in 2usize..5,
         ops in prop::collection::vec(ops(), 1..160),
     ) {
-        run(v3, vcpus, lrs, ops);
+        run(v3, split, vcpus, lrs, ops);
     }
 
     /// Whatever a guest writes wherever, between exits and switches: nothing panics, nothing
@@ -1423,7 +1679,7 @@ proptest! {
         v3: bool,
         spis in prop::sample::select(vec![0u32, 32, 96, 960]),
         accesses in prop::collection::vec(
-            (0u8..4, 0u64..0x1000, any::<bool>(), any::<u64>(), 0u8..12), 1..200),
+            (0u8..4, 0u64..0x1000, any::<bool>(), any::<u64>(), 0u8..18), 1..200),
     ) {
         let ver = if v3 { Version::V3 } else { Version::V2 };
         let mut g = vgic(ver, 4, spis);
@@ -1436,6 +1692,8 @@ proptest! {
             match what {
                 0 => { h.ack(); }
                 1 => { let _ = g.unload(S, id, h); h.running.clear(); }
+                12 => { h.eoi(); }
+                13 => { g.sync(S, id, h); let _ = g.deactivate(S, id, value as u32 % 1100); }
                 2 => { let _ = g.inject_hw(S, id, value as u32 % 100); }
                 3 => { let _ = g.sgi1r(S, id, value); }
                 4 => { let _ = g.set_level(S, id, value as u32 % 1100, value >> 63 != 0); }
