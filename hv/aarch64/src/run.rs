@@ -61,7 +61,7 @@ pub struct Fixed {
     pub uart: Option<u32>,
     /// Emulated distributor in the control domain: address and size.
     pub dom0_gicd: (u64, u64),
-    /// Emulated redistributors in the control domain.
+    /// Emulated redistributors in the control domain; GICv2: the second page of its CPU interface.
     pub dom0_gicr: (u64, u64),
     /// Both in other domains.
     pub guest_gic: ((u64, u64), (u64, u64)),

@@ -17,6 +17,8 @@ use hv_core::vgic::{Effects, Region};
 
 const EC_WFX: u64 = 0x01;
 const EC_SMC: u64 = 0x17;
+const EC_CP15: u64 = 0x03;
+const EC_CP15_WIDE: u64 = 0x04;
 const EC_SYSREG: u64 = 0x18;
 const EC_IABT: u64 = 0x20;
 const EC_DABT: u64 = 0x24;
@@ -276,6 +278,12 @@ fn other_sync(f: &mut VcpuFile, esr: u64) -> *mut VcpuFile {
             }
             r == 0
         }
+        EC_CP15 | EC_CP15_WIDE => {
+            if cp15_access(f, esr, iss).is_none() {
+                undef(f);
+            }
+            false
+        }
         EC_IABT => {
             let a = Abort::decode(iss, true);
             if let Some(ipa) = fault_ipa(a)
@@ -291,6 +299,36 @@ fn other_sync(f: &mut VcpuFile, esr: u64) -> *mut VcpuFile {
         }
     };
     after(f, goes_on)
+}
+
+/// The same of AArch32's EL0: registers of 32 bits, and two of them for one of 64. `None`: there is no such register.
+#[cold]
+fn cp15_access(f: &mut VcpuFile, esr: u64, iss: u32) -> Option<()> {
+    let wide = esr >> 26 == EC_CP15_WIDE;
+    let a = SysAccess::from_cp15(iss, wide)?;
+    let (low, high) = (usize::from(a.rt), (iss >> 10 & 31) as usize);
+    let v = f.who;
+    let mut h = hv().lock();
+    let value = match sysreg::decode(&a, true, &fixed().ids) {
+        Emul::Value(x) => x,
+        Emul::Timer(reg) if a.read => h.vtimers.read(v.slot, v.vcpu, reg, counter()),
+        Emul::Timer(reg) => {
+            let upper = if wide { *f.x.get(high)? << 32 } else { 0 };
+            let value = f.x.get(low)? & 0xffff_ffff | upper;
+            let line = h.vtimers.write(v.slot, v.vcpu, reg, value, counter());
+            let _ = h.vgics.set_level(v.slot, v.vcpu, 30, line);
+            value
+        }
+        _ => return None,
+    };
+    if a.read {
+        *f.x.get_mut(low)? = value & 0xffff_ffff;
+        if wide {
+            *f.x.get_mut(high)? = value >> 32;
+        }
+    }
+    skip(f, esr);
+    Some(())
 }
 
 /// Emulates an access to a system register.

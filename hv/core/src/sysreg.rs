@@ -102,6 +102,33 @@ impl SysAccess {
             read: iss & 1 != 0,
         }
     }
+
+    /// From the syndrome of an access of AArch32's EL0 to a register of coprocessor 15: of class 0x03 (MCR, MRC), or
+    /// `wide`, 0x04 (MCRR, MRRC; `rt` is the lower half's). The encoding of the AArch64 register with the same fields,
+    /// which those that EL0 may reach have; `None` where there is none.
+    #[must_use]
+    pub const fn from_cp15(iss: u32, wide: bool) -> Option<Self> {
+        let (crm, rt, read) = ((iss >> 1 & 15) as u8, (iss >> 5 & 31) as u8, iss & 1 != 0);
+        let (crn, op2, known) = if wide {
+            // CNTP_CVAL is all that traps.
+            (14, 2, iss >> 16 & 15 == 2 && crm == 14)
+        } else {
+            let (crn, op2) = ((iss >> 10 & 15) as u8, (iss >> 17 & 7) as u8);
+            (crn, op2, iss >> 14 & 7 == 0)
+        };
+        if !known {
+            return None;
+        }
+        Some(Self {
+            op0: 3,
+            op1: 3,
+            crn,
+            crm: if wide { 2 } else { crm },
+            op2,
+            rt,
+            read,
+        })
+    }
 }
 
 /// What a register does.

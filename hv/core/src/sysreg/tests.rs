@@ -387,3 +387,47 @@ fn a_cpu_with_less_than_was_shown_does_not_cover_it() {
     // What guests are not shown may differ.
     assert!(shown(&[]).covers(&shown(&[(4, 0, 32, 1)])));
 }
+
+/// XSA-102, 103: what AArch32's EL0 reaches of coprocessor 15 is what it reaches of the same registers in AArch64.
+#[test]
+fn xsa_102_103_coprocessor_registers_are_those_of_aarch64() {
+    let ids = IdRegs::read(|_, _| 0);
+    let mcr = |opc1: u32, crn: u32, crm: u32, opc2: u32, read: u32| {
+        SysAccess::from_cp15(
+            opc2 << 17 | opc1 << 14 | crn << 10 | 3 << 5 | crm << 1 | read,
+            false,
+        )
+    };
+    let told = |a: Option<SysAccess>| a.map(|a| decode(&a, true, &ids));
+    for read in [0, 1] {
+        let is = |reg| Some(Emul::Timer(reg));
+        assert_eq!(told(mcr(0, 14, 2, 0, read)), is(TimerReg::Tval));
+        assert_eq!(told(mcr(0, 14, 2, 1, read)), is(TimerReg::Ctl));
+        let wide = |opc1: u32, crm: u32| {
+            SysAccess::from_cp15(opc1 << 16 | 4 << 10 | 3 << 5 | crm << 1 | read, true)
+        };
+        assert_eq!(told(wide(2, 14)), is(TimerReg::Cval));
+        assert_eq!(wide(2, 14).map(|a| a.rt), Some(3));
+        for (opc1, crm) in [(0, 14), (3, 14), (2, 15), (0, 9)] {
+            assert_eq!(wide(opc1, crm), None);
+        }
+    }
+    assert_eq!(told(mcr(0, 9, 14, 0, 1)), Some(Emul::Value(0)), "PMUSERENR");
+    assert_eq!(told(mcr(0, 9, 14, 0, 0)), Some(Emul::Undef));
+    // Nothing else: EL0 has no other.
+    for n in 0..1 << 15 {
+        let (opc1, crn, crm, opc2, read) = (n & 7, n >> 3 & 15, n >> 7 & 15, n >> 11 & 7, n >> 14);
+        let timer = crn == 14
+            && (crm == 2 && opc2 < 2
+                || crm == 0 && opc2 == 1 && read == 1
+                || crm == 2 && opc2 == 2);
+        let r = told(mcr(opc1, crn, crm, opc2, read)).unwrap_or(Emul::Undef);
+        let known = matches!(r, Emul::Timer(_) | Emul::Value(0));
+        let zero = (crn, crm, opc2, read) == (9, 14, 0, 1);
+        assert!(known || r == Emul::Undef);
+        assert!(
+            !known || opc1 == 0 && (timer || zero),
+            "{opc1} {crn} {crm} {opc2}"
+        );
+    }
+}
