@@ -154,6 +154,24 @@ pub fn begin(index: usize, program: fn(usize) -> !) -> ! {
     }
 }
 
+/// As [`begin`] for this CPU, which goes on where it is. What [`run`] executes at EL0 may wait (WFI, WFE) and see the
+/// timers. Needs [`set_up`].
+pub fn stay() {
+    let [ttbr0, ttbr1, tcr, _] = STARTS[0].tables_and_stack();
+    let (sctlr, cntkctl) = (register!("sctlr_el1"), register!("cntkctl_el1"));
+    // SAFETY: the new tables have what the old ones have, and the pages of generated instructions; the other bits are
+    // about EL0 alone.
+    unsafe {
+        asm!("msr ttbr0_el1, {}", "msr ttbr1_el1, {}", "msr tcr_el1, {}", "isb", "tlbi vmalle1", "dsb nsh",
+             "msr sctlr_el1, {}", "msr cntkctl_el1, {}", "isb",
+             in(reg) ttbr0, in(reg) ttbr1, in(reg) tcr, in(reg) sctlr | 1 << 16 | 1 << 18,
+             in(reg) cntkctl | 0x303, options(nostack));
+    }
+}
+
+/// Where the page is that [`run`]'s instructions may write at EL0.
+pub const WRITABLE: u64 = CODE + CPUS as u64 * 4096;
+
 extern "C" fn started(start: &'static Start) -> ! {
     let index = (&raw const *start as usize - &raw const STARTS as usize) / size_of::<Start>();
     // Floating point, so that its instructions do something.

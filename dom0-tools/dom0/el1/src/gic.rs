@@ -162,6 +162,16 @@ pub(crate) fn take(handle: impl FnOnce(u32)) -> bool {
 }
 
 pub(crate) fn take_at(gic: Gic, handle: impl FnOnce(u32)) -> bool {
+    let Some((iar, intid)) = acknowledge_at(gic) else {
+        return false;
+    };
+    handle(intid);
+    end_at(gic, iar);
+    true
+}
+
+/// Acknowledges an interrupt: what the register gave, and its number.
+fn acknowledge_at(gic: Gic) -> Option<(u32, u32)> {
     let iar: u32 = match gic {
         Gic::V2 { gicc, .. } => read(gicc + 0xc),
         Gic::V3 { .. } => {
@@ -176,10 +186,10 @@ pub(crate) fn take_at(gic: Gic, handle: impl FnOnce(u32)) -> bool {
     } else {
         iar & 0xff_ffff
     };
-    if (1020..1024).contains(&intid) {
-        return false;
-    }
-    handle(intid);
+    (!(1020..1024).contains(&intid)).then_some((iar, intid))
+}
+
+fn end_at(gic: Gic, iar: u32) {
     match gic {
         Gic::V2 { gicc, .. } => write(gicc + 0x10, iar),
         // SAFETY: ends the interrupt just acknowledged (ICC_EOIR1_EL1).
@@ -187,7 +197,40 @@ pub(crate) fn take_at(gic: Gic, handle: impl FnOnce(u32)) -> bool {
             asm!("msr S3_0_C12_C12_1, {}", "isb", in(reg) u64::from(iar), options(nostack));
         },
     }
-    true
+}
+
+/// Whether the end of an interrupt drops its priority alone (EOImode 1): it is to be [deactivated](deactivate) then.
+#[cfg(feature = "probe")]
+pub fn split(on: bool) {
+    match *GIC.lock() {
+        Gic::V2 { gicc, .. } => write(gicc, 1 | u32::from(on) << 9),
+        // SAFETY: ICC_CTLR_EL1 of this CPU's interface; interrupts are taken by this module alone.
+        Gic::V3 { .. } => unsafe {
+            asm!("msr S3_0_C12_C12_4, {}", "isb", in(reg) u64::from(on) << 1, options(nostack));
+        },
+    }
+}
+
+/// With [`split`]: acknowledges an interrupt and drops its priority. What is to be given to [`deactivate`], and its
+/// number.
+#[cfg(feature = "probe")]
+pub fn take_active() -> Option<(u32, u32)> {
+    let gic = *GIC.lock();
+    let taken = cpu::interrupt_pending().then(|| acknowledge_at(gic))??;
+    end_at(gic, taken.0);
+    Some(taken)
+}
+
+/// Deactivates an interrupt that [`take_active`] gave.
+#[cfg(feature = "probe")]
+pub fn deactivate(iar: u32) {
+    match *GIC.lock() {
+        Gic::V2 { gicc, .. } => write(gicc + 0x1000, iar),
+        // SAFETY: ICC_DIR_EL1.
+        Gic::V3 { .. } => unsafe {
+            asm!("msr S3_0_C12_C11_1, {}", "isb", in(reg) u64::from(iar), options(nostack));
+        },
+    }
 }
 
 /// Lets all software-generated interrupts through to this CPU.

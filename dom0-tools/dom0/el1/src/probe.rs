@@ -379,9 +379,16 @@ static HANDLER: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 /// Runs `f` with interrupts unmasked. Each is acknowledged, `handler` is called with its INTID, and it
 /// is ended. Needs [`install`].
 pub fn interruptible<R>(handler: fn(u32), f: impl FnOnce() -> R) -> R {
+    unmasked_by(handler, || {
+        // SAFETY: `probe_irq` keeps what it interrupts as it was, and `el1_interrupt` finds a handler.
+        unsafe { asm!("msr daifclr, #2") };
+        f()
+    })
+}
+
+/// [`interruptible`] for a function that begins with interrupts masked: a hypercall in it may unmask them.
+pub fn unmasked_by<R>(handler: fn(u32), f: impl FnOnce() -> R) -> R {
     HANDLER.store(handler as *mut (), Ordering::Relaxed);
-    // SAFETY: `probe_irq` keeps what it interrupts as it was, and `el1_interrupt` finds a handler.
-    unsafe { asm!("msr daifclr, #2") };
     let result = f();
     // SAFETY: as before.
     unsafe { asm!("msr daifset, #2") };

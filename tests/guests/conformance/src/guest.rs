@@ -9,6 +9,7 @@ mod grants;
 mod memory;
 mod races;
 mod served;
+mod user;
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -112,6 +113,7 @@ fn run(machine: Machine) -> Result<(), Errno> {
     suite.grants();
     suite.devices();
     suite.cpu();
+    suite.user();
     // For good: it cannot be taken back.
     suite.fifo();
     Ok(())

@@ -247,6 +247,29 @@ impl Suite {
             self.case(format!("psci.cpu_off.{round}"), down);
             affinity(self, &format!("off.{round}"));
         }
+        let answers = self.cycles(&gic);
+        self.case("psci.cycles", answers);
+    }
+
+    /// The second vcpu is started as soon as it is told to be off, again and again: how often that was well.
+    fn cycles(&self, gic: &el1::machine::Gic) -> String {
+        let xen = el1::hvc::xen();
+        let wait = |f: &dyn Fn() -> bool| {
+            let end = el1::time::now_ns() + 2_000_000_000;
+            while !f() && el1::time::now_ns() < end {
+                let _ = guest_abi::calls::sched::yield_now(&xen);
+            }
+        };
+        let off =
+            || probe::smccc(Conduit::Hvc, [0xc400_0004, 1, 0, 0]).is_ok_and(|x| x[0] as u32 == 1);
+        let mut well = 0;
+        for _ in 0..100 {
+            well += u32::from(probe::start_second(1, gic) == 0);
+            wait(&probe::second_runs);
+            probe::stop_second(1);
+            wait(&|| !probe::second_runs() && off());
+        }
+        format!("{well} of 100")
     }
 
     /// Waits up to two seconds, and lets the other vcpu have the CPU.

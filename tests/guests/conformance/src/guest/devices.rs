@@ -4,15 +4,28 @@
 use super::{Suite, trap, value};
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use el1::machine::Gic;
 use el1::probe::{self, Register, Trap};
 use el1::{cpu, gic, time};
+use guest_abi::HypercallNr;
 
 /// The emulated UART.
 const UART: u64 = 0x2200_0000;
 
 fn done(r: Result<(), Trap>) -> String {
     r.map_or_else(trap, |()| "done".into())
+}
+
+/// How often the virtual timer's interrupt was taken.
+static RANG: AtomicU32 = AtomicU32::new(0);
+
+/// Takes a timer's interrupt, and has both ring no more.
+fn rang(intid: u32) {
+    RANG.fetch_add(u32::from(intid == time::INTID), Relaxed);
+    let _ = Register::CntvCtl.write(2);
+    let _ = Register::CntpCtl.write(2);
 }
 
 /// The virtual timer rings, and rings once more before its interrupt is ended; the guest makes no call meanwhile. How often it is taken within a second.
@@ -41,7 +54,10 @@ impl Suite {
     pub fn devices(&mut self) {
         self.distributor();
         self.sgis();
+        self.active();
         self.timers();
+        self.enables();
+        self.masked();
         self.uart();
     }
 
@@ -275,6 +291,142 @@ impl Suite {
         gic::send_sgi(cpu::affinity(), 9);
         let t = self.taken();
         self.case("sgi.priorities", t);
+    }
+
+    /// EOImode 1: interrupts are taken, and deactivated later, more of them than the machine has list registers.
+    fn active(&mut self) {
+        const ALL: core::ops::Range<u32> = 4..12;
+        let own = match self.machine.gic {
+            Gic::V2 { gicd, .. } => gicd,
+            Gic::V3 { gicr, .. } => gicr + 0x1_0000,
+        };
+        for sgi in ALL {
+            let _ = probe::store8(own + 0x400 + u64::from(sgi), 0xa0);
+        }
+        self.taken();
+        gic::split(true);
+        for (name, order) in [
+            ("in_order", [4u32, 5, 6, 7, 8, 9, 10, 11]),
+            ("backwards", [11, 10, 9, 8, 7, 6, 5, 4]),
+            ("mixed", [7, 11, 4, 9, 10, 6, 5, 8]),
+        ] {
+            ALL.for_each(|sgi| gic::send_sgi(cpu::affinity(), sgi));
+            let mut active: Vec<(u32, u32)> = Vec::new();
+            while let Some(taken) = gic::take_active() {
+                active.push(taken);
+            }
+            self.case(format!("gic.split.{name}.active"), active.len());
+            // Again while they are active: each comes when it was deactivated, and not before.
+            ALL.for_each(|sgi| gic::send_sgi(cpu::affinity(), sgi));
+            let (mut again, mut early) = (0, 0);
+            for sgi in order {
+                let Some(at) = active.iter().position(|(_, intid)| *intid == sgi) else {
+                    continue;
+                };
+                early += u32::from(gic::take_active().is_some());
+                gic::deactivate(active.remove(at).0);
+                while let Some((iar, intid)) = gic::take_active() {
+                    again += u32::from(intid == sgi);
+                    early += u32::from(intid != sgi && active.iter().any(|a| a.1 == intid));
+                    gic::deactivate(iar);
+                }
+            }
+            self.case(
+                format!("gic.split.{name}"),
+                format!("{again} again, {early} early"),
+            );
+        }
+        gic::split(false);
+        let t = self.taken();
+        self.case("gic.split.left", t);
+        // Handlers within handlers, six levels of priority.
+        for (sgi, level) in (4..10u64).zip([0xd0u8, 0xb0, 0x90, 0x70, 0x50, 0x30]) {
+            let _ = probe::store8(own + 0x400 + sgi, level);
+        }
+        let t = self.nested(4);
+        self.case("gic.nested", t);
+        let t = self.taken();
+        self.case("gic.nested.left", t);
+        for sgi in ALL {
+            let _ = probe::store8(own + 0x400 + u64::from(sgi), 0xa0);
+        }
+    }
+
+    /// Takes SGI `sgi`, and in its handler the next one, which is better.
+    fn nested(&self, sgi: u32) -> String {
+        if sgi == 10 {
+            return " end".into();
+        }
+        gic::send_sgi(cpu::affinity(), sgi);
+        let mut text = String::new();
+        if !gic::poll(|intid| text = format!(" {intid}{}", self.nested(sgi + 1))) {
+            text = " none".into();
+        }
+        text
+    }
+
+    /// What is delivered with which bits of GICD_CTLR.
+    fn enables(&mut self) {
+        let gicd = self.gicd();
+        gic::enable(time::INTID, gic::Trigger::Level);
+        for bits in [0u32, 1, 2, 3, 4, 5, 6, 7, 0x10, 0x12, 0x37] {
+            let _ = probe::store32(gicd, bits);
+            let kept = value(probe::load32(gicd));
+            gic::send_sgi(cpu::affinity(), 5);
+            let sgi = self.taken();
+            let _ = Register::CntvCval.write(0);
+            let _ = Register::CntvCtl.write(1);
+            let mut timer = 0;
+            while gic::poll(|intid| {
+                timer += u32::from(intid == time::INTID);
+                let _ = Register::CntvCtl.write(2);
+            }) {}
+            let _ = Register::CntvCtl.write(0);
+            self.case(
+                format!("gicd.ctlr.{bits:#x}"),
+                format!("{kept} sgi{sgi} timer {timer}"),
+            );
+        }
+        let v3 = matches!(self.machine.gic, Gic::V3 { .. });
+        let _ = probe::store32(gicd, if v3 { 0x12 } else { 1 });
+        self.taken();
+    }
+
+    /// Who waits with interrupts masked is woken by the virtual timer: one that rings meanwhile, one that has rung. (The
+    /// physical one ends it after 200 ms.)
+    fn masked(&mut self) {
+        gic::enable(time::INTID, gic::Trigger::Level);
+        gic::enable(30, gic::Trigger::Level);
+        self.taken();
+        // SCHEDOP_block; SCHEDOP_poll of no ports and without an end.
+        for (name, op) in [("block", 1u64), ("poll", 3)] {
+            for (when, ahead) in [("ahead", time::frequency() / 100), ("past", 0)] {
+                let begin = time::ticks();
+                RANG.store(0, Relaxed);
+                let answer = probe::unmasked_by(rang, || {
+                    let _ = Register::CntvCval.write(begin + ahead);
+                    let _ = Register::CntvCtl.write(1);
+                    while ahead == 0 && !cpu::interrupt_pending() {}
+                    let _ = Register::CntpTval.write(time::frequency() / 5);
+                    let _ = Register::CntpCtl.write(1);
+                    self.call_with(HypercallNr::SchedOp, op, &mut [0; 6])
+                });
+                let ms = (time::ticks() - begin) * 1000 / time::frequency();
+                let _ = Register::CntvCtl.write(2);
+                let _ = Register::CntpCtl.write(2);
+                let in_handler = RANG.load(Relaxed);
+                let left = self.taken();
+                let slept = if ms >= 190 {
+                    "to the end"
+                } else {
+                    "and was woken"
+                };
+                self.case(
+                    format!("sched.{name}.masked.timer_{when}"),
+                    format!("{answer} slept {slept}, handler {in_handler}, left{left}"),
+                );
+            }
+        }
     }
 
     fn timers(&mut self) {
