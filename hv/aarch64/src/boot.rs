@@ -423,7 +423,9 @@ fn speculation(ids: &IdRegs) -> (Workarounds, Offered) {
     // SAFETY: an identification register.
     unsafe { asm!("mrs {}, midr_el1", out(reg) midr, options(nomem, nostack)) };
     if errata::locks_up(midr) {
-        log::warn!("guests can lock this CPU up: Cortex-A77, erratum 1508412 (XSA-436)");
+        log::warn!(
+            "guests can lock this CPU up: erratum 1508412 of Cortex-A77 (XSA-436) or 832075 of A57"
+        );
     }
     let psci = FIRMWARE.get().and_then(|f| f.psci);
     let offered = SPECULATION.map(|f| psci.map_or(-1, |p| p.workaround_offered(f)));
