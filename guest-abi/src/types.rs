@@ -59,6 +59,12 @@ impl DomId {
 }
 
 impl Gfn {
+    /// The frame so many further on; beyond the end of all numbers from 0 on again.
+    #[must_use]
+    #[inline]
+    pub const fn plus(self, frames: u64) -> Self {
+        Self(self.0.wrapping_add(frames))
+    }
     /// The first byte's guest physical address.
     #[must_use]
     pub const fn addr(self) -> u64 {
@@ -72,6 +78,12 @@ impl Gfn {
 }
 
 impl Mfn {
+    /// The frame so many further on; beyond the end of all numbers from 0 on again.
+    #[must_use]
+    #[inline]
+    pub const fn plus(self, frames: u64) -> Self {
+        Self(self.0.wrapping_add(frames))
+    }
     /// The first byte's machine physical address.
     #[must_use]
     pub const fn addr(self) -> u64 {

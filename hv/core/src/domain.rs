@@ -266,11 +266,9 @@ impl Domains {
     pub fn free_domid(&mut self) -> Result<DomId, Errno> {
         for _ in 0..=MAX_DOMAINS {
             let id = DomId(self.next_domid);
-            let next = self.next_domid + 1;
-            self.next_domid = if next >= DomId::FIRST_RESERVED.0 {
-                1
-            } else {
-                next
+            self.next_domid = match self.next_domid.checked_add(1) {
+                Some(next) if next < DomId::FIRST_RESERVED.0 => next,
+                _ => 1,
             };
             if self.find(id).is_none() {
                 return Ok(id);
@@ -287,15 +285,17 @@ impl Domains {
         }
         if let Some(s) = self.table.get_mut(place) {
             *s = Some(d);
-            self.end = self.end.max(place + 1);
+            self.end = self.end.max(place.saturating_add(1));
         }
     }
 
     /// Takes a domain out of its slot.
     pub fn remove(&mut self, slot: Slot) -> Option<Domain> {
         let gone = self.table.get_mut(slot.idx())?.take();
-        while self.end > 0 && self.table.get(self.end - 1).is_none_or(Option::is_none) {
-            self.end -= 1;
+        while let Some(last) = self.end.checked_sub(1)
+            && self.table.get(last).is_none_or(Option::is_none)
+        {
+            self.end = last;
         }
         gone
     }

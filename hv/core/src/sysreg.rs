@@ -310,7 +310,7 @@ const AA64DFR0: u64 = 6 | 1 << 12 | 1 << 20;
 
 impl IdRegs {
     const fn at(crm: u8, op2: u8) -> usize {
-        (crm.wrapping_sub(1) as usize) * 8 + op2 as usize
+        (crm.wrapping_sub(1) as usize) << 3 | op2 as usize & 7
     }
 
     /// Reads all registers of the group by `read(CRm, op2)`. Every CPU has all of them: those that
@@ -319,7 +319,7 @@ impl IdRegs {
     pub fn read(mut read: impl FnMut(u8, u8) -> u64) -> Self {
         let mut regs = [0; 56];
         for (i, r) in (0u8..).zip(&mut regs) {
-            *r = read(1 + i / 8, i % 8);
+            *r = read((i / 8).wrapping_add(1), i % 8);
         }
         Self(regs)
     }

@@ -79,14 +79,14 @@ impl Timers {
     /// `ENOMEM`; `EINVAL` for a slot that cannot be.
     pub fn create_domain(&mut self, slot: Slot, vcpus: usize) -> Result<(), Errno> {
         let places = self.places.get_mut(slot.idx()).ok_or(Errno::EINVAL)?;
-        let n = vcpus + 1;
+        let n = vcpus.saturating_add(1);
         crate::room::reserve(places, n)?;
         for h in &mut self.heaps {
-            let more = (self.all + n).saturating_sub(h.len());
+            let more = self.all.saturating_add(n).saturating_sub(h.len());
             crate::room::reserve(h, more)?;
         }
         places.resize(n, NOWHERE);
-        self.all += n;
+        self.all = self.all.saturating_add(n);
         Ok(())
     }
 
@@ -99,7 +99,7 @@ impl Timers {
         }
         if let Some(p) = self.places.get_mut(slot.idx()) {
             *p = Vec::new();
-            self.all -= n;
+            self.all = self.all.saturating_sub(n);
         }
     }
 
@@ -192,9 +192,11 @@ impl Timers {
 
     /// Moves the entry at `i` up to where it belongs.
     fn up(&mut self, cpu: u8, mut i: usize) {
-        while i != 0 && self.at(cpu, i) < self.at(cpu, (i - 1) / 2) {
-            self.swap(cpu, i, (i - 1) / 2);
-            i = (i - 1) / 2;
+        while let Some(above) = i.checked_sub(1).map(|n| n / 2)
+            && self.at(cpu, i) < self.at(cpu, above)
+        {
+            self.swap(cpu, i, above);
+            i = above;
         }
         self.note_at(cpu, i);
     }
@@ -202,7 +204,8 @@ impl Timers {
     /// Moves the entry at `i` down to where it belongs.
     fn down(&mut self, cpu: u8, mut i: usize) {
         loop {
-            let (left, right) = (2 * i + 1, 2 * i + 2);
+            let left = i.wrapping_mul(2).wrapping_add(1);
+            let right = left.wrapping_add(1);
             let least = if self.at(cpu, right) < self.at(cpu, left) {
                 right
             } else {

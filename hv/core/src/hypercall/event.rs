@@ -216,7 +216,8 @@ impl<M: Machine> Call<'_, M> {
         for (to, from) in ports.iter_mut().zip(raw) {
             *to = Port(u32::from_le_bytes(*from));
         }
-        self.m.spend(ports.len() as u32 * 2 * cost::ENTRY);
+        self.m
+            .spend((ports.len() as u32).saturating_mul(2 * cost::ENTRY));
         Ok(())
     }
 }

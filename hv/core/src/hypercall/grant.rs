@@ -173,7 +173,7 @@ impl<M: Machine> Call<'_, M> {
             let at = a[1].wrapping_add(STATUS);
             guest.put_by(&mut list, at, &status)?;
             a[1] = a[1].wrapping_add(size_of::<GnttabCopy>() as u64);
-            a[2] -= 1;
+            a[2] = a[2].saturating_sub(1);
             if a[2] != 0 && self.m.spent() >= end_of_slice {
                 return Ok(Reply::Again);
             }
@@ -228,7 +228,7 @@ impl<M: Machine> Call<'_, M> {
             if found {
                 cursor = 0;
                 a[1] = a[1].wrapping_add(size_of::<GnttabCacheFlush>() as u64);
-                a[2] -= 1;
+                a[2] = a[2].saturating_sub(1);
             }
             if a[2] != 0 && self.used_up() {
                 a[0] = GrantOp::CacheFlush.number() | (u64::from(cursor) << PROGRESS_SHIFT);
@@ -255,7 +255,7 @@ impl<M: Machine> Call<'_, M> {
             f(self, &mut e);
             self.guest().put(a[1], &e)?;
             a[1] = a[1].wrapping_add(size_of::<T>() as u64);
-            a[2] -= 1;
+            a[2] = a[2].saturating_sub(1);
             if a[2] != 0 && self.used_up() {
                 return Ok(Reply::Again);
             }

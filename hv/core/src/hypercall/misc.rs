@@ -15,7 +15,7 @@ const VERSION: i64 = (4 << 16) | 17;
 
 fn text<const N: usize>(s: &str) -> [u8; N] {
     let mut b = [0; N];
-    for (to, from) in b.iter_mut().take(N - 1).zip(s.bytes()) {
+    for (to, from) in b.iter_mut().take(N.saturating_sub(1)).zip(s.bytes()) {
         *to = from;
     }
     b
@@ -151,7 +151,7 @@ impl<M: Machine> Call<'_, M> {
                 if let Some(until) = until {
                     self.hv.sleep(self.m, self.who, Some(until));
                 }
-                a[1] -= taken as u64;
+                a[1] = a[1].saturating_sub(taken as u64);
                 a[2] = a[2].wrapping_add(taken as u64);
                 if a[1] as u32 == 0 {
                     OK

@@ -172,7 +172,7 @@ impl<M: Machine> Call<'_, M> {
             }
             self.guest().put(a[0], &e)?;
             a[0] = a[0].wrapping_add(size_of::<MulticallEntry>() as u64);
-            a[1] -= 1;
+            a[1] = a[1].saturating_sub(1);
         }
         OK
     }

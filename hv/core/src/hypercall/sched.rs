@@ -98,11 +98,11 @@ impl<M: Machine> Call<'_, M> {
                 *t = expiry;
             }
             self.hv.watch_dogs(self.m, self.who.slot, self.cpu);
-            return done(free as i64 + 1);
+            return done((free as i64).saturating_add(1));
         }
         let t = d
             .watchdogs
-            .get_mut(w.id as usize - 1)
+            .get_mut((w.id as usize).wrapping_sub(1))
             .ok_or(Errno::EINVAL)?;
         if *t == 0 {
             return Err(Errno::EINVAL);
