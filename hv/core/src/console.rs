@@ -52,20 +52,24 @@ impl Ring {
         if let Some(place) = self.bytes.get_mut(self.end as usize % RING) {
             *place = byte;
         }
-        self.end += 1;
-        self.len = (self.len + 1).min(RING);
+        self.end = self.end.wrapping_add(1);
+        self.len = self.len.saturating_add(1).min(RING);
     }
 
     const fn oldest(&self) -> u64 {
-        self.end - self.len as u64
+        self.end.wrapping_sub(self.len as u64)
     }
 
     /// Copies bytes from position `at` on, none of which is missing; gives how many.
     fn read(&self, at: u64, buf: &mut [u8]) -> usize {
         let mut n = 0;
-        while n < buf.len() && at + (n as u64) < self.end {
-            let place = (at as usize + n) % RING;
-            let most = (self.end - at) as usize - n;
+        while n < buf.len() {
+            let from = at.saturating_add(n as u64);
+            let most = self.end.saturating_sub(from) as usize;
+            if most == 0 {
+                break;
+            }
+            let place = from as usize % RING;
             let (Some(from), Some(to)) = (self.bytes.get(place..), buf.get_mut(n..)) else {
                 break;
             };
@@ -73,7 +77,7 @@ impl Ring {
             if let (Some(from), Some(to)) = (from.get(..count), to.get_mut(..count)) {
                 to.copy_from_slice(from);
             }
-            n += count;
+            n = n.saturating_add(count);
         }
         n
     }
@@ -112,7 +116,8 @@ impl Output {
         };
         let mut room = limit.saturating_sub(self.ring.len);
         let whole = from != Speaker::Control;
-        let fits = bytes.len() + bytes.iter().filter(|&&b| b == b'\n').count() + 2 <= room;
+        let feeds = bytes.iter().filter(|&&b| b == b'\n').count();
+        let fits = bytes.len().saturating_add(feeds).saturating_add(2) <= room;
         if from == Speaker::Hypervisor || whole && fits {
             bytes.iter().for_each(|&b| self.log.push(b));
         }
@@ -122,19 +127,19 @@ impl Output {
         }
         if self.open.is_some_and(|o| o != from) && room >= 3 {
             self.send(b'\n');
-            room -= 2;
+            room = room.saturating_sub(2);
             self.open = None;
         }
-        let mut taken = 0;
+        let mut taken = 0usize;
         for &b in bytes {
-            let need = 1 + usize::from(b == b'\n');
-            if need > room {
+            let need = if b == b'\n' { 2 } else { 1 };
+            let Some(left) = room.checked_sub(need) else {
                 break;
-            }
-            room -= need;
+            };
+            room = left;
             self.send(b);
             self.open = (b != b'\n').then_some(from);
-            taken += 1;
+            taken = taken.saturating_add(1);
         }
         if taken == 0 && !whole {
             self.waits = self.waits.saturating_add(1);
@@ -156,7 +161,7 @@ impl Output {
     pub fn pop(&mut self) -> Option<u8> {
         let at = self.ring.oldest();
         let byte = (self.ring.len != 0).then(|| self.ring.bytes.get(at as usize % RING))?;
-        self.ring.len -= 1;
+        self.ring.len = self.ring.len.saturating_sub(1);
         self.waits = 0;
         byte.copied()
     }
@@ -195,11 +200,13 @@ pub struct Allowance<const NS: u64, const BURST: u64> {
 impl<const NS: u64, const BURST: u64> Allowance<NS, BURST> {
     /// When so many bytes more may be printed, in ns.
     fn when(self, bytes: u64) -> u64 {
-        (self.paid + bytes * NS).saturating_sub(BURST * NS)
+        self.paid
+            .saturating_add(bytes.saturating_mul(NS))
+            .saturating_sub(BURST.saturating_mul(NS))
     }
 
     fn take(&mut self, bytes: u64, now: u64) {
-        self.paid = self.paid.max(now) + bytes * NS;
+        self.paid = self.paid.max(now).saturating_add(bytes.saturating_mul(NS));
     }
 }
 
@@ -249,8 +256,8 @@ impl Lines {
     fn put(&mut self, byte: u8) {
         if let Some(place) = self.line.get_mut(self.len) {
             *place = byte;
-            self.len += 1;
-            self.column += 1;
+            self.len = self.len.saturating_add(1);
+            self.column = self.column.saturating_add(1);
         }
     }
 
@@ -262,7 +269,7 @@ impl Lines {
         if n > 9 {
             self.number(n / 10);
         }
-        self.put(b'0' + (n % 10) as u8);
+        self.put(b'0' | (n % 10) as u8);
     }
 
     /// Takes bytes until [`Self::SLICE`] lines are at their end, or one may not be printed yet. Gives how many, and when
@@ -281,20 +288,20 @@ impl Lines {
             }
             let width = match b {
                 b'\n' => Self::WIDTH,
-                b'\t' => 8 - self.column % 8,
+                b'\t' => 8usize.wrapping_sub(self.column % 8),
                 b' '..=b'~' => 1,
                 // Controls of ASCII, and of ISO 8859-1 and UTF-8: also those are orders to some terminals.
                 _ => continue,
             };
-            if self.column + width > Self::WIDTH {
+            if self.column.saturating_add(width) > Self::WIDTH {
                 if let Err(until) = self.end(all, now, &mut print) {
                     return (n, Some(until));
                 }
-                lines += 1;
+                lines = lines.wrapping_add(1);
             }
             if b != b'\n' {
                 self.put(b);
-                self.column += width - 1;
+                self.column = self.column.saturating_add(width).saturating_sub(1);
             }
         }
         (bytes.len(), None)
@@ -315,7 +322,7 @@ impl Lines {
         print: &mut impl FnMut(&[u8]) -> bool,
     ) -> Result<(), u64> {
         let told = if self.left_out == 0 { 0 } else { Self::WIDTH };
-        let cost = (self.len + 2 + told) as u64;
+        let cost = self.len.saturating_add(2).saturating_add(told) as u64;
         let when = self.allowance.when(cost).max(all.when(cost));
         if when > now {
             return Err(when);
@@ -380,13 +387,13 @@ impl Console {
 
     /// Takes typed bytes; gives how many.
     pub fn read_input(&mut self, buf: &mut [u8]) -> usize {
-        let mut n = 0;
+        let mut n = 0usize;
         for place in buf {
             let Some(b) = self.input.pop_front() else {
                 break;
             };
             *place = b;
-            n += 1;
+            n = n.wrapping_add(1);
         }
         n
     }
@@ -429,7 +436,7 @@ impl Reports {
             self.left_out = self.left_out.saturating_add(1);
             return false;
         }
-        self.lines += lines;
+        self.lines = self.lines.saturating_add(lines);
         true
     }
 }
