@@ -358,7 +358,7 @@ struct Table {
 #[inline]
 fn place(pages: &[Mfn], index: u32) -> Option<Pa> {
     let page = pages.get((index / PER_PAGE) as usize)?;
-    Some(Pa(page.addr() + u64::from(index % PER_PAGE) * ENTRY))
+    Some(Pa(page.addr()).add(u64::from(index % PER_PAGE).wrapping_mul(ENTRY)))
 }
 
 impl Table {
@@ -368,7 +368,7 @@ impl Table {
         let (frame, at) = (gref / ENTRIES_PER_FRAME, gref % ENTRIES_PER_FRAME);
         let mfn = self.shared.get(frame as usize)?.mfn;
         Some((
-            Pa(mfn.addr() + u64::from(at) * 8),
+            Pa(mfn.addr()).add(u64::from(at) << 3),
             place(&self.active, gref)?,
         ))
     }
@@ -403,18 +403,18 @@ impl Table {
             return;
         };
         if handle == self.fresh {
-            self.fresh += 1;
+            self.fresh = self.fresh.saturating_add(1);
         } else {
             self.free = Track::load(mem, at).birth as u32;
         }
         track.store(mem, at);
-        self.mappings += 1;
+        self.mappings = self.mappings.saturating_add(1);
     }
 
     fn put_handle<M: PhysMem>(&mut self, mem: &M, handle: u32, at: Pa) {
         Track::free(self.free).store(mem, at);
         self.free = handle;
-        self.mappings -= 1;
+        self.mappings = self.mappings.saturating_sub(1);
     }
 
     fn grow<H: PageHost>(&mut self, host: &mut H, slot: Slot, frames: u32) -> Result<(), Errno> {
@@ -423,7 +423,8 @@ impl Table {
         }
         // There is room in the lists for all that the limit allows.
         while (self.shared.len() as u32) < frames {
-            if self.active.len() < (self.shared.len() + 1) * ACTIVE_PAGES {
+            let wanted = self.shared.len().saturating_add(1);
+            if self.active.len() < wanted.saturating_mul(ACTIVE_PAGES) {
                 self.active.push(host.alloc_own(slot, true)?);
             } else {
                 let mfn = host.alloc_own(slot, false)?;
@@ -526,16 +527,21 @@ fn copy_bytes<M: PhysMem>(mem: &M, dst: Pa, src: Pa, len: u64) {
     }
     let mut buf = [0u8; 64];
     let mut done = 0;
-    mem.spend(2 * len as u32);
+    mem.spend((len as u32).saturating_mul(2));
     while done < len {
-        let n = (len - done).min(buf.len() as u64);
-        let at = if dst > src { len - done - n } else { done };
+        let left = len.saturating_sub(done);
+        let n = left.min(buf.len() as u64);
+        let at = if dst > src {
+            left.saturating_sub(n)
+        } else {
+            done
+        };
         let Some(chunk) = buf.get_mut(..n as usize) else {
             return;
         };
         mem.read(src.add(at), chunk);
         mem.write(dst.add(at), chunk);
-        done += n;
+        done = done.saturating_add(n);
     }
 }
 
@@ -596,7 +602,9 @@ impl Grants {
         {
             return Err(Errno::EINVAL);
         }
-        Ok(max_grant_frames * (1 + ACTIVE_PAGES as u32) + max_maptrack_frames)
+        Ok(max_grant_frames
+            .saturating_mul((ACTIVE_PAGES as u32).saturating_add(1))
+            .saturating_add(max_maptrack_frames))
     }
 
     /// Makes a domain's table with one shared frame. Limits are those of `createdomain`, in
@@ -616,7 +624,7 @@ impl Grants {
         if place.is_some() {
             return Err(Errno::EEXIST);
         }
-        self.births += 1;
+        self.births = self.births.saturating_add(1);
         let mut t = Table {
             birth: self.births,
             domid,
@@ -635,7 +643,7 @@ impl Grants {
         };
         let frames = max_grant_frames as usize;
         crate::room::reserve(&mut t.shared, frames)?;
-        crate::room::reserve(&mut t.active, frames * ACTIVE_PAGES)?;
+        crate::room::reserve(&mut t.active, frames.saturating_mul(ACTIVE_PAGES))?;
         crate::room::reserve(&mut t.track, max_maptrack_frames as usize)?;
         crate::room::reserve(&mut t.lent, MAX_DOMAINS)?;
         t.lent.resize(MAX_DOMAINS, 0);
@@ -678,7 +686,7 @@ impl Grants {
         if idx >= u64::from(t.max_frames) {
             return Err(Errno::EINVAL);
         }
-        t.grow(host, slot, idx as u32 + 1)
+        t.grow(host, slot, (idx as u32).saturating_add(1))
             .map_err(|_| Errno::EINVAL)?;
         t.shared
             .get(idx as usize)
@@ -747,12 +755,12 @@ impl Grants {
             if left == 0 || host.mem().spent() >= limit::SLICE {
                 return Destroyed::More;
             }
-            left -= 1;
+            left = left.saturating_sub(1);
             host.mem().spend(FORGET);
             let found = t.held(host.mem(), handle);
             t.fresh = handle;
             if let Some((e, access, _)) = found {
-                t.mappings -= 1;
+                t.mappings = t.mappings.saturating_sub(1);
                 let page = host.forget_granted(slot, e.gfn);
                 self.unpin(host.mem(), slot, &e, access);
                 page.into_iter().for_each(|p| host.put_page(p));
@@ -763,7 +771,7 @@ impl Grants {
         };
         for (mapper, n) in self.tables.iter_mut().zip(&t.lent) {
             if let Some(mapper) = mapper {
-                mapper.orphans += n;
+                mapper.orphans = mapper.orphans.saturating_add(*n);
             }
         }
         let shared = t.shared.iter().map(|s| s.mfn);
@@ -797,7 +805,7 @@ impl Grants {
         *count = less;
         act.store(mem, at);
         clear_status(mem, entry, act.surplus(access));
-        t.pinned -= u32::from(!act.pinned());
+        t.pinned = t.pinned.saturating_sub(u32::from(!act.pinned()));
         if let Some(n) = t.lent.get_mut(mapper.idx()) {
             *n = n.saturating_sub(1);
         }
@@ -873,18 +881,18 @@ impl Grants {
         }
         let held = match access {
             Access::Read => {
-                act.ro += 1;
+                act.ro = act.ro.saturating_add(1);
                 Held::ReadOnly
             }
             Access::Write => {
-                act.rw += 1;
+                act.rw = act.rw.saturating_add(1);
                 Held::Writable
             }
         };
         act.store(host.mem(), active);
-        t.pinned += u32::from(first);
+        t.pinned = t.pinned.saturating_add(u32::from(first));
         if let Some(n) = t.lent.get_mut(caller.idx()) {
-            *n += 1;
+            *n = n.saturating_add(1);
         }
         let track = Track {
             gfn: at,
@@ -999,13 +1007,13 @@ impl Grants {
             Ok(dst) => {
                 let (s, d) = (u64::from(op.source.offset), u64::from(op.dest.offset));
                 let len = u64::from(op.len);
-                let status = if s.max(d) + len > PAGE_SIZE {
+                let status = if s.max(d).saturating_add(len) > PAGE_SIZE {
                     GrantStatus::BadCopyArg
                 } else {
                     copy_bytes(
                         host.mem(),
-                        Pa(dst.mfn.addr() + d),
-                        Pa(src.mfn.addr() + s),
+                        Pa(dst.mfn.addr()).add(d),
+                        Pa(src.mfn.addr()).add(s),
                         len,
                     );
                     GrantStatus::Okay
@@ -1115,7 +1123,7 @@ impl Grants {
         let (offset, length) = (u64::from(op.offset), u64::from(op.length));
         if offset >= PAGE_SIZE
             || length > PAGE_SIZE
-            || offset + length > PAGE_SIZE
+            || offset.saturating_add(length) > PAGE_SIZE
             || op.op & !(cache::CLEAN | cache::INVAL) != 0
         {
             return Err(Errno::EINVAL);
@@ -1132,7 +1140,7 @@ impl Grants {
         } else {
             CacheOp::Clean
         };
-        host.mem().dcache(Pa(mfn.addr() + offset), length, how);
+        host.mem().dcache(Pa(mfn.addr()).add(offset), length, how);
         Ok(true)
     }
 
@@ -1147,7 +1155,8 @@ impl Grants {
     ) -> Result<bool, Errno> {
         let t = self.table(caller).ok_or(Errno::EINVAL)?;
         let end = cursor.saturating_add(CACHE_FLUSH_SLICE).min(t.fresh);
-        host.mem().spend(end.saturating_sub(*cursor) * cost::ENTRY);
+        let looks = end.saturating_sub(*cursor);
+        host.mem().spend(looks.saturating_mul(cost::ENTRY));
         let held = (*cursor..end).filter_map(|n| t.held(host.mem(), n));
         let mut pages = held.map(|(e, ..)| host.granted(caller, e.gfn));
         if pages.any(|page| page == Some(mfn)) {
