@@ -320,7 +320,7 @@ fn bits(mut word: u32) -> impl Iterator<Item = u32> {
             return None;
         }
         let b = word.trailing_zeros();
-        word &= word - 1;
+        word &= word.wrapping_sub(1);
         Some(b)
     })
 }
@@ -396,7 +396,7 @@ impl Vgics {
         for (i, b) in d.spis.iter().enumerate() {
             let deactivate = b.linked & (b.hw | b.hw_active);
             let p = PhysIrqs {
-                base: PRIVATE + 32 * i as u32,
+                base: (i as u32).wrapping_add(1) << 5,
                 enable: 0,
                 disable: b.linked,
                 deactivate,
@@ -411,7 +411,7 @@ impl Vgics {
     #[must_use]
     pub fn nr_spis(&self, slot: Slot) -> u32 {
         let d = self.doms.get(slot.idx()).and_then(Option::as_ref);
-        d.map_or(0, |d| d.spis.len() as u32 * 32)
+        d.map_or(0, |d| (d.spis.len() as u32) << 5)
     }
 
     /// Passes the physical SPI `irq` through to the domain under the same number. The physical
@@ -621,7 +621,7 @@ impl Vgics {
             if value >> 32 & 0xff_f0ff != 0 || cluster >= 4 {
                 0
             } else {
-                (value & 0xffff) << (cluster * 16) & all
+                (value & 0xffff).wrapping_shl((cluster as u32) << 4) & all
             }
         };
         d.sgi((value >> 24 & 0xf) as u32, targets, from, &mut fx);
@@ -675,7 +675,11 @@ const fn bit(irq: u32) -> u32 {
 }
 
 const fn all_vcpus(n: usize) -> u64 {
-    if n >= 64 { !0 } else { (1 << n) - 1 }
+    if n >= 64 {
+        !0
+    } else {
+        1u64.wrapping_shl(n as u32).wrapping_sub(1)
+    }
 }
 
 impl Vgic {
@@ -707,7 +711,7 @@ impl Vgic {
             }
             return;
         }
-        let index = base / 32 - 1;
+        let index = (base / 32).wrapping_sub(1);
         let Some(b) = self.spis.get(index as usize) else {
             return;
         };
@@ -736,7 +740,7 @@ impl Vgic {
             }
             return;
         }
-        let Some(b) = self.spis.get((base / 32 - 1) as usize) else {
+        let Some(b) = self.spis.get((base / 32).wrapping_sub(1) as usize) else {
             return;
         };
         for n in bits(mask & b.in_lr) {
@@ -754,7 +758,7 @@ impl Vgic {
         let mut rest = targets;
         while rest != 0 {
             let t = rest.trailing_zeros();
-            rest &= rest - 1;
+            rest &= rest.wrapping_sub(1);
             let Some(v) = self.vcpus.get_mut(t as usize) else {
                 return;
             };
@@ -807,7 +811,7 @@ impl Vgic {
             offer(0, &v.private);
             for i in bits(v.spi_hint) {
                 if let Some(b) = spis.get(i as usize) {
-                    offer((i + 1) << 5, b);
+                    offer(i.wrapping_add(1) << 5, b);
                 }
             }
             let Some((irq, _)) = best else { return };
@@ -974,7 +978,7 @@ impl Vgic {
             let mut any = false;
             if let Some(b) = spis.get(i as usize) {
                 for n in bits(candidates(b)).filter(|&n| b.home(n) == me) {
-                    offer((i + 1) << 5 | n, b);
+                    offer(i.wrapping_add(1) << 5 | n, b);
                     any = true;
                 }
             }

@@ -83,6 +83,11 @@ struct Access {
 }
 
 impl Vgic {
+    /// The highest vcpu's number.
+    fn last_vcpu(&self) -> u64 {
+        (self.vcpus.len() as u64).saturating_sub(1)
+    }
+
     pub(super) fn read(
         &mut self,
         vcpu: VcpuId,
@@ -110,11 +115,7 @@ impl Vgic {
         fx: &mut Effects,
     ) -> Result<(), BadAccess> {
         aligned(offset, size)?;
-        let value = if size == 8 {
-            value
-        } else {
-            value & ((1 << (size * 8)) - 1)
-        };
+        let value = value & size_mask(size);
         match (region, self.v3) {
             (Region::Gicd, false) => self.write_gicd_v2(vcpu, offset, size, value, fx),
             (Region::Gicd, true) => self.write_gicd_v3(vcpu, offset, size, value, fx),
@@ -139,10 +140,7 @@ impl Vgic {
         let a = Access { vcpu, offset, size };
         match offset {
             off::CTLR => word(size, self.on.into()),
-            off::TYPER => word(
-                size,
-                self.spis.len() as u64 | (self.vcpus.len() as u64 - 1) << 5,
-            ),
+            off::TYPER => word(size, self.spis.len() as u64 | self.last_vcpu() << 5),
             off::IIDR => word(size, IIDR),
             off::IPRIORITYR..off::ITARGETSR => self.read_priority(&a),
             off::ITARGETSR..off::ICFGR => self.read_targets(&a),
@@ -150,7 +148,7 @@ impl Vgic {
                 byte_or_word(size)?;
                 // Both kinds read the same: who has sent SGIs that wait here.
                 Ok(self.vcpus.get(vcpu.idx()).map_or(0, |v| {
-                    gather(size, |i| sgi_senders(v, (offset & 0xf) as u32 + i))
+                    gather(size, |i| sgi_senders(v, (offset & 0xf) as u32 | i))
                 }))
             }
             off::V2_PIDR2 => word(size, PIDR2_V2),
@@ -192,13 +190,13 @@ impl Vgic {
             off::IPRIORITYR..off::ITARGETSR => self.write_priority(&a, value, true),
             off::ITARGETSR..off::ICFGR => {
                 byte_or_word(size)?;
-                let first = (offset - off::ITARGETSR) as u32;
+                let first = offset as u32 & 0x3ff;
                 let all = all_vcpus(self.vcpus.len());
                 for i in 0..u32::from(size) {
                     // Of several targets the lowest gets it; a list of none is ignored.
-                    let list = value >> (8 * i) & 0xff & all;
+                    let list = u64::from(nth(value, i)) & all;
                     if list != 0 {
-                        self.retarget(vcpu, first + i, list.trailing_zeros() as u8, fx);
+                        self.retarget(vcpu, first | i, list.trailing_zeros() as u8, fx);
                     }
                 }
                 Ok(())
@@ -207,8 +205,8 @@ impl Vgic {
                 byte_or_word(size)?;
                 let set = offset >= off::SPENDSGIR;
                 for i in 0..u32::from(size) {
-                    let from = (value >> (8 * i)) as u8;
-                    self.change_sgi(vcpu, (offset & 0xf) as u32 + i, from, set, fx);
+                    let from = nth(value, i);
+                    self.change_sgi(vcpu, (offset & 0xf) as u32 | i, from, set, fx);
                 }
                 Ok(())
             }
@@ -227,7 +225,7 @@ impl Vgic {
                 CTLR_ARE_NS | if self.on { CTLR_ENABLE_G1A } else { 0 },
             ),
             off::TYPER => {
-                let cpus = (self.vcpus.len() as u64 - 1).min(7);
+                let cpus = self.last_vcpu().min(7);
                 word(size, self.spis.len() as u64 | cpus << 5 | TYPER_V3)
             }
             off::IIDR => word(size, IIDR),
@@ -316,12 +314,13 @@ impl Vgic {
         }
         match offset {
             off::GICR_TYPER..0x010 => {
-                let last = u64::from(owner.idx() + 1 == self.vcpus.len());
+                let last = u64::from(u64::from(owner.0) == self.last_vcpu());
                 // Affinity in the upper half, packed to 32 bits (Aff3 is 0).
                 let typer = affinity_of(owner) << 32 | u64::from(owner.0) << 8 | last << 4;
                 match size {
                     8 => Ok(typer),
-                    4 => Ok(typer >> (offset % 8 * 8) & 0xffff_ffff),
+                    4 if offset & 4 != 0 => Ok(typer >> 32),
+                    4 => Ok(typer & 0xffff_ffff),
                     _ => Err(BadAccess),
                 }
             }
@@ -408,16 +407,13 @@ impl Vgic {
             }));
         }
         if (off::ICFGR..off::ICFGR_END).contains(&a.offset) {
-            let n = (a.offset - off::ICFGR) as u32 / 4;
+            let n = (a.offset as u32 & 0xff) / 4;
             let Some(b) = self.bank_at(a.vcpu, n / 2, private) else {
                 return Ok(0);
             };
-            let edge = b.edge >> (n % 2 * 16);
-            let mut v = 0u64;
-            for i in 0..16 {
-                v |= u64::from(edge >> i & 1) << (2 * i + 1);
-            }
-            return Ok(v);
+            let edge = if n & 1 == 0 { b.edge } else { b.edge >> 16 };
+            let v = bits(edge & 0xffff).fold(0u32, |v, i| v | 2u32.wrapping_shl(i << 1));
+            return Ok(v.into());
         }
         Ok(0)
     }
@@ -437,21 +433,23 @@ impl Vgic {
             };
             let index = (a.offset as u32 & 0x7f) / 4;
             if self.bank_at(a.vcpu, index, private).is_some() {
-                self.write_bitmap(a.vcpu, map, index * 32, v, fx);
+                self.write_bitmap(a.vcpu, map, index << 5, v, fx);
             }
         } else if (off::ICFGR..off::ICFGR_END).contains(&a.offset) {
-            let n = (a.offset - off::ICFGR) as u32 / 4;
+            let n = (a.offset as u32 & 0xff) / 4;
             // Private interrupts are as they are.
             if let Some(b) = n
                 .checked_sub(2)
                 .and_then(|i| self.spis.get_mut(i as usize / 2))
             {
-                for i in 0..16 {
-                    let m = 1 << (i + n % 2 * 16);
-                    put(&mut b.edge, m, v >> (2 * i + 1) & 1 != 0);
-                }
-                let all = 0xffff << (n % 2 * 16);
-                self.pended(a.vcpu, n / 2 * 32, all, fx);
+                let (all, shift) = if n & 1 == 0 {
+                    (0xffff, 0)
+                } else {
+                    (0xffff_0000, 16)
+                };
+                let edge = bits(v & 0xaaaa_aaaa).fold(0, |e, i| e | bit(i / 2));
+                b.edge = b.edge & !all | u32::wrapping_shl(edge, shift);
+                self.pended(a.vcpu, (n / 2) << 5, all, fx);
             }
         }
         Ok(())
@@ -491,7 +489,7 @@ impl Vgic {
                 b.hw &= !v;
                 let in_lr = v & b.in_lr;
                 for n in bits(in_lr) {
-                    self.edit_lr(vcpu, base + n, PENDING, false, fx);
+                    self.edit_lr(vcpu, base | n, PENDING, false, fx);
                 }
             }
             Bitmap::SetActive => {
@@ -503,7 +501,7 @@ impl Vgic {
                     b.set_owner(n, target);
                 }
                 for n in bits(fresh & !loose) {
-                    self.edit_lr(vcpu, base + n, ACTIVE, true, fx);
+                    self.edit_lr(vcpu, base | n, ACTIVE, true, fx);
                 }
                 self.activated(vcpu, base, loose);
             }
@@ -524,7 +522,7 @@ impl Vgic {
         b.hw_active &= !loose;
         self.pended(vcpu, base, loose, fx);
         for n in bits(in_lr) {
-            self.edit_lr(vcpu, base + n, ACTIVE, false, fx);
+            self.edit_lr(vcpu, base | n, ACTIVE, false, fx);
         }
     }
 
@@ -585,22 +583,22 @@ impl Vgic {
 
     fn read_priority(&self, a: &Access) -> Result<u64, BadAccess> {
         byte_or_word(a.size)?;
-        let first = (a.offset - off::IPRIORITYR) as u32;
+        let first = a.offset as u32 & 0x3ff;
         let Some(b) = self.bank_at(a.vcpu, first / 32, true) else {
             return Ok(0);
         };
-        Ok(gather(a.size, |i| b.priority(first % 32 + i)))
+        Ok(gather(a.size, |i| b.priority(first & 31 | i)))
     }
 
     fn write_priority(&mut self, a: &Access, value: u64, private: bool) -> Result<(), BadAccess> {
         byte_or_word(a.size)?;
-        let first = (a.offset - off::IPRIORITYR) as u32;
+        let first = a.offset as u32 & 0x3ff;
         let Some(b) = self.bank_at_mut(a.vcpu, first / 32, private) else {
             return Ok(());
         };
         for i in 0..u32::from(a.size) {
-            if let Some(p) = b.priority.get_mut((first % 32 + i) as usize) {
-                *p = (value >> (8 * i)) as u8 & PRIORITY_MASK;
+            if let Some(p) = b.priority.get_mut((first & 31 | i) as usize) {
+                *p = nth(value, i) & PRIORITY_MASK;
             }
         }
         Ok(())
@@ -608,7 +606,7 @@ impl Vgic {
 
     fn read_targets(&self, a: &Access) -> Result<u64, BadAccess> {
         byte_or_word(a.size)?;
-        let first = (a.offset - off::ITARGETSR) as u32;
+        let first = a.offset as u32 & 0x3ff;
         let me = a.vcpu.0;
         if first < PRIVATE {
             return Ok(gather(a.size, |_| 1 << (me & 7)));
@@ -617,7 +615,7 @@ impl Vgic {
             return Ok(0);
         };
         Ok(gather(a.size, |i| {
-            1 << (super::at(&b.target, first % 32 + i) & 7)
+            1 << (super::at(&b.target, first & 31 | i) & 7)
         }))
     }
 
@@ -693,14 +691,11 @@ fn sgi_senders(v: &Vcpu, sgi: u32) -> u8 {
 /// An IROUTER access: the interrupt, and whether it is to the upper half alone.
 fn router(offset: u64, size: u8) -> Result<(u32, bool), BadAccess> {
     wide_or_word(size)?;
-    Ok((
-        (offset - off::IROUTER) as u32 / 8,
-        !offset.is_multiple_of(8),
-    ))
+    Ok(((offset as u32 & 0x1fff) / 8, !offset.is_multiple_of(8)))
 }
 
 fn aligned(offset: u64, size: u8) -> Result<(), BadAccess> {
-    if matches!(size, 1 | 2 | 4 | 8) && offset & u64::from(size - 1) == 0 {
+    if matches!(size, 1 | 2 | 4 | 8) && offset.is_multiple_of(size.into()) {
         Ok(())
     } else {
         Err(BadAccess)
@@ -730,10 +725,15 @@ fn wide_or_word(size: u8) -> Result<(), BadAccess> {
 }
 
 fn size_mask(size: u8) -> u64 {
-    if size == 8 { !0 } else { 0xffff_ffff }
+    u64::MAX.wrapping_shr(u32::from(8u8.wrapping_sub(size) & 7) << 3)
+}
+
+/// A value's `n`th byte, the lowest being the first.
+fn nth(value: u64, n: u32) -> u8 {
+    value.wrapping_shr(n << 3) as u8
 }
 
 /// `size` bytes, the lowest first.
 fn gather(size: u8, byte: impl Fn(u32) -> u8) -> u64 {
-    (0..u32::from(size)).fold(0, |v, i| v | u64::from(byte(i)) << (8 * i))
+    (0..u32::from(size)).fold(0, |v, i| v | u64::from(byte(i)).wrapping_shl(i << 3))
 }

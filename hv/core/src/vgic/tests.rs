@@ -874,7 +874,7 @@ fn nested_handlers_beyond_the_list_registers() {
             assert!(!hw.maintenance());
             g.sync(S, V0, &mut hw);
             let active = rd(&mut g, V0, Region::Gicd, 0x304, 4);
-            assert_eq!(active, (1 << (irq - 32)) - 1 & !0xff, "{irq}");
+            assert_eq!(active, ((1 << (irq - 32)) - 1) & !0xff, "{irq}");
             let _ = g.flush(S, V0, &mut hw);
             assert_eq!(hw.ack(), Some((irq, 0)), "it was pending again");
             hw.eoi();
