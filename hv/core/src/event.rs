@@ -150,7 +150,7 @@ fn vcpus_of(slot: Slot, mut set: u64) -> impl Iterator<Item = VcpuRef> {
             return None;
         }
         let vcpu = VcpuId(set.trailing_zeros() as u8);
-        set &= set - 1;
+        set &= set.wrapping_sub(1);
         Some(VcpuRef { slot, vcpu })
     })
 }
@@ -358,10 +358,10 @@ impl Domain {
         if port >= PORTS_2L {
             return None;
         }
-        let off = u64::from(port / 64 * 8);
+        let off = u64::from(port / 64) << 3;
         Some((
-            shared.add(SHARED_PENDING + off),
-            shared.add(SHARED_MASK + off),
+            shared.add(SHARED_PENDING).add(off),
+            shared.add(SHARED_MASK).add(off),
             1 << (port % 64),
         ))
     }
@@ -370,7 +370,7 @@ impl Domain {
     #[inline]
     fn word(&self, port: u32) -> Option<Pa> {
         let page = self.array.get(port as usize / 1024)?;
-        Some(page.add(u64::from(port % 1024 * 4)))
+        Some(page.add(u64::from(port % 1024) << 2))
     }
 
     /// Raises a port.
@@ -496,7 +496,10 @@ impl Domain {
         {
             return 0;
         }
-        mem.store32(control.add(CONTROL_HEAD + 4 * u64::from(priority)), port);
+        mem.store32(
+            control.add(CONTROL_HEAD).add(u64::from(priority) << 2),
+            port,
+        );
         let ready = 1u32 << (priority & 15);
         if mem.or32(control, ready) & ready == 0 && mark(info, mem) {
             vcpu_bit(vcpu)
@@ -551,17 +554,18 @@ impl Domain {
             return Err(Errno::EINVAL);
         }
         let ports = if self.fifo { PORTS_FIFO } else { PORTS_2L };
-        let last = self.max_port.min(ports - 1);
+        let last = self.max_port.min(ports.saturating_sub(1));
         let from = core::mem::take(&mut self.search);
         let skipped = from as usize / GROW;
         let mut mask = u64::MAX << (from % 64);
         let mut left = TRIES;
-        mem.spend((self.closed.len() - skipped.min(self.closed.len())) as u32 * 5);
+        let looks = self.closed.len().saturating_sub(skipped) as u32;
+        mem.spend(looks.saturating_mul(5));
         for (i, &word) in self.closed.iter().enumerate().skip(skipped) {
             let mut set = word & core::mem::replace(&mut mask, u64::MAX);
             while set != 0 {
-                let port = i as u32 * 64 + set.trailing_zeros();
-                set &= set - 1;
+                let port = (i as u32) << 6 | set.trailing_zeros();
+                set &= set.wrapping_sub(1);
                 if port > last {
                     return Err(Errno::ENOSPC);
                 }
@@ -570,9 +574,9 @@ impl Domain {
                     return Ok(port);
                 }
                 mem.spend(cost::ENTRY * 3);
-                left -= 1;
+                left = left.saturating_sub(1);
                 if left == 0 {
-                    self.search = port + 1;
+                    self.search = port.saturating_add(1);
                     return Err(Errno::ERESTART);
                 }
             }
@@ -588,14 +592,14 @@ impl Domain {
     /// Saves what is pending under the 2-level ABI, of the ports from `first` on that a page of the
     /// FIFO array is for.
     fn save_2l(&mut self, first: u32, mem: &impl PhysMem) {
-        for base in (first..(first + 1024).min(PORTS_2L)).step_by(64) {
+        for base in (first..first.saturating_add(1024).min(PORTS_2L)).step_by(64) {
             let Some((pending, ..)) = self.words_2l(base) else {
                 return;
             };
             let mut set = mem.load64(pending);
             while set != 0 {
-                let port = base + set.trailing_zeros();
-                set &= set - 1;
+                let port = base.saturating_add(set.trailing_zeros());
+                set &= set.wrapping_sub(1);
                 if let Ok(chan) = self.chan_mut(port) {
                     chan.saved |= chan.usable();
                 }
@@ -606,7 +610,7 @@ impl Domain {
 
     /// Makes so many more ports valid. The room for all was taken when the domain was made.
     fn grow(&mut self) -> Result<(), Errno> {
-        let more = self.ports.len() + GROW;
+        let more = self.ports.len().saturating_add(GROW);
         if more > self.ports.capacity() || self.closed.len() == self.closed.capacity() {
             return Err(Errno::ENOMEM);
         }
@@ -624,8 +628,8 @@ impl Domain {
             chan.xen = xen;
             chan.priority = PRIORITY_DEFAULT;
             chan.saved = false;
-            self.in_use += 1;
-            self.in_use_xen += u32::from(xen.is_some());
+            self.in_use = self.in_use.saturating_add(1);
+            self.in_use_xen = self.in_use_xen.saturating_add(u32::from(xen.is_some()));
             self.set_closed(port, false);
         }
     }
@@ -672,7 +676,8 @@ impl Domain {
     /// Checks the arguments of `EVTCHNOP_init_control`; gives the vcpu.
     fn check_control(&self, vcpu: u32, offset: u32) -> Result<u8, Errno> {
         let vcpu = self.vcpu_id(vcpu)?;
-        if offset > PAGE_SIZE as u32 - FIFO_CONTROL_BYTES || !offset.is_multiple_of(8) {
+        let last = (PAGE_SIZE as u32).wrapping_sub(FIFO_CONTROL_BYTES);
+        if offset > last || !offset.is_multiple_of(8) {
             return Err(Errno::EINVAL);
         }
         match self.vcpus.get(usize::from(vcpu)) {
@@ -801,7 +806,7 @@ impl Events {
         crate::room::reserve(&mut new.vcpus, nr_vcpus)?;
         new.vcpus.resize(nr_vcpus, Vcpu::NEW);
         // A table's last step may go beyond the highest port.
-        let ports = max_port.min(PORTS_FIFO - 1) as usize / GROW * GROW + GROW;
+        let ports = (max_port.min(PORTS_FIFO - 1) as usize | (GROW - 1)).saturating_add(1);
         crate::room::reserve(&mut new.ports, ports)?;
         crate::room::reserve(&mut new.closed, ports / GROW)?;
         crate::room::reserve(&mut new.array, FIFO_ARRAY_PAGES)?;
@@ -893,7 +898,7 @@ impl Events {
                 return Progress::Done;
             };
             let close = chan.state != State::Free && (xen_too || chan.xen.is_none());
-            d.cursor += 1;
+            d.cursor = d.cursor.saturating_add(1);
             mem.spend(cost::ENTRY);
             if close {
                 mem.spend(cost::CLOSE);
@@ -1296,7 +1301,7 @@ impl Events {
     ) -> Result<Notify, Errno> {
         let d = self.dom_mut(slot)?;
         d.check_expand()?;
-        let first = d.array.len() as u32 * 1024;
+        let first = (d.array.len() as u32) << 10;
         d.array.push(Pa(mfn.addr()));
         d.save_2l(first, mem);
         if d.late == 0 {
@@ -1314,7 +1319,7 @@ impl Events {
         }
         let mut n = Notify::none(slot);
         let mut left = RAISES;
-        let end = (d.array.len() as u32 * 1024).min(d.ports.len() as u32);
+        let end = ((d.array.len() as u32) << 10).min(d.ports.len() as u32);
         let stop = d.late.saturating_add(1024).min(end);
         let mut port = d.late;
         while port < stop && left != 0 {
@@ -1322,13 +1327,13 @@ impl Events {
             if let Ok(chan) = d.chan_mut(port)
                 && core::mem::take(&mut chan.saved)
             {
-                left -= 1;
+                left = left.saturating_sub(1);
                 mem.spend(cost::RAISE);
                 let raised = d.raise(slot, port, mem);
                 n.upcalls |= raised.upcalls;
                 n.pollers |= raised.pollers;
             }
-            port += 1;
+            port = port.saturating_add(1);
         }
         d.late = if port < end { port } else { 0 };
         Ok(n)
@@ -1407,8 +1412,11 @@ impl Events {
     #[must_use]
     pub fn pages_held(&self, slot: Slot) -> usize {
         self.dom(slot).map_or(0, |d| {
-            let vcpu = |v: &Vcpu| usize::from(v.registered) + usize::from(v.control.is_some());
-            d.array.len() + d.vcpus.iter().map(vcpu).sum::<usize>()
+            let vcpus = d.vcpus.iter();
+            let blocks = vcpus.clone().filter(|v| v.control.is_some()).count();
+            let registered = vcpus.filter(|v| v.registered).count();
+            let all = d.array.len().saturating_add(blocks);
+            all.saturating_add(registered)
         })
     }
 }

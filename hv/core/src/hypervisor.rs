@@ -883,7 +883,7 @@ impl Hypervisor {
         let mut budget = i64::from(m.room(limit::SLICE, 2 * cost::WALK + 5 * cost::ENTRY));
         while let Some(page) = self.frames.unchain(&mut d.unmapped) {
             self.frames.put(page);
-            budget -= 1;
+            budget = budget.saturating_sub(1);
             if budget <= 0 {
                 return Some(at);
             }
@@ -893,18 +893,19 @@ impl Hypervisor {
             let Some(map) = map else { return Some(gfn) };
             let pages = 1u64 << map.order;
             if matches!(map.kind, Kind::Ram | Kind::Foreign) {
-                let first = at.0.max(gfn.0) - gfn.0;
-                let n = (pages - first).min(budget.max(1) as u64);
-                for k in first..first + n {
-                    self.frames.put(Mfn(map.mfn.0 + k));
+                let first = at.0.saturating_sub(gfn.0);
+                let n = pages.saturating_sub(first).min(budget.max(1) as u64);
+                let next = first.saturating_add(n);
+                for k in first..next {
+                    self.frames.put(map.mfn.plus(k));
                 }
-                budget -= n as i64;
-                at = Gfn(gfn.0 + first + n);
+                budget = budget.saturating_sub(n as i64);
+                at = gfn.plus(next);
             } else {
-                budget -= 1;
-                at = Gfn(gfn.0 + pages);
+                budget = budget.saturating_sub(1);
+                at = gfn.plus(pages);
             }
-            if at.0 == gfn.0 + pages {
+            if at == gfn.plus(pages) {
                 d.p2m.clear_entry(m, gfn);
             }
         }
@@ -1020,7 +1021,7 @@ impl Hypervisor {
     pub fn kick_vcpus(&mut self, slot: Slot, mut set: u64, now: u64) {
         while set != 0 {
             let vcpu = VcpuId(set.trailing_zeros() as u8);
-            set &= set - 1;
+            set &= set.wrapping_sub(1);
             self.wake(VcpuRef { slot, vcpu }, now);
         }
     }

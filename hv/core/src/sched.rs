@@ -159,7 +159,10 @@ impl Domain {
     const fn new(weight: u32) -> Self {
         Self {
             weight,
-            scale: (256 << 16) / weight as u64,
+            scale: match (256u64 << 16).checked_div(weight as u64) {
+                Some(scale) => scale,
+                None => 256 << 16,
+            },
             vcpus: Vec::new(),
         }
     }
@@ -193,7 +196,7 @@ struct Cpu {
 /// Real time to virtual time.
 #[inline]
 const fn scaled(ns: u64, scale: u64) -> u64 {
-    ((ns as u128 * scale as u128) >> 16) as u64
+    ((ns as u128).wrapping_mul(scale as u128) >> 16) as u64
 }
 
 /// True if virtual runtime `a` is less than `b`.
@@ -254,13 +257,14 @@ impl Scheduler {
             queue: Vec::new(),
         };
         let ncpus = ncpus.clamp(1, MAX_CPUS);
+        let all = 1u64.wrapping_shl(ncpus as u32).wrapping_sub(1);
         Self {
             cpus: (0..ncpus).map(|_| cpu()).collect(),
             domains: (0..MAX_DOMAINS)
                 .map(|_| Domain::new(WEIGHT_DEFAULT))
                 .collect(),
-            online: online & ((1 << ncpus) - 1),
-            idle: online & ((1 << ncpus) - 1),
+            online: online & all,
+            idle: online & all,
             untimed: 0,
             waiting: 0,
             vcpus: 0,
@@ -291,7 +295,8 @@ impl Scheduler {
     /// Adds the domain's next vcpu, offline and not paused, that may run on every CPU. Everything that
     /// running it may need is allocated here. `EINVAL`: not the next one; `ENOMEM`.
     pub fn add_vcpu(&mut self, who: VcpuRef, now: u64) -> Result<(), Errno> {
-        let next = CpuId((self.vcpus % self.cpus.len()) as u8);
+        let next = self.vcpus.checked_rem(self.cpus.len());
+        let next = CpuId(next.unwrap_or(0) as u8);
         let home = lowest(self.online & bit(next))
             .or(lowest(self.online))
             .unwrap_or(next);
@@ -301,7 +306,8 @@ impl Scheduler {
         }
         crate::room::reserve(&mut domain.vcpus, 1)?;
         for cpu in &mut self.cpus {
-            let more = (self.vcpus + 1).saturating_sub(cpu.queue.len());
+            let more = self.vcpus.saturating_add(1);
+            let more = more.saturating_sub(cpu.queue.len());
             crate::room::reserve(&mut cpu.queue, more)?;
         }
         domain.vcpus.push(Vcpu {
@@ -318,7 +324,7 @@ impl Scheduler {
                 time: [0; 4],
             },
         });
-        self.vcpus += 1;
+        self.vcpus = self.vcpus.saturating_add(1);
         Ok(())
     }
 
@@ -332,12 +338,13 @@ impl Scheduler {
         {
             return Err(Errno::EBUSY);
         }
-        self.vcpus -= domain.vcpus.len();
+        self.vcpus = self.vcpus.saturating_sub(domain.vcpus.len());
         *domain = Domain::new(WEIGHT_DEFAULT);
         for cpu in &mut self.cpus {
             let before = cpu.queue.len();
             cpu.queue.retain(|w| w.who.slot != slot);
-            self.waiting -= before - cpu.queue.len();
+            let gone = before.saturating_sub(cpu.queue.len());
+            self.waiting = self.waiting.saturating_sub(gone);
         }
         Ok(())
     }
@@ -775,7 +782,7 @@ impl Scheduler {
         v.virt = v.virt.wrapping_add(scaled(ran, scale));
         if c.queue.is_empty() {
             if let Some(slowest) = slowest {
-                v.virt = bounded(v.virt, slowest, LAG, LEAD.wrapping_add(2 * slice));
+                v.virt = bounded(v.virt, slowest, LAG, LEAD.wrapping_add(slice << 1));
             }
             c.clock = v.virt;
         }
@@ -904,7 +911,7 @@ impl Scheduler {
             // After its equals. There is room: `add_vcpu` made it.
             let at = c.queue.partition_point(|w| less(virt, w.virt));
             c.queue.insert(at, Waiting { virt, who });
-            self.waiting += 1;
+            self.waiting = self.waiting.saturating_add(1);
         }
     }
 
@@ -917,8 +924,8 @@ impl Scheduler {
             let from = c.queue.partition_point(|w| less(virt, w.virt));
             let found = c.queue.iter().skip(from).position(|w| w.who == who);
             if let Some(at) = found {
-                c.queue.remove(from + at);
-                self.waiting -= 1;
+                c.queue.remove(from.saturating_add(at));
+                self.waiting = self.waiting.saturating_sub(1);
             }
         }
     }

@@ -16,6 +16,11 @@ use guest_abi::xen::XenctlBitmap;
 /// `sysctl.cmd` while a list of domains is made: the bit, and above it the domain to go on with.
 const LIST_GOES_ON: u32 = 1 << 15;
 
+/// Where the `n`th of a guest's array of `T` is; behind the last address from 0 on again.
+fn nth<T>(array: u64, n: u32) -> u64 {
+    array.wrapping_add(u64::from(n).wrapping_mul(size_of::<T>() as u64))
+}
+
 impl<M: Machine> Call<'_, M> {
     #[inline(never)]
     pub(super) fn domctl(&mut self, a: &mut [u64; 5]) -> Answer {
@@ -165,7 +170,7 @@ impl<M: Machine> Call<'_, M> {
                     self.put_bitmap(&p.cpumap_hard, mask)?;
                     self.put_bitmap(
                         &p.cpumap_soft,
-                        u64::MAX >> (64 - self.hv.info.cpus.clamp(1, 64)),
+                        u64::MAX.wrapping_shr(0u32.wrapping_sub(self.hv.info.cpus)),
                     )?;
                 } else if p.flags & affinity::HARD != 0 {
                     let mask = self.get_bitmap(&p.cpumap_hard)?;
@@ -227,14 +232,17 @@ impl<M: Machine> Call<'_, M> {
             max_port: p.max_evtchn_port,
             max_grant_frames: frames(p.max_grant_frames, 64),
             max_maptrack_frames: frames(p.max_maptrack_frames, 1024),
-            gic_version: if native { 0 } else { p.arch.gic_version + 1 },
+            gic_version: match native {
+                true => 0,
+                false => p.arch.gic_version.checked_add(1).ok_or(Errno::EINVAL)?,
+            },
             nr_spis: u16::try_from(p.arch.nr_spis).map_err(|_| Errno::EINVAL)?,
             privileged: false,
         };
         self.guest().check_writable(arg, size_of::<Domctl>())?;
         let slot = self.hv.create_domain(self.m, &new)?;
         if let Some(d) = self.hv.domains.get(slot) {
-            p.arch.gic_version = d.gic_version - 1;
+            p.arch.gic_version = d.gic_version.saturating_sub(1);
             op.domain = d.domid;
         }
         op.set_payload(&p);
@@ -285,7 +293,7 @@ impl<M: Machine> Call<'_, M> {
             .read(b.bitmap, bytes.get_mut(..n).ok_or(Errno::EINVAL)?)?;
         let all = u64::from_le_bytes(bytes);
         Ok(if b.nr_bits < 64 {
-            all & ((1 << b.nr_bits) - 1)
+            all & 1u64.wrapping_shl(b.nr_bits).wrapping_sub(1)
         } else {
             all
         })
@@ -301,7 +309,7 @@ impl<M: Machine> Call<'_, M> {
                 self.m.dcache(Pa(map.mfn.addr()), 4096, CacheOp::Clean);
             }
             p.start_pfn = p.start_pfn.checked_add(1).ok_or(Errno::EINVAL)?;
-            p.nr_pfns -= 1;
+            p.nr_pfns = p.nr_pfns.saturating_sub(1);
         }
         if p.nr_pfns == 0 {
             self.m.drop_instructions();
@@ -317,7 +325,8 @@ impl<M: Machine> Call<'_, M> {
         let sched = &self.hv.sched;
         let vcpus = || d.vcpu_refs();
         self.m
-            .spend(cost::INFO + d.vcpus.len() as u32 * cost::INFO / 4);
+            .spend((d.vcpus.len() as u32).saturating_mul(cost::INFO / 4));
+        self.m.spend(cost::INFO);
         let online = vcpus().filter(|&v| !sched.is_down(v)).count() as u32;
         let mut flags = dominf::HVM_GUEST | dominf::HAP;
         if d.death != Death::Alive {
@@ -342,11 +351,11 @@ impl<M: Machine> Call<'_, M> {
             shared_info_frame: d.shared_info.0,
             cpu_time: sched.cpu_time(slot, self.m.now()),
             nr_online_vcpus: online,
-            max_vcpu_id: d.vcpus.len() as u32 - 1,
+            max_vcpu_id: (d.vcpus.len() as u32).saturating_sub(1),
             handle: d.handle,
             gpaddr_bits: crate::p2m::IPA_BITS as u8,
             arch_config: ArchDomainconfig {
-                gic_version: d.gic_version - 1,
+                gic_version: d.gic_version.saturating_sub(1),
                 nr_spis: u32::from(d.nr_spis),
                 ..Default::default()
             },
@@ -379,7 +388,7 @@ impl<M: Machine> Call<'_, M> {
                 let mut n = 0;
                 let mut first = None;
                 while n < p.count {
-                    let want = buf.len().min((p.count - n) as usize);
+                    let want = buf.len().min(p.count.saturating_sub(n) as usize);
                     let part = buf.get_mut(..want).ok_or(Errno::EINVAL)?;
                     let (got, from) = self.m.read_log(at, part);
                     if got == 0 {
@@ -389,8 +398,8 @@ impl<M: Machine> Call<'_, M> {
                     let part = buf.get(..got).ok_or(Errno::EINVAL)?;
                     self.guest()
                         .write(p.buffer.wrapping_add(u64::from(n)), part)?;
-                    at = from + got as u64;
-                    n += got as u32;
+                    at = from.saturating_add(got as u64);
+                    n = n.saturating_add(got as u32);
                 }
                 p.index = first.unwrap_or(at) as u32;
                 p.count = n;
@@ -405,7 +414,7 @@ impl<M: Machine> Call<'_, M> {
                     threads_per_core: 1,
                     cores_per_socket: cpus,
                     nr_cpus: cpus,
-                    max_cpu_id: cpus - 1,
+                    max_cpu_id: cpus.saturating_sub(1),
                     nr_nodes: 1,
                     cpu_khz: self.hv.info.khz,
                     capabilities: physcap::HVM | physcap::HAP | physcap::GNTTAB_V1,
@@ -430,11 +439,11 @@ impl<M: Machine> Call<'_, M> {
                 while p.num_domains < p.max_domains
                     && let Some(d) = self.hv.domains.next_from(from)
                 {
-                    from = DomId(d.domid.0 + 1);
+                    from = DomId(d.domid.0.saturating_add(1));
                     let info = self.info(d.slot)?;
-                    let at = u64::from(p.num_domains) * size_of::<DomctlGetdomaininfo>() as u64;
-                    self.guest().put(p.buffer.wrapping_add(at), &info)?;
-                    p.num_domains += 1;
+                    let at = nth::<DomctlGetdomaininfo>(p.buffer, p.num_domains);
+                    self.guest().put(at, &info)?;
+                    p.num_domains = p.num_domains.saturating_add(1);
                     if self.used_up() {
                         op.cmd = u32::from(from.0) << 16 | list;
                         op.set_payload(&p);
@@ -447,7 +456,7 @@ impl<M: Machine> Call<'_, M> {
             SysctlCmd::DebugKeys => return OK,
             SysctlCmd::Availheap => {
                 let mut p: SysctlAvailheap = op.payload();
-                p.avail_bytes = self.hv.frames.free_pages() * 4096;
+                p.avail_bytes = self.hv.frames.free_pages() << 12;
                 op.set_payload(&p);
             }
             SysctlCmd::Cputopoinfo => {
@@ -455,12 +464,12 @@ impl<M: Machine> Call<'_, M> {
                 let cpus = self.hv.info.cpus;
                 if p.cputopo != 0 {
                     for i in 0..cpus.min(p.num_cpus) {
-                        let at = u64::from(i) * size_of::<SysctlCputopo>() as u64;
+                        let at = nth::<SysctlCputopo>(p.cputopo, i);
                         // A CPU that does not run is nowhere: `XEN_INVALID_CORE_ID` and so on.
                         let runs = self.hv.info.started >> i & 1 != 0;
                         let (core, elsewhere) = if runs { (i, 0) } else { (!0, !0) };
                         self.guest().put(
-                            p.cputopo.wrapping_add(at),
+                            at,
                             &SysctlCputopo {
                                 core,
                                 socket: elsewhere,
@@ -476,8 +485,8 @@ impl<M: Machine> Call<'_, M> {
                 let mut p: SysctlNumainfo = op.payload();
                 if p.meminfo != 0 && p.num_nodes >= 1 {
                     let info = SysctlMeminfo {
-                        memsize: self.hv.frames.total_pages() * 4096,
-                        memfree: self.hv.frames.free_pages() * 4096,
+                        memsize: self.hv.frames.total_pages() << 12,
+                        memfree: self.hv.frames.free_pages() << 12,
                     };
                     self.guest().put(p.meminfo, &info)?;
                     if p.distance != 0 {

@@ -22,7 +22,7 @@ const BOOKS: u32 = 200;
 
 impl Extent {
     fn at(&self, page: u32) -> Gfn {
-        Gfn(self.gfn.0 + u64::from(page))
+        self.gfn.plus(page.into())
     }
 }
 
@@ -111,7 +111,7 @@ impl<M: Machine> Call<'_, M> {
                 // The new pages are nowhere in the guest's memory: it is not told which they are.
                 MemoryOp::IncreaseReservation => self.extent(op, target, Gfn(i), r.extent_order),
                 _ => {
-                    let at = r.extent_start.wrapping_add(i * 8);
+                    let at = r.extent_start.wrapping_add(i << 3);
                     let Ok(frame) = self.guest().get::<u64>(at) else {
                         break;
                     };
@@ -119,7 +119,7 @@ impl<M: Machine> Call<'_, M> {
                 }
             };
             match whole {
-                Ok(true) => i += 1,
+                Ok(true) => i = i.saturating_add(1),
                 Ok(false) => {
                     a[0] = op.number() | (i << MEMOP_EXTENT_SHIFT);
                     return Ok(Reply::Again);
@@ -180,10 +180,10 @@ impl<M: Machine> Call<'_, M> {
             let r = match op {
                 MemoryOp::PopulatePhysmap => self.populate(x),
                 MemoryOp::IncreaseReservation => self.increase(x),
-                _ => self.decrease(x.target, x.at(x.done), all - x.done),
+                _ => self.decrease(x.target, x.at(x.done), all.saturating_sub(x.done)),
             };
             match r {
-                Ok(pages) => x.done += pages,
+                Ok(pages) => x.done = x.done.saturating_add(pages),
                 Err(e) if op != MemoryOp::PopulatePhysmap => return Err(e),
                 Err(_) => x.undone = Some(0),
             }
@@ -195,8 +195,8 @@ impl<M: Machine> Call<'_, M> {
             if self.used_up() {
                 return Ok(false);
             }
-            let gone = self.decrease(x.target, x.at(n), x.done - n);
-            n += gone.unwrap_or(1);
+            let gone = self.decrease(x.target, x.at(n), x.done.saturating_sub(n));
+            n = n.saturating_add(gone.unwrap_or(1));
             x.undone = Some(n);
         }
         Err(Errno::ENOMEM)
@@ -217,7 +217,8 @@ impl<M: Machine> Call<'_, M> {
     fn increase(&mut self, x: &Extent) -> Result<u32, Errno> {
         let order = x.order.min(BLOCK);
         self.check_limit(x.target, order)?;
-        self.m.spend(BOOKS + (BOOKS << order >> 4));
+        self.m.spend(BOOKS);
+        self.m.spend(BOOKS.wrapping_shl(order.into()) >> 4);
         let (d, c) = self.hv.p2m_of(self.m, x.target)?;
         let pages = c.frames.alloc(x.target, Use::Guest, order)?;
         c.frames.chain(pages, &mut d.unmapped);
@@ -232,7 +233,8 @@ impl<M: Machine> Call<'_, M> {
         let (d, mut c) = self.hv.p2m_of(m, slot)?;
         m.spend(BOOKS);
         let pages = 1u32 << BLOCK;
-        let fits = (1u32 << x.order) - x.done >= pages && gfn.0.is_multiple_of(pages.into());
+        let left = 1u32.wrapping_shl(x.order.into()).saturating_sub(x.done);
+        let fits = left >= pages && gfn.0.is_multiple_of(pages.into());
         if fits && d.p2m.is_hole(m, gfn) {
             if d.direct_mapped {
                 if let Some(own) = c.frames.owned(slot, Mfn(gfn.0), BLOCK) {
@@ -371,7 +373,8 @@ impl<M: Machine> Call<'_, M> {
         if idx >= u64::from(most) {
             return Ok(true);
         }
-        self.grow(slot, idx as u32 + 1).map_err(|_| Errno::EINVAL)
+        self.grow(slot, (idx as u32).saturating_add(1))
+            .map_err(|_| Errno::EINVAL)
     }
 
     fn map_grant_frame(&mut self, slot: Slot, idx: u64, gfn: Gfn) -> Result<(), Errno> {
@@ -408,14 +411,14 @@ impl<M: Machine> Call<'_, M> {
                 a[0] = MemoryOp::AddToPhysmapBatch.number() | (i << MEMOP_EXTENT_SHIFT);
                 return Ok(Reply::Again);
             }
-            let from: u64 = self.guest().get(x.idxs.wrapping_add(i * 8))?;
-            let to: u64 = self.guest().get(x.gpfns.wrapping_add(i * 8))?;
+            let from: u64 = self.guest().get(x.idxs.wrapping_add(i << 3))?;
+            let to: u64 = self.guest().get(x.gpfns.wrapping_add(i << 3))?;
             let rc = match self.map_foreign(target, source, Gfn(from), Gfn(to)) {
                 Ok(()) => 0,
-                Err(e) => -e.number(),
+                Err(e) => e.number().wrapping_neg(),
             };
-            self.guest().put(x.errs.wrapping_add(i * 4), &rc)?;
-            i += 1;
+            self.guest().put(x.errs.wrapping_add(i << 2), &rc)?;
+            i = i.saturating_add(1);
         }
         OK
     }
@@ -474,12 +477,14 @@ impl<M: Machine> Call<'_, M> {
         if x.nr_frames > 32 {
             return Err(Errno::E2BIG);
         }
-        let last = x.frame.saturating_add(u64::from(x.nr_frames) - 1);
+        let last = x
+            .frame
+            .saturating_add(u64::from(x.nr_frames).saturating_sub(1));
         if !self.grow_for(source, last)? {
             return Ok(Reply::Again);
         }
         for i in 0..u64::from(x.nr_frames) {
-            let to: u64 = self.guest().get(x.frame_list.wrapping_add(i * 8))?;
+            let to: u64 = self.guest().get(x.frame_list.wrapping_add(i << 3))?;
             let (grants, mut host): (_, Host<'_, M>) = self.hv.grants_and_host(self.m);
             let index = x.frame.checked_add(i).ok_or(Errno::EINVAL)?;
             let page = grants.shared_frame(&mut host, source, index)?;
