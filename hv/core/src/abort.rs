@@ -77,8 +77,8 @@ impl Mmio {
         if self.0 & 1 << 21 == 0 || self.size() >= 8 {
             return value;
         }
-        let shift = 64 - self.size() as u32 * 8;
-        let x = (((value << shift) as i64) >> shift) as u64;
+        let shift = (8u32.wrapping_sub(self.size() as u32) & 7) << 3;
+        let x = (value.wrapping_shl(shift) as i64).wrapping_shr(shift) as u64;
         // SF: to 64 bits.
         if self.0 & 1 << 15 != 0 {
             x
@@ -374,9 +374,9 @@ impl At {
         let (ec, iss) = match what {
             Exception::Undefined => (0, 0),
             Exception::DataAbort { write, walk } => {
-                (0x25 - low as u64, external(walk) | (write as u64) << 6)
+                (0x25 ^ low as u64, external(walk) | (write as u64) << 6)
             }
-            Exception::InstructionAbort { walk } => (0x21 - low as u64, external(walk)),
+            Exception::InstructionAbort { walk } => (0x21 ^ low as u64, external(walk)),
         };
         let il = self.il || matches!(what, Exception::Undefined);
         // PAN stays as it was, and is set by an exception unless the guest has chosen otherwise.

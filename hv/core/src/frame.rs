@@ -68,12 +68,17 @@ pub struct Dirty {
     scrubbed: u32,
 }
 
+/// Pages of a block of an order, up to [`MAX_ORDER`].
+const fn pages_of(order: u8) -> u64 {
+    1u64.wrapping_shl(order as u32)
+}
+
 impl Dirty {
     /// Clears pages for stage-2 tables, which the hypervisor and the walks of CPUs see through caches
     /// (VTCR_EL2.IRGN0 and ORGN0), and nobody else.
     pub fn table<M: PhysMem>(self, m: &M) -> Mfn {
         for k in 0..1u64 << self.order {
-            m.zero_page(Mfn(self.first.0 + k));
+            m.zero_page(self.first.plus(k));
         }
         self.first
     }
@@ -104,7 +109,7 @@ impl Clean {
     pub fn blocks(self, order: u8) -> impl Iterator<Item = Self> {
         let n = (1u64 << self.order) >> order;
         (0..n).map(move |k| Self {
-            first: Mfn(self.first.0 + (k << order)),
+            first: self.first.plus(k << order),
             order,
         })
     }
@@ -161,14 +166,15 @@ impl Frames {
         while at < end {
             let align = at.trailing_zeros().min(u32::from(MAX_ORDER)) as u8;
             let mut order = align;
-            while order > 0 && at + (1 << order) > end {
-                order -= 1;
+            let left = end.saturating_sub(at);
+            while order > 0 && pages_of(order) > left {
+                order = order.saturating_sub(1);
             }
             if let Some(i) = self.index(Mfn(at)) {
                 self.push_free(i, order);
-                self.free_pages += 1 << order;
+                self.free_pages = self.free_pages.saturating_add(pages_of(order));
             }
-            at += 1 << order;
+            at = at.saturating_add(pages_of(order));
         }
     }
 
@@ -196,7 +202,7 @@ impl Frames {
         }
         let k = self.kept.get_mut(slot.idx()).ok_or(Errno::ENOMEM)?;
         *k = k.checked_add(pages).ok_or(Errno::ENOMEM)?;
-        self.all_kept += u64::from(pages);
+        self.all_kept = self.all_kept.saturating_add(u64::from(pages));
         Ok(())
     }
 
@@ -204,7 +210,7 @@ impl Frames {
     pub fn unkeep(&mut self, slot: Slot, pages: u32) {
         if let Some(k) = self.kept.get_mut(slot.idx()) {
             let less = pages.min(*k);
-            *k -= less;
+            *k = k.saturating_sub(less);
             self.all_kept = self.all_kept.saturating_sub(u64::from(less));
         }
     }
@@ -228,8 +234,8 @@ impl Frames {
 
     fn keep_again(&mut self, slot: Slot) {
         if let Some(k) = self.kept.get_mut(slot.idx()) {
-            *k += 1;
-            self.all_kept += 1;
+            *k = k.saturating_add(1);
+            self.all_kept = self.all_kept.saturating_add(1);
         }
     }
 
@@ -268,7 +274,10 @@ impl Frames {
     /// The highest machine frame.
     #[must_use]
     pub fn max_mfn(&self) -> Mfn {
-        Mfn(self.base + self.table.len() as u64 - 1)
+        Mfn(self
+            .base
+            .saturating_add(self.table.len() as u64)
+            .saturating_sub(1))
     }
 
     /// Pages of guest memory that `slot` owns.
@@ -352,19 +361,19 @@ impl Frames {
             if head != NIL {
                 break head;
             }
-            have += 1;
+            have = have.saturating_add(1);
         };
         self.unlink(i);
         while have > order {
-            have -= 1;
-            self.push_free(i + (1 << have), have);
+            have = have.saturating_sub(1);
+            self.push_free(i.wrapping_add(pages_of(have) as u32), have);
         }
-        let pages = 1u32 << order;
+        let pages = pages_of(order) as u32;
         let usage = match usage {
             Use::Guest => Use::Dirty,
             _ => usage,
         };
-        for k in i..i + pages {
+        for k in i..i.saturating_add(pages) {
             self.set(
                 k,
                 Frame {
@@ -377,12 +386,12 @@ impl Frames {
                 },
             );
         }
-        self.free_pages -= u64::from(pages);
+        self.free_pages = self.free_pages.saturating_sub(pages.into());
         if let Some(c) = self.account(slot, usage) {
-            *c += pages;
+            *c = c.saturating_add(pages);
         }
         Ok(Dirty {
-            first: Mfn(self.base + u64::from(i)),
+            first: Mfn(self.base).plus(i.into()),
             order,
             scrubbed: 0,
         })
@@ -407,7 +416,7 @@ impl Frames {
             m.drop_instructions();
         }
         while d.scrubbed >> d.order == 0 {
-            let page = Mfn(d.first.0 + u64::from(d.scrubbed));
+            let page = d.first.plus(d.scrubbed.into());
             m.scrub_page(page);
             let entry = self
                 .index(page)
@@ -415,7 +424,7 @@ impl Frames {
             if let Some(f) = entry.filter(|f| f.usage == Use::Dirty) {
                 f.usage = Use::Guest;
             }
-            d.scrubbed += 1;
+            d.scrubbed = d.scrubbed.saturating_add(1);
             if m.spent() >= limit && d.scrubbed >> d.order == 0 {
                 return Err(d);
             }
@@ -480,10 +489,10 @@ impl Frames {
             *c = c.saturating_sub(pages);
         }
         self.executed |= f.usage == Use::Guest;
-        self.free_pages += u64::from(pages);
+        self.free_pages = self.free_pages.saturating_add(pages.into());
         for k in 1..pages {
             self.set(
-                i + k,
+                i.wrapping_add(k),
                 Frame {
                     usage: Use::Free,
                     ..Frame::RESERVED
@@ -493,7 +502,7 @@ impl Frames {
         let mut at = i;
         while order < MAX_ORDER {
             // Buddies are paired by machine frame number, not by table index.
-            let buddy = (self.base + u64::from(at)) ^ (1 << order);
+            let buddy = Mfn(self.base).plus(at.into()).0 ^ pages_of(order);
             let Some(b) = self.index(Mfn(buddy)) else {
                 break;
             };
@@ -510,7 +519,7 @@ impl Frames {
                 },
             );
             at = at.min(b);
-            order += 1;
+            order = order.saturating_add(1);
         }
         self.push_free(at, order);
     }
@@ -568,7 +577,7 @@ impl Frames {
             debug_assert!(false, "put of a page that is not in use");
             return;
         }
-        f.a -= 1;
+        f.a = f.a.saturating_sub(1);
         if f.a == 0 {
             self.release(i, 0);
         }
@@ -580,7 +589,7 @@ impl Frames {
     pub fn put_block(&mut self, mfn: Mfn, order: u8) {
         let pages = 1u32 << order;
         if let Some(i) = self.index(mfn)
-            && let Some(all) = self.table.get(i as usize..(i + pages) as usize)
+            && let Some(all) = self.table.get(i as usize..i.saturating_add(pages) as usize)
             && let Some(first) = all.first()
             && first.usage != Use::Reserved
             && all
@@ -590,7 +599,7 @@ impl Frames {
             self.release(i, order);
             return;
         }
-        (0..u64::from(pages)).for_each(|k| self.put(Mfn(mfn.0 + k)));
+        (0..u64::from(pages)).for_each(|k| self.put(mfn.plus(k)));
     }
 
     /// Puts pages at the head of a chain, for such that nothing else leads to and nobody sees. The links
@@ -599,7 +608,7 @@ impl Frames {
     pub fn chain(&mut self, d: Dirty, head: &mut Option<Mfn>) {
         for k in 0..1u64 << d.order {
             let next = head.map_or(NIL, |h| self.index(h).unwrap_or(NIL));
-            let page = Mfn(d.first.0 + k);
+            let page = d.first.plus(k);
             let entry = self
                 .index(page)
                 .and_then(|i| self.table.get_mut(i as usize));
@@ -614,7 +623,7 @@ impl Frames {
     pub fn unchain(&mut self, head: &mut Option<Mfn>) -> Option<Mfn> {
         let first = (*head)?;
         let next = self.index(first).map_or(NIL, |i| self.frame(i).b);
-        *head = (next != NIL).then(|| Mfn(self.base + u64::from(next)));
+        *head = (next != NIL).then(|| Mfn(self.base).plus(next.into()));
         Some(first)
     }
 

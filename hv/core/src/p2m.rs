@@ -94,11 +94,11 @@ impl Mapping {
         if e & VALID == 0 {
             return None;
         }
-        let within = gfn.0 & (span(level) - 1);
+        let within = gfn.0 ^ first_of(gfn.0, level);
         Some(Self {
-            mfn: Mfn(((e & ADDR) >> 12) + within),
+            mfn: Mfn((e & ADDR) >> 12).plus(within),
             kind: Kind::from_bits(e)?,
-            order: 9 * (3 - level),
+            order: order_of(level),
         })
     }
 
@@ -136,7 +136,7 @@ impl Part {
     #[inline]
     #[must_use]
     pub fn has(&self, slot: Slot, gfn: Gfn) -> bool {
-        self.slot == slot && u64::from(self.index) == gfn.0 / span(2)
+        self.slot == slot && u64::from(self.index) == gfn.0 >> 9
     }
 
     /// Translates one of these frames.
@@ -198,9 +198,24 @@ pub struct P2m {
     ran: [u8; MAX_CPUS],
 }
 
+/// log2 of the pages that one entry of a level, 1 to 3, covers.
+const fn order_of(level: u8) -> u8 {
+    27u8.wrapping_sub(level.wrapping_mul(9))
+}
+
+/// Pages that one entry of a level covers.
 const fn span(level: u8) -> u64 {
-    // Pages that one entry of a level covers.
-    1 << (9 * (3 - level as u64))
+    1u64.wrapping_shl(order_of(level) as u32)
+}
+
+/// The first frame of the entry of a level that covers this one.
+const fn first_of(gfn: u64, level: u8) -> u64 {
+    gfn & span(level).wrapping_neg()
+}
+
+/// Where the `n`th entry of a table is.
+const fn nth(table: u64, n: u64) -> Pa {
+    Pa(table.wrapping_add(n << 3))
 }
 
 impl P2m {
@@ -252,7 +267,7 @@ impl P2m {
         let (old, new) = (room(self.table_limit), room(limit));
         match new.checked_sub(old) {
             Some(more) => frames.keep(self.slot, more)?,
-            None => frames.unkeep(self.slot, old - new),
+            None => frames.unkeep(self.slot, old.saturating_sub(new)),
         }
         self.table_limit = limit;
         Ok(())
@@ -279,7 +294,9 @@ impl P2m {
 
     /// Notes that an entry goes.
     fn forget(&mut self, kind: Kind) {
-        self.read_only -= u32::from(kind == Kind::GrantRo).min(self.read_only);
+        self.read_only = self
+            .read_only
+            .saturating_sub(u32::from(kind == Kind::GrantRo));
     }
 
     /// The highest guest frame ever mapped.
@@ -292,9 +309,9 @@ impl P2m {
         let index = if level == 1 {
             (gfn >> 18) & (ROOT_ENTRIES - 1)
         } else {
-            (gfn / span(level)) & 511
+            gfn.wrapping_shr(order_of(level) as u32) & 511
         };
-        Pa(table + index * 8)
+        nth(table, index)
     }
 
     /// Finds the entry that translates `gfn`, down to `to` at most: its place, value and level.
@@ -309,7 +326,7 @@ impl P2m {
                 return (pa, e, level);
             }
             table = e & ADDR;
-            level += 1;
+            level = level.wrapping_add(1);
         }
     }
 
@@ -328,7 +345,7 @@ impl P2m {
         let (_, entry, level) = self.walk(m, gfn.0, 2);
         Some(Part {
             entry,
-            index: (gfn.0 / span(2)) as u32,
+            index: (gfn.0 >> 9) as u32,
             slot: self.slot,
             level,
         })
@@ -345,7 +362,7 @@ impl P2m {
             return Err(Errno::ENOMEM);
         }
         let t = c.frames.alloc_kept(self.slot, Use::Table)?.table(c.m);
-        self.tables += 1;
+        self.tables = self.tables.saturating_add(1);
         Ok(t)
     }
 
@@ -365,16 +382,16 @@ impl P2m {
             if e & VALID != 0 {
                 c.m.spend(cost::BREAK);
                 // A block: the same translation in pieces of the next level.
-                let child = at + 1;
+                let child = at.wrapping_add(1);
                 let low = if child == 3 { PAGE } else { BLOCK };
                 let attributes = e & !(ADDR | 0b11);
                 let first = e & ADDR;
                 for i in 0..512u64 {
-                    let addr = first + i * (span(child) << 12);
-                    c.m.store64(Pa(table.addr() + i * 8), addr | attributes | low);
+                    let addr = first.wrapping_add(i.wrapping_mul(span(child) << 12));
+                    c.m.store64(nth(table.addr(), i), addr | attributes | low);
                 }
                 c.m.store64(pa, 0);
-                c.m.flush_ipa(self.vttbr(), (gfn & !(span(at) - 1)) << 12);
+                c.m.flush_ipa(self.vttbr(), first_of(gfn, at) << 12);
             }
             c.m.store64(pa, table.addr() | TABLE);
         }
@@ -428,7 +445,7 @@ impl P2m {
         };
         let pages = span(level);
         if gfn.0 >= MAX_GFN
-            || MAX_GFN - gfn.0 < pages
+            || MAX_GFN.saturating_sub(gfn.0) < pages
             || !gfn.0.is_multiple_of(pages)
             || !mfn.0.is_multiple_of(pages)
         {
@@ -440,8 +457,10 @@ impl P2m {
         }
         let low = if level == 3 { PAGE } else { BLOCK };
         c.m.store64(pa, mfn.addr() | kind.attributes() | low);
-        self.read_only += u32::from(kind == Kind::GrantRo);
-        self.max_gfn = self.max_gfn.max(gfn.0 + pages - 1);
+        self.read_only = self
+            .read_only
+            .saturating_add(u32::from(kind == Kind::GrantRo));
+        self.max_gfn = self.max_gfn.max(gfn.0 | pages.wrapping_sub(1));
         Ok(())
     }
 
@@ -492,7 +511,7 @@ impl P2m {
             self.forget(kind);
         }
         c.m.store64(pa, 0);
-        c.m.flush_ipa(self.vttbr(), (gfn.0 & !(span(level) - 1)) << 12);
+        c.m.flush_ipa(self.vttbr(), first_of(gfn.0, level) << 12);
         Ok(())
     }
 
@@ -511,13 +530,13 @@ impl P2m {
             if *budget <= 0 {
                 return Some((Gfn(gfn), None));
             }
-            *budget -= 1;
+            *budget = budget.saturating_sub(1);
             let (_, e, level) = self.walk(m, gfn, 3);
             if e & VALID != 0 {
-                let start = Gfn(gfn & !(span(level) - 1));
+                let start = Gfn(first_of(gfn, level));
                 return self.lookup(m, start).map(|x| (start, Some(x)));
             }
-            gfn = (gfn & !(span(level) - 1)) + span(level);
+            gfn = first_of(gfn, level).saturating_add(span(level));
         }
         None
     }
@@ -538,18 +557,18 @@ impl P2m {
     pub fn free_tables<M: PhysMem>(&mut self, c: &mut Ctx<'_, M>, mut budget: i64) -> bool {
         let root = self.root.addr();
         for i in 0..ROOT_ENTRIES {
-            let pa1 = Pa(root + i * 8);
+            let pa1 = nth(root, i);
             let e1 = c.m.load64(pa1);
-            budget -= 1;
+            budget = budget.saturating_sub(1);
             if e1 & TABLE != TABLE {
                 continue;
             }
             if budget < 512 {
                 return false;
             }
-            budget -= 512;
+            budget = budget.saturating_sub(512);
             for j in 0..512 {
-                let pa2 = Pa((e1 & ADDR) + j * 8);
+                let pa2 = nth(e1 & ADDR, j);
                 let e2 = c.m.load64(pa2);
                 if e2 & TABLE == TABLE {
                     c.m.store64(pa2, 0);
@@ -568,6 +587,6 @@ impl P2m {
     pub fn free_root<M>(self, c: &mut Ctx<'_, M>) {
         debug_assert_eq!(self.tables, 0, "tables are lost");
         c.frames.put(self.root);
-        c.frames.put(Mfn(self.root.0 + 1));
+        c.frames.put(self.root.plus(1));
     }
 }
