@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Bytes of the calling guest: an address that a guest names is a claim, checked at each use.
-#![deny(clippy::arithmetic_side_effects)]
 
 use crate::domain::Domains;
 use crate::frame::Frames;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The machine as policy sees it: small traits with one real implementation (`hv-aarch64`) and
 //! one strict fake for host tests.
-#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 use crate::console::Speaker;
 use crate::p2m::Stage2Root;

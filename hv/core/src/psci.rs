@@ -4,7 +4,6 @@
 //!
 //! Identifiers and replies are those a Xen guest meets, so a function that Xen does not know
 //! (TRNG, say) is answered with [`Code::NotSupported`], never with an undefined instruction.
-#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 pub use guest_abi::psci::{AFFINITY_OFF, AFFINITY_ON, Code};
 use guest_abi::psci::{

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Ticks of the counter and nanoseconds.
-#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 /// A counter's rate, as factors: to divide numbers of 128 bits would cost hundreds of instructions
 /// each time.

@@ -7,7 +7,6 @@
 //! at the first one of a series, and again when the guest turns its caches on or off. A series is
 //! over when a write to a register of the translation regime (HCR_EL2.TVM traps these meanwhile)
 //! finds the caches on. The work is done in slices before the vcpu goes on.
-#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 use crate::hypervisor::Hypervisor;
 use crate::machine::PhysMem;

@@ -4,7 +4,6 @@
 //! `cargo xtask build` puts a table into the image: for each function, in the order of their places,
 //! its offset in the image (4 bytes, little endian), the length of its name (1 byte, not 0) and the
 //! name. The table ends with a length of 0.
-#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 /// The function that holds offset `at`, and how far into it that is; `None` without a table that
 /// tells.

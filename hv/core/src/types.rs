@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Names of things inside the hypervisor. Addresses and ids never travel as bare integers.
-#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 pub use guest_abi::{DomId, Errno, Gfn, GrantRef, Mfn, Port};
 

@@ -6,7 +6,6 @@
 //! another domain maps, or, without such a page, straight to the caller. Both parties of the page
 //! may write anything into it: the indexes are read afresh each time, and what makes no sense reads
 //! as "nothing there" or "no room".
-#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 use crate::machine::PhysMem;
 use crate::types::{Mfn, Pa};
