@@ -181,6 +181,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "a million looks at a register take minutes")]
     fn pl011_sends_when_there_is_room_and_gives_up_when_there_is_none() {
         let mut r = [0u32; 1024];
         assert!(uart(UartKind::Pl011, &mut r).put(b'x'));

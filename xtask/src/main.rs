@@ -26,6 +26,7 @@ mod image;
 mod kernel;
 mod lint;
 mod machine;
+mod miri;
 mod net;
 mod process;
 mod project;
@@ -77,6 +78,8 @@ enum Command {
     Conformance(conformance::Args),
     /// Give hostile bytes to what decodes them, guided by coverage (libFuzzer)
     Fuzz(fuzz::Args),
+    /// Run the host tests of what has `unsafe` under Miri, which takes nightly Rust
+    Miri(miri::Args),
     /// Let a hostile guest do to the hypervisor what a seed says
     Attack(attack::Args),
     /// Formatting, clippy, docs, dependency arrows and `unsafe` boundaries
@@ -94,6 +97,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::main(&project, args),
         Command::Conformance(args) => conformance::main(&project, args),
         Command::Fuzz(args) => fuzz::main(&project, args),
+        Command::Miri(args) => miri::main(&project, args),
         Command::Attack(args) => attack::main(&project, args),
         Command::Lint(args) => lint::main(&project, args),
     });

@@ -211,12 +211,36 @@ struct Header {
     discard: (u64, u32, u32),
 }
 
+/// A value that a device writes. Who moves a `Box` claims for itself what is in it; who moves this does not.
+struct Place<T>(NonNull<T>);
+
+impl<T> Place<T> {
+    fn new(value: T) -> Self {
+        Self(NonNull::from(Box::leak(Box::new(value))))
+    }
+}
+
+impl<T: Copy> Place<T> {
+    /// What is there.
+    fn get(&self) -> T {
+        // SAFETY: from a box that is freed with this alone, and initialised.
+        unsafe { self.0.as_ptr().read_volatile() }
+    }
+}
+
+impl<T> Drop for Place<T> {
+    fn drop(&mut self) {
+        // SAFETY: from a box, once.
+        drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+    }
+}
+
 struct InFlight {
     tag: u64,
     data: Data,
     op: Op,
     header: Box<Header>,
-    status: Box<[u8; 1]>,
+    status: Place<u8>,
 }
 
 impl InFlight {
@@ -232,7 +256,7 @@ impl InFlight {
             data,
             op,
             header: Box::new(header),
-            status: Box::new([0xff]),
+            status: Place::new(0xff),
         }
     }
 
@@ -245,7 +269,7 @@ impl InFlight {
     }
 }
 
-// SAFETY: header and status are in boxes, a buffer has pages of its own, and other domains' pages stay mapped as long as
+// SAFETY: header and status are in places of their own, a buffer has pages of its own, and other domains' pages stay mapped as long as
 // their list is here; none of them is changed, and `submit` looks that none is empty.
 unsafe impl Parts for InFlight {
     fn with_parts<R>(
@@ -272,7 +296,7 @@ unsafe impl Parts for InFlight {
         unsafe {
             let head = core::slice::from_raw_parts(base, 16);
             let discard = core::slice::from_raw_parts(base.add(16), 16);
-            let status = core::slice::from_raw_parts_mut(self.status.as_mut_ptr(), 1);
+            let status = core::slice::from_raw_parts_mut(self.status.0.as_ptr(), 1);
             match self.op {
                 Op::Flush => f(&[head], &mut [status]),
                 Op::Discard(_) => f(&[head, discard], &mut [status]),
@@ -416,7 +440,7 @@ impl<T: Transport> Disk<T> {
             return Ok(String::new());
         };
         let text = id.split(|&b| b == 0).next().unwrap_or_default();
-        Ok(match request.status[0] {
+        Ok(match request.status.get() {
             0 => String::from_utf8_lossy(text).into_owned(),
             _ => String::new(),
         })
@@ -514,7 +538,7 @@ impl<T: Transport> Disk<T> {
             match self.queue.take() {
                 Ok(None) => return None,
                 Ok(Some((request, _))) => {
-                    let result = match request.status[0] {
+                    let result = match request.status.get() {
                         0 => Ok(()),
                         2 => Err(Errno::EOPNOTSUPP),
                         _ => Err(Errno::EIO),
