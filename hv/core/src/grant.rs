@@ -671,23 +671,13 @@ impl Grants {
             .grow(host, slot, frames)
     }
 
-    /// The shared frame `idx`, for `XENMEM_add_to_physmap` and `XENMEM_acquire_resource`; makes it
-    /// and all below it if need be.
+    /// The shared frame `idx`, for `XENMEM_add_to_physmap` and `XENMEM_acquire_resource`. It is there: what makes
+    /// frames is [`Grants::grow`] alone, in slices.
     ///
     /// # Errors
-    /// `EINVAL` beyond the domain's limit or without memory, `ESRCH` without a table.
-    pub fn shared_frame<H: PageHost>(
-        &mut self,
-        host: &mut H,
-        slot: Slot,
-        idx: u64,
-    ) -> Result<Mfn, Errno> {
-        let t = self.table_mut(slot).ok_or(Errno::ESRCH)?;
-        if idx >= u64::from(t.max_frames) {
-            return Err(Errno::EINVAL);
-        }
-        t.grow(host, slot, (idx as u32).saturating_add(1))
-            .map_err(|_| Errno::EINVAL)?;
+    /// `EINVAL` for one that is not there, `ESRCH` without a table.
+    pub fn shared_frame(&self, slot: Slot, idx: u64) -> Result<Mfn, Errno> {
+        let t = self.table(slot).ok_or(Errno::ESRCH)?;
         t.shared
             .get(idx as usize)
             .map(|s| s.mfn)

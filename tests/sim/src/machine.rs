@@ -55,8 +55,12 @@ pub struct Machine {
     poisoned: RefCell<Vec<bool>>,
     /// Pages that are stage-2 tables.
     tables: RefCell<Vec<bool>>,
-    /// Entries of these that were taken away and may still be cached.
-    broken: RefCell<BTreeSet<u64>>,
+    /// Entries of these that were taken away and may still be cached: VMID, order and first guest frame.
+    broken: RefCell<BTreeMap<u64, (u64, u8, u64)>>,
+    /// VTTBR_EL2 by VMID, as some CPU may have it: it walks the tables there at any time.
+    walkable: RefCell<BTreeMap<u64, u64>>,
+    /// Of a table's page: VTTBR_EL2, level, first guest frame.
+    places: RefCell<BTreeMap<u64, (u64, u8, u64)>>,
     /// Cached translations, by VMID, order and first guest frame.
     tlb: RefCell<BTreeMap<(u64, u8, u64), Leaf>>,
     /// VTTBR_EL2 of the vcpu that is on the CPU.
@@ -133,7 +137,9 @@ impl Machine {
             executed: RefCell::new(vec![false; bytes / 4096]),
             poisoned: RefCell::new(vec![true; bytes / 4096]),
             tables: RefCell::new(vec![false; bytes / 4096]),
-            broken: RefCell::new(BTreeSet::new()),
+            broken: RefCell::new(BTreeMap::new()),
+            walkable: RefCell::new(BTreeMap::new()),
+            places: RefCell::new(BTreeMap::new()),
             tlb: RefCell::new(BTreeMap::new()),
             vttbr: Cell::new(0),
             stage1: RefCell::new(BTreeMap::new()),
@@ -280,23 +286,81 @@ impl Machine {
         self.broken.borrow_mut().clear();
     }
 
+    /// The roots that CPUs may have in VTTBR_EL2, by VMID, between two calls.
+    pub fn set_walkable(&self, roots: BTreeMap<u64, u64>) {
+        let old = self.walkable.replace(roots.clone());
+        let mut places = self.places.borrow_mut();
+        places.retain(|_, (v, ..)| roots.get(&(*v >> 48)) == Some(v));
+        for (_, vttbr) in roots.into_iter().filter(|(k, v)| old.get(k) != Some(v)) {
+            let root = (vttbr & TABLE_ADDR) >> 12;
+            let mut todo = vec![(root, 1, 0), (root + 1, 1, 512 << 18)];
+            while let Some((table, level, first)) = todo.pop() {
+                places.insert(table, (vttbr, level, first));
+                for i in 0..if level < 3 { 512u64 } else { 0 } {
+                    let e = self.load64(Pa(table * 4096 + i * 8));
+                    if e & 3 == 3 {
+                        let gfn = first + (i << (9 * (3 - level)));
+                        todo.push(((e & TABLE_ADDR) >> 12, level + 1, gfn));
+                    }
+                }
+            }
+        }
+    }
+
     /// A stage-2 entry changes: live ones only to nothing, and then the cache is cleaned before
-    /// anything else gets there ("break before make").
+    /// anything else gets there ("break before make"). Some CPU looks at it at the worst time, just before it goes:
+    /// it is cached from then on, until the right invalidation.
     fn change(&self, pa: u64, old: u64, new: u64) {
         let page = (pa - self.base) as usize / 4096;
         if !self.tables.borrow()[page] {
             return;
         }
-        let mut broken = self.broken.borrow_mut();
         if new & 1 != 0 {
             assert_eq!(old & 1, 0, "the live entry at {pa:#x} is changed");
             assert!(
-                !broken.contains(&pa),
+                !self.broken.borrow().contains_key(&pa),
                 "the entry at {pa:#x} is made before the cache is clean"
             );
-        } else if old & 1 != 0 {
-            broken.insert(pa);
         }
+        // A map that no CPU walks: it is being made, or its domain is dead.
+        let Some((vttbr, level, first)) = self.places.borrow().get(&(pa >> 12)).copied() else {
+            return;
+        };
+        let order = 9 * (3 - level);
+        let gfn = first + ((pa >> 3 & 511) << order);
+        let table = |e: u64| level < 3 && e & 3 == 3;
+        if new & 1 != 0 {
+            if table(new) {
+                let child = (new & TABLE_ADDR) >> 12;
+                self.tables.borrow_mut()[(child - (self.base >> 12)) as usize] = true;
+                let place = (vttbr, level + 1, gfn);
+                self.places.borrow_mut().insert(child, place);
+            }
+        } else if old & 1 != 0 {
+            assert!(
+                !table(old),
+                "the table at {pa:#x} is taken out of a map that may be walked: walks may be cached"
+            );
+            let leaf = Self::leaf(level, gfn, old);
+            self.tlb
+                .borrow_mut()
+                .insert((vttbr >> 48, order, gfn), leaf);
+            let entry = (vttbr >> 48, order, gfn);
+            self.broken.borrow_mut().insert(pa, entry);
+        }
+    }
+
+    /// Where the entry is that translates a guest frame.
+    #[must_use]
+    pub fn entry(&self, vttbr: u64, gfn: u64) -> Pa {
+        let mut pa = Pa((vttbr & 0x0000_ffff_ffff_fffe) + (gfn >> 18) * 8);
+        for level in 2..=3 {
+            let e = self.load64(pa);
+            if e & 3 == 3 {
+                pa = Pa((e & TABLE_ADDR) + (gfn >> (9 * (3 - level)) & 511) * 8);
+            }
+        }
+        pa
     }
 
     /// Whether there is memory at a machine frame.
@@ -576,6 +640,15 @@ impl PhysMem for Machine {
     }
     fn zero_page(&self, mfn: Mfn) {
         self.spend(cost::ZERO_PAGE);
+        let (tlb, walkable) = (self.tlb.borrow(), self.walkable.borrow());
+        let reach = tlb.iter().find(|(k, l)| {
+            mfn.0 >= l.mfn && mfn.0 - l.mfn < 1 << l.order && walkable.contains_key(&k.0)
+        });
+        assert!(
+            reach.is_none(),
+            "page {:#x} is cleared for another owner, and still reached by {reach:x?}",
+            mfn.0
+        );
         self.unpoison(mfn.0);
         let o = self.at(mfn.addr(), 4096, PAGE_SIZE);
         self.ram.borrow_mut()[o..o + 4096].fill(0);
@@ -589,7 +662,10 @@ impl Tlb for Machine {
         self.spend(cost::FLUSH);
         let (one, all) = self.flushes.get();
         self.flushes.set((one + 1, all));
-        self.broken.borrow_mut().clear();
+        let gfn = ipa >> 12;
+        self.broken
+            .borrow_mut()
+            .retain(|_, &mut (vmid, o, first)| vmid != vttbr >> 48 || gfn >> o != first >> o);
         let mut tlb = self.tlb.borrow_mut();
         for o in [0u8, 9, 18] {
             tlb.remove(&(vttbr >> 48, o, (ipa >> 12) >> o << o));
@@ -600,8 +676,15 @@ impl Tlb for Machine {
         self.spend(cost::FLUSH);
         let (one, all) = self.flushes.get();
         self.flushes.set((one, all + 1));
-        self.broken.borrow_mut().clear();
+        self.broken
+            .borrow_mut()
+            .retain(|_, (vmid, ..)| *vmid != vttbr >> 48);
         self.tlb.borrow_mut().retain(|k, _| k.0 != vttbr >> 48);
+        // Made, or dead: no CPU has it until the next vcpu of it is entered.
+        self.walkable.borrow_mut().remove(&(vttbr >> 48));
+        self.places
+            .borrow_mut()
+            .retain(|_, (v, ..)| *v >> 48 != vttbr >> 48);
     }
 }
 

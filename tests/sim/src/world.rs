@@ -3,7 +3,7 @@
 
 use crate::machine::Machine;
 use guest_abi::{Gfn, Hypercall, HypercallNr, Lent};
-use hv_core::domain::Death;
+use hv_core::domain::{Death, Domain};
 use hv_core::frame::{Frame, Frames, NOBODY, Use};
 use hv_core::hypercall::Reply;
 use hv_core::hypervisor::{Hypervisor, MachineInfo, NewDomain};
@@ -184,7 +184,8 @@ impl World {
     }
 
     /// VTTBR_EL2 of a domain.
-    fn vttbr(&self, slot: Slot) -> u64 {
+    #[must_use]
+    pub fn vttbr(&self, slot: Slot) -> u64 {
         self.hv
             .borrow()
             .domains
@@ -253,6 +254,10 @@ impl World {
                 }
             }
         }
+        let may_run = |d: &&Domain| matches!(d.death, Death::Alive | Death::Vcpus);
+        let roots = hv.domains.iter().filter(may_run);
+        let roots = roots.map(|d| d.p2m.vttbr().bits());
+        self.m.set_walkable(roots.map(|r| (r >> 48, r)).collect());
         for vmid in self.m.cached_vmids() {
             let slot = Slot(u8::try_from(vmid - 1).expect("a VMID"));
             let Some(d) = hv.domains.get(slot) else {

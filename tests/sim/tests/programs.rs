@@ -7,6 +7,7 @@ use guest_abi::{Errno, Gfn, arch, calls::memory, memory::MapSpace};
 use hostile::{Op, PAGE, Rng, Scene, evil, layout};
 use hv_core::hypercall::Reply;
 use hv_core::machine::Meter;
+use hv_core::room::fail_after;
 use hv_core::types::{Access, CpuId, VcpuId, VcpuRef};
 use hv_core::vgic::Region;
 use sim::{Config, DomU, Guest, World};
@@ -240,8 +241,8 @@ impl<'w> Stage<'w> {
     }
 }
 
-/// Plays so many steps of the programs of a seed.
-fn play(seed: u64, steps: u64, gic: u8) {
+/// Plays so many steps of the programs of a seed; where `fails`, the first or second allocation of every other step does.
+fn play(seed: u64, steps: u64, gic: u8, fails: bool) {
     let w = World::boot(gic);
     // Tables of the control domain's window are made once and kept.
     let first = w.create(ATTACKER).unwrap();
@@ -250,9 +251,17 @@ fn play(seed: u64, steps: u64, gic: u8) {
     let v3 = gic == 3;
     let mut stage = Stage::new(&w, seed, 2, v3);
     let mut r = Rng::of(seed, 0x51, 0);
+    let mut failed = 0;
     for step in 0..steps {
         let n = r.below(stage.players.len() as u64) as usize;
+        let failing = fails && r.one_in(2);
+        if failing {
+            fail_after(r.below(2));
+        }
         stage.step(n);
+        if failing {
+            failed += u64::from(fail_after(u64::MAX) == u64::MAX);
+        }
         // A CPU may walk any tables at any time.
         if r.one_in(16) {
             let n = r.below(stage.domains.len() as u64) as usize;
@@ -297,9 +306,10 @@ fn play(seed: u64, steps: u64, gic: u8) {
         stage.slices
     );
     stage.check();
+    assert!(!fails || failed > 4, "{failed} allocations failed");
     let (cost, nr, x) = stage.worst;
     eprintln!(
-        "{} lives, {} slices; the costliest: {cost}, of call {nr} {x:x?}",
+        "{} lives, {} slices, {failed} failed allocations; the costliest: {cost}, of call {nr} {x:x?}",
         stage.lives, stage.slices
     );
     for d in stage.domains {
@@ -316,20 +326,26 @@ fn environment(name: &str, or: u64) -> u64 {
     text.and_then(|t| t.parse().ok()).unwrap_or(or)
 }
 
-fn played(gic: u8) {
+fn played(gic: u8, fails: bool) {
     let first = environment("PARAVANE_PROGRAM_SEED", u64::from(gic));
     for seed in first..first + environment("PARAVANE_PROGRAM_SEEDS", 1) {
         eprintln!("seed {seed}, GICv{gic}");
-        play(seed, environment("PARAVANE_PROGRAM_STEPS", 4000), gic);
+        let steps = environment("PARAVANE_PROGRAM_STEPS", 4000);
+        play(seed, steps, gic, fails);
     }
 }
 
 #[test]
 fn hostile_programs_on_gicv2() {
-    played(2);
+    played(2, false);
 }
 
 #[test]
 fn hostile_programs_on_gicv3() {
-    played(3);
+    played(3, false);
+}
+
+#[test]
+fn xsa_316_318_hostile_programs_whose_allocations_fail() {
+    played(3, true);
 }

@@ -756,14 +756,15 @@ fn copies_between_all_kinds_of_ends() {
 fn tables_grow_from_any_index_up_to_the_limit() {
     let mut w = World::new();
     assert_eq!(w.g.query_size(D[0]), Ok((1, 4)));
-    let top = w.g.shared_frame(&mut w.h, D[0], 2).unwrap();
+    assert_eq!(w.g.shared_frame(D[0], 2), Err(Errno::EINVAL), "not yet");
+    w.g.grow(&mut w.h, D[0], 3).unwrap();
+    let top = w.g.shared_frame(D[0], 2).unwrap();
     assert_eq!(w.g.query_size(D[0]), Ok((3, 4)));
-    assert_eq!(w.g.shared_frame(&mut w.h, D[0], 2), Ok(top));
-    assert_eq!(w.g.shared_frame(&mut w.h, D[0], 4), Err(Errno::EINVAL));
-    assert_eq!(
-        w.g.shared_frame(&mut w.h, D[0], u64::MAX),
-        Err(Errno::EINVAL)
-    );
+    assert_eq!(w.g.shared_frame(D[0], 2), Ok(top));
+    for beyond in [3, 4, u64::MAX] {
+        assert_eq!(w.g.shared_frame(D[0], beyond), Err(Errno::EINVAL));
+    }
+    assert_eq!(w.g.query_size(D[0]), Ok((3, 4)), "a look makes nothing");
     assert_eq!(
         w.g.setup_table(&mut w.h, D[0], 5),
         GrantStatus::GeneralError

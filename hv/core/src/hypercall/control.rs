@@ -302,6 +302,10 @@ impl<M: Machine> Call<'_, M> {
     fn cache_flush(&mut self, a: &mut [u64; 5], slot: Slot, mut op: Domctl) -> Answer {
         let mut p: DomctlCacheflush = op.payload();
         let d = self.hv.domains.get(slot).ok_or(Errno::ESRCH)?;
+        // 1 GiB at most, as Xen's.
+        if p.nr_pfns > 1 << 18 || p.start_pfn.checked_add(p.nr_pfns).is_none() {
+            return Err(Errno::EINVAL);
+        }
         while p.nr_pfns != 0 && !self.used_up() {
             if let Some(map) = d.p2m.lookup(self.m, Gfn(p.start_pfn))
                 && map.kind == Kind::Ram

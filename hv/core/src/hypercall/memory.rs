@@ -5,7 +5,6 @@
 use super::{Answer, Call, OK, Reply, done};
 use crate::domain::{Extent, Vcpu};
 use crate::frame::{MAX_ORDER, Use};
-use crate::hypervisor::Host;
 use crate::machine::Machine;
 use crate::p2m::{Kind, MAX_GFN};
 use crate::types::{DomId, Errno, Gfn, Mfn, Slot};
@@ -373,13 +372,14 @@ impl<M: Machine> Call<'_, M> {
         if idx >= u64::from(most) {
             return Ok(true);
         }
-        self.grow(slot, (idx as u32).saturating_add(1))
+        // `idx` itself too, where others make the last one themselves.
+        self.grow(slot, (idx as u32).saturating_add(2))
             .map_err(|_| Errno::EINVAL)
     }
 
     fn map_grant_frame(&mut self, slot: Slot, idx: u64, gfn: Gfn) -> Result<(), Errno> {
-        let (grants, mut host) = self.hv.grants_and_host(self.m);
-        let mfn = grants.shared_frame(&mut host, slot, idx)?;
+        let grants = &self.hv.grants;
+        let mfn = grants.shared_frame(slot, idx)?;
         // A frame is in one place, and taken away there first.
         if grants.shared_gfn(slot, idx as u32) != u64::MAX {
             return Err(Errno::EBUSY);
@@ -485,9 +485,8 @@ impl<M: Machine> Call<'_, M> {
         }
         for i in 0..u64::from(x.nr_frames) {
             let to: u64 = self.guest().get(x.frame_list.wrapping_add(i << 3))?;
-            let (grants, mut host): (_, Host<'_, M>) = self.hv.grants_and_host(self.m);
             let index = x.frame.checked_add(i).ok_or(Errno::EINVAL)?;
-            let page = grants.shared_frame(&mut host, source, index)?;
+            let page = self.hv.grants.shared_frame(source, index)?;
             self.install_foreign(self.who.slot, Gfn(to), page)?;
         }
         OK
