@@ -52,6 +52,70 @@ pub struct Args {
     /// Linux guests beside it, which compute and check what they computed
     #[arg(long)]
     soak: bool,
+    /// Attack a hypervisor that has this fault, which must be found
+    #[arg(long)]
+    planted: Option<Planted>,
+}
+
+/// A fault that is built into a hypervisor, to see that the attack finds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Planted {
+    /// Some pages are not free when nobody has them any more.
+    Loss,
+    /// What is granted to be read can be written.
+    Write,
+}
+
+impl Planted {
+    const ALL: [Self; 2] = [Self::Loss, Self::Write];
+
+    /// The feature's name, and what the attack has to say.
+    const fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Loss => ("loss", "something is lost"),
+            Self::Write => ("write", "witness: FAULT"),
+        }
+    }
+
+    fn built(self, project: &Project, built: &Built) -> Result<Built> {
+        Ok(Built {
+            hypervisor: build::planted(project, self.names().0)?,
+            ..built.clone()
+        })
+    }
+
+    /// What an attack came to, where this had to be found.
+    fn found(self, result: Result<String>) -> Result<String> {
+        let (name, sign) = self.names();
+        match result {
+            Ok(seen) => bail!("the planted fault ({name}) was not found: {seen}"),
+            Err(e) if format!("{e:#}").contains(sign) => {
+                Ok(format!("found, as it should be: {e:#}"))
+            }
+            Err(e) => Err(e.context("something else than the planted fault was found")),
+        }
+    }
+}
+
+/// QEMU came to its own end, by an assertion of its own, which says nothing of the hypervisor.
+#[derive(Debug)]
+pub struct QemuEnded(String);
+
+impl std::fmt::Display for QemuEnded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "QEMU ended by an assertion of its own: {}", self.0)
+    }
+}
+
+impl std::error::Error for QemuEnded {}
+
+/// What QEMU said of its own end in a log, if it did. What guests print has their number before it.
+fn qemus_own_end(log: &str) -> Option<&str> {
+    let line =
+        Regex::new(r"(?m)(qemu-system-aarch64: \S+:\d+: [^\n]*Assertion|ERROR:\.\./)[^\n]*$")
+            .ok()?;
+    let last = log.rfind("\n$ ").unwrap_or(0);
+    line.find_iter(log.get(last..)?).map(|m| m.as_str()).last()
 }
 
 /// What is attacked, and how.
@@ -103,10 +167,16 @@ pub fn main(project: &Project, args: &Args) -> Result<ExitCode> {
     if let Some(to) = args.to {
         words += &format!(" to={to}");
     }
+    let planted = match args.planted {
+        Some(planted) => planted.built(project, &built)?,
+        None => built.clone(),
+    };
     let attack = Attack {
         project,
-        built: &built,
-        log: project.dir("attack")?.join("attack.log"),
+        built: &planted,
+        log: project
+            .dir("attack")?
+            .join(format!("{}-gicv{}.log", args.cpus, args.gic)),
         time: args.time,
         cpus: args.cpus,
         gic: args.gic,
@@ -122,9 +192,14 @@ pub fn main(project: &Project, args: &Args) -> Result<ExitCode> {
         attack.gic,
         attack.time.as_secs()
     );
-    match attack.run() {
-        Ok(found) => {
-            println!("{found}\nattack: nothing gave way");
+    let result = attack.run();
+    let result = match args.planted {
+        Some(planted) => planted.found(result),
+        None => result.map(|seen| format!("{seen}\nattack: nothing gave way")),
+    };
+    match result {
+        Ok(text) => {
+            println!("{text}");
             Ok(ExitCode::SUCCESS)
         }
         Err(error) => {
@@ -152,8 +227,34 @@ pub fn minute(project: &Project, built: &Built, log: &Path) -> Result<()> {
             words: format!("seed={seed}"),
             soak: false,
         };
-        let seen = attack.run()?;
-        println!("  seed {seed}, {cpus} CPUs, GICv{gic}: {seen}");
+        match attack.run() {
+            Ok(seen) => println!("  seed {seed}, {cpus} CPUs, GICv{gic}: {seen}"),
+            // Reported, and no fault of what is tested.
+            Err(e) if e.is::<QemuEnded>() => {
+                println!("  seed {seed}, {cpus} CPUs, GICv{gic}: {e:#}")
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+/// Whether an attack finds what is to be found: hypervisors with a fault each.
+pub fn controls(project: &Project, built: &Built, log: &Path) -> Result<()> {
+    for planted in Planted::ALL {
+        let built = planted.built(project, built)?;
+        let attack = Attack {
+            project,
+            built: &built,
+            log: log.to_owned(),
+            time: Duration::from_secs(15),
+            cpus: 1,
+            gic: 3,
+            vcpus: 2,
+            words: "seed=1".to_owned(),
+            soak: false,
+        };
+        println!("  {planted:?}: {}", planted.found(attack.run())?);
     }
     Ok(())
 }
@@ -162,8 +263,10 @@ pub fn minute(project: &Project, built: &Built, log: &Path) -> Result<()> {
 const BOOT: Duration = Duration::from_secs(60);
 /// How long the witness and the prompt may be silent. They share the host with other programs.
 const SILENCE: Duration = Duration::from_secs(30);
+/// The prompt is not late as long as the witness has not woken so often since: the host gives the machine no time.
+const BEATS: u64 = 500;
 /// The same of the attacker, which does itself harm: after that it is ended and begun anew.
-const LOST: Duration = Duration::from_secs(15);
+const LOST: Duration = Duration::from_secs(6);
 /// How often the prompt has to answer.
 const ASK: Duration = Duration::from_secs(5);
 
@@ -245,6 +348,7 @@ impl Seen {
         }
         if line.contains("Domain-0") {
             since.prompt = Instant::now();
+            since.beats = self.beats;
         }
         Ok(())
     }
@@ -256,12 +360,15 @@ struct Since {
     hostile: Instant,
     prompt: Instant,
     asked: Instant,
+    /// How often the witness had woken when the prompt was heard last.
+    beats: u64,
 }
 
 impl Attack<'_> {
     /// Attacks. What was seen; an error if anything gave way.
     pub fn run(&self) -> Result<String> {
-        let folder = self.project.dir("attack")?;
+        // Several may be under way, one in each configuration.
+        let folder = self.folder()?;
         let guests = folder.join("guests");
         let _ = fs::remove_dir_all(&guests);
         fs::create_dir_all(&guests)?;
@@ -298,10 +405,26 @@ impl Attack<'_> {
         let result = self.play(&mut session, &mut seen);
         if let Err(error) = result {
             let _ = session.text(Duration::from_secs(2));
+            if let Some(line) = fs::read_to_string(&self.log)
+                .ok()
+                .filter(|_| session.is_over())
+                .as_deref()
+                .and_then(qemus_own_end)
+            {
+                return Err(anyhow::Error::new(QemuEnded(format!(
+                    "{line}, after {seen}"
+                ))));
+            }
             let _ = self.registers(&monitor);
             return Err(error.context(format!("after {seen}")));
         }
         Ok(seen.to_string())
+    }
+
+    fn folder(&self) -> Result<PathBuf> {
+        let soak = if self.soak { "-soak" } else { "" };
+        let name = format!("attack/{}-gicv{}{soak}", self.cpus, self.gic);
+        self.project.dir(&name)
     }
 
     fn hostile(&self) -> String {
@@ -316,6 +439,7 @@ impl Attack<'_> {
     }
 
     fn play(&self, session: &mut Session, seen: &mut Seen) -> Result<()> {
+        let heap = heap(&session.expect(HEAP, BOOT)?)?;
         session.prompt(BOOT)?;
         // What is made once and kept.
         session.vane("create /guests/witness.cfg")?;
@@ -361,7 +485,14 @@ impl Attack<'_> {
             thread::sleep(Duration::from_secs(1));
         }
         session.line("poweroff")?;
-        session.expect("(?i)power", COMMAND).map(drop)
+        let left = session.expect(HEAP, COMMAND)?;
+        // Timers keep room for as many vcpus as there were at once.
+        let vcpus = u64::from(self.vcpus) + if self.soak { 16 } else { 1 };
+        ensure!(
+            self::heap(&left)? <= heap + vcpus * TIMERS,
+            "something is lost: {heap} bytes of the hypervisor's heap were in use at first, and at last {left}"
+        );
+        Ok(())
     }
 
     /// Ends a domain. The prompt may have others' lines in it.
@@ -390,6 +521,7 @@ impl Attack<'_> {
             hostile: now,
             prompt: now,
             asked: now,
+            beats: 0,
         };
         while Instant::now() < end {
             for line in session.text(Duration::from_millis(200))?.lines() {
@@ -400,7 +532,7 @@ impl Attack<'_> {
                 "the witness says nothing any more"
             );
             ensure!(
-                since.prompt.elapsed() < SILENCE + ASK,
+                since.prompt.elapsed() < SILENCE + ASK || seen.beats < since.beats + BEATS,
                 "the prompt does not answer any more"
             );
             if since.asked.elapsed() > ASK {
@@ -432,6 +564,18 @@ impl Attack<'_> {
     }
 }
 
+/// What the hypervisor's heap has for the timers of a vcpu, and keeps (`hv_core::timers`).
+const TIMERS: u64 = 272;
+
+/// What the hypervisor says when it is ready and before it ends.
+const HEAP: &str = r"\(PV\) .*, \d+ bytes of the heap in use";
+
+/// The number in that.
+fn heap(line: &str) -> Result<u64> {
+    let number = line.split(' ').rev().nth(6).context("no number of bytes")?;
+    Ok(number.parse()?)
+}
+
 /// Waits until nothing but the prompt is shown.
 fn quiet(session: &mut Session) -> Result<()> {
     while !session.text(Duration::from_secs(2))?.is_empty() {}
@@ -460,6 +604,25 @@ mod tests {
     }
 
     #[test]
+    fn heaps_are_read() {
+        let ready = "(PV) 1 CPUs, GICv3, 1014 MiB of memory, 98304 bytes of the heap in use";
+        assert!(Regex::new(HEAP).unwrap().is_match(ready));
+        assert_eq!(heap(ready).unwrap(), 98304);
+        assert_eq!(heap("(PV) Off, 7 bytes of the heap in use").unwrap(), 7);
+    }
+
+    #[test]
+    fn qemus_end_is_not_ours() {
+        let text = "$ qemu a\nERROR:../old.c:1\n\n$ qemu b\nvane> qemu-system-aarch64: ../target/arm/tcg/translate.c:250: \
+                    gen_pc_plus_diff: Assertion `s->pc_save != -1' failed.\n";
+        assert!(qemus_own_end(text).unwrap().contains("gen_pc_plus_diff"));
+        assert_eq!(
+            qemus_own_end("$ qemu a\nERROR:../old.c:1\n\n$ qemu b\nvane> (PV) halted\n"),
+            None
+        );
+    }
+
+    #[test]
     fn harm_is_seen() {
         let patterns = Patterns::new().unwrap();
         let now = Instant::now();
@@ -468,6 +631,7 @@ mod tests {
             hostile: now,
             prompt: now,
             asked: now,
+            beats: 0,
         };
         let mut seen = Seen::default();
         let mut line = |text: &str| seen.line(&patterns, text, &mut since);

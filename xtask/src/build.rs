@@ -99,6 +99,7 @@ pub fn bare_metal_packages() -> impl Iterator<Item = &'static str> {
 const MAX_HYPERVISOR: u64 = 256 << 10;
 
 /// What [`build`] made.
+#[derive(Clone)]
 pub struct Built {
     /// Names of functions in the hypervisor's image.
     pub names: Room,
@@ -170,6 +171,19 @@ pub fn build(project: &Project, args: &Args) -> Result<Built> {
         "the hypervisor has no arm64 Image header"
     );
     Ok(built)
+}
+
+/// A hypervisor with a fault that an attack has to find, a feature of hv-core's: its image.
+pub fn planted(project: &Project, fault: &str) -> Result<PathBuf> {
+    let toolchain = toolchain::find(project).context("the Rust target is missing")?;
+    let mut cargo = toolchain.cargo(project, "build")?;
+    let feature = format!("hv-core/planted-{fault}");
+    cargo.args(["--release", "--quiet", "-p", "hv", "-p", "hv-core"]);
+    inherit(cargo.args(["--features", &feature]))?;
+    let folder = toolchain.target_dir(project)?.join(TARGET).join("release");
+    let image = project.path(&format!("build/planted-{fault}.bin"));
+    flatten_file(&folder.join("hv"), &image, 8)?;
+    Ok(image)
 }
 
 /// Prints the size of the hypervisor's image, and fails when there is too much of it.

@@ -128,6 +128,8 @@ pub struct Machine {
     pub monitor: Option<PathBuf>,
     /// QEMU's `-icount`: virtual time follows instructions.
     pub icount: Option<String>,
+    /// A file that is its memory, with what is in it before the machine starts, for tests.
+    pub memory_file: Option<PathBuf>,
 }
 
 impl Default for Machine {
@@ -154,6 +156,7 @@ impl Machine {
             gdb: false,
             monitor: None,
             icount: None,
+            memory_file: None,
         }
     }
 }
@@ -272,6 +275,14 @@ impl Machine {
             "none",
             "-no-reboot",
         ]);
+        if let Some(file) = &self.memory_file {
+            let size = self.memory;
+            let backend = format!(
+                "memory-backend-file,id=ram,size={size}M,share=on,mem-path={}",
+                option_value(file)?
+            );
+            qemu.args(["-object", &backend, "-machine", "memory-backend=ram"]);
+        }
         let monitor = match &self.monitor {
             Some(socket) => format!("unix:{},server=on,wait=off", option_value(socket)?),
             None => "none".to_owned(),

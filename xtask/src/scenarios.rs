@@ -3,6 +3,7 @@
 
 mod card;
 mod network;
+mod poison;
 mod tap;
 
 use std::fs;
@@ -118,13 +119,13 @@ pub fn all() -> Vec<Scenario> {
             all.push(scenario(name, 15, move |stage| linux(stage, kernel, gic)));
         }
     }
-    all.push(scenario("attack", 5, |stage| {
-        // QEMU 10.0.2 has assertions that a guest can reach, which is not what a change here is to fail for.
-        if std::env::var_os("PARAVANE_ATTACK").is_none() {
-            return Err(Skip("it runs where PARAVANE_ATTACK is set".into()).into());
-        }
+    all.push(scenario("attack", 10, |stage| {
         crate::attack::minute(stage.project, stage.built, &stage.log)
     }));
+    all.push(scenario("attack-controls", 10, |stage| {
+        crate::attack::controls(stage.project, stage.built, &stage.log)
+    }));
+    all.push(scenario("poisoned-memory", 5, poison::poisoned_memory));
     all.push(scenario("rpi4", 15, rpi4));
     all.push(scenario("rpi4-card", 5, rpi4_card));
     all.push(scenario("life-cycle", 15, life_cycle));

@@ -239,6 +239,11 @@ impl Session {
         Ok(output.trim_start_matches('\n').to_owned())
     }
 
+    /// Whether the machine has ended.
+    pub fn is_over(&mut self) -> bool {
+        self.running.is_over()
+    }
+
     /// Waits until the machine has powered itself off.
     pub fn ended(mut self, timeout: Duration) -> Result<()> {
         let left = self

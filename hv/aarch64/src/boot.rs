@@ -250,9 +250,10 @@ fn start(dtb: u64, image: &Image) -> ! {
     }
     secondaries(&machine, root, &ram);
     log::info!(
-        "{} CPUs, GICv{version}, {} MiB of memory, ready after {} us",
+        "{} CPUs, GICv{version}, {} MiB of memory, {} bytes of the heap in use, ready after {} us",
         machine.cpus.len(),
         run::hv().lock().frames.total_pages() >> 8,
+        heap::used(),
         run::mach().ns(counter()) / 1000
     );
     if machine

@@ -28,6 +28,11 @@ unsafe impl GlobalAlloc for Global {
     }
 }
 
+/// Bytes that are in use.
+pub fn used() -> usize {
+    HEAP.0.lock().stats_alloc_actual()
+}
+
 /// Gives the heap its memory.
 ///
 /// # Safety

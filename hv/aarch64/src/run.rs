@@ -302,6 +302,7 @@ pub fn resume(cpu: CpuId, mut loaded: Option<VcpuRef>) -> *mut VcpuFile {
         drop(h);
         send_kicks(before.kick | before.look | after.kick | after.look, cpu);
         if let Some(p) = before.power.or(after.power) {
+            log::info!("{p:?}, {} bytes of the heap in use", crate::heap::used());
             power(p);
         }
         if after.concern(cpu) {

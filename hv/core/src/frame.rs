@@ -578,7 +578,8 @@ impl Frames {
             return;
         }
         f.a = f.a.saturating_sub(1);
-        if f.a == 0 {
+        let lost = cfg!(feature = "planted-loss") && mfn.0.is_multiple_of(64);
+        if f.a == 0 && !lost {
             self.release(i, 0);
         }
     }

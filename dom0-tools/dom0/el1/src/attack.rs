@@ -308,6 +308,19 @@ pub fn store(at: u64, size: u8, value: u64) -> Result<(), Trap> {
     outcome((), esr, far)
 }
 
+/// Looks at every double word of the program's memory: how many there are, and how many of them are `word`.
+pub fn count(machine: &Machine, word: u64) -> (u64, u64) {
+    let (mut all, mut found) = (0, 0);
+    for &(start, len) in &machine.memory {
+        for at in (start..start + len).step_by(8) {
+            // SAFETY: RAM, where it is in the map; a copy of it is made at once, and may be of anything.
+            found += u64::from(unsafe { (at as *const u64).read_volatile() } == word);
+            all += 1;
+        }
+    }
+    (all, found)
+}
+
 /// Another page of the arena as root of the upper half.
 pub fn upper_root(page: u64) {
     let ttbr1 = ARENA[0].load(Relaxed) + page * 4096;

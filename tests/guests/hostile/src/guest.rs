@@ -10,7 +10,7 @@ use guest_abi::{DomId, Errno, Gfn, Port, calls};
 use hostile::{Level, Op, PAGE, Rng, Scene, evil, layout};
 
 /// After so many operations a vcpu says how far it is.
-const REPORT: u64 = 8192;
+const REPORT: u64 = 2048;
 /// Pages of the grant window that are mapped at first.
 const GRANT_FRAMES: u64 = 4;
 
@@ -62,8 +62,17 @@ pub fn number(machine: &Machine, name: &str) -> Option<u64> {
 }
 
 pub fn main(machine: Machine) -> ! {
-    if word(&machine, "role") == Some("witness") {
-        crate::witness::main(&machine);
+    match word(&machine, "role") {
+        Some("witness") => crate::witness::main(&machine),
+        Some("look") => {
+            let word = number(&machine, "word").unwrap_or(0);
+            let (all, found) = attack::count(&machine, word);
+            println!("look: {found} of {all} words");
+            loop {
+                cpu::idle();
+            }
+        }
+        _ => {}
     }
     match prepare(&machine) {
         Ok(()) => attack::begin(0, program),
