@@ -33,6 +33,13 @@ pub fn reset(regs: Mmio, off: bool) {
     regs.write32(RSTC, PASSWORD | rstc | RSTC_FULL_RESET);
 }
 
+/// Has the board reset unless this is called again within 15 seconds.
+pub fn watch(regs: Mmio) {
+    regs.write32(WDOG, PASSWORD | 15 << 16);
+    let rstc = regs.read32(RSTC) & 0x00ff_ffff & !RSTC_WRCFG;
+    regs.write32(RSTC, PASSWORD | rstc | RSTC_FULL_RESET);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,5 +56,8 @@ mod tests {
         assert_eq!(regs.read32(WDOG), 0x5a00_000a);
         reset(regs, false);
         assert_eq!(regs.read32(RSTS), 0x5a00_1000);
+        watch(regs);
+        assert_eq!(regs.read32(WDOG), 0x5a0f_0000);
+        assert_eq!(regs.read32(RSTC), 0x5a00_0122);
     }
 }

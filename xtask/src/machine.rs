@@ -122,6 +122,8 @@ pub struct Machine {
     pub el2: bool,
     /// Give dom0's image along.
     pub dom0: bool,
+    /// Start anew at a reset, with its memory as it is, instead of ending.
+    pub resets: bool,
     /// Wait for a debugger.
     pub gdb: bool,
     /// Where QEMU listens for commands (of its "human monitor"), for tests.
@@ -153,6 +155,7 @@ impl Machine {
             append: Vec::new(),
             el2: true,
             dom0: true,
+            resets: false,
             gdb: false,
             monitor: None,
             icount: None,
@@ -268,13 +271,10 @@ impl Machine {
             "-m",
             &format!("{}M", self.memory),
         ]);
-        qemu.args([
-            "-nodefaults",
-            "-no-user-config",
-            "-display",
-            "none",
-            "-no-reboot",
-        ]);
+        qemu.args(["-nodefaults", "-no-user-config", "-display", "none"]);
+        if !self.resets {
+            qemu.arg("-no-reboot");
+        }
         if let Some(file) = &self.memory_file {
             let size = self.memory;
             let backend = format!(

@@ -95,6 +95,7 @@ pub fn main(project: &Project, args: &Args) -> Result<ExitCode> {
             None => parse_net("user").map_err(anyhow::Error::msg)?,
         },
         append: args.append.clone(),
+        resets: false,
         gdb: args.gdb,
         icount: args.icount.clone(),
         ..usual

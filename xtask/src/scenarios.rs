@@ -90,6 +90,7 @@ pub fn all() -> Vec<Scenario> {
         scenario("no-dom0", 1, no_dom0),
         scenario("not-at-el2", 1, not_at_el2),
         scenario("hypervisor-panic", 2, hypervisor_panic),
+        scenario("dom0-crash", 5, dom0_crash),
         scenario("run-exec", 3, run_exec),
         scenario("run-piped", 2, run_piped),
         scenario("idle", 2, idle),
@@ -523,30 +524,37 @@ fn no_dom0(stage: &Stage) -> Result<()> {
         .map(drop)
 }
 
-/// A panic of the hypervisor names the functions that led to it, and halts or resets as it was told.
+/// A panic of the hypervisor names the functions that led to it, and resets with last words, later each time; with
+/// `noreboot` it halts.
 fn hypervisor_panic(stage: &Stage) -> Result<()> {
     stage.fresh_guests()?;
     let volume = stage.volume()?;
-    for reboot in [false, true] {
-        let mut machine = machine(3, 2);
-        machine.append.push("panic=now".into());
-        if reboot {
-            machine.append.push("panic=reboot".into());
-        }
-        let mut session = stage.start(&machine, &volume)?;
-        session.expect(r"^\(PV\) hypervisor panic: .*boot\.rs:\d+", BOOT)?;
-        session.expect(r"^\(PV\) +hv_aarch64::boot::start\+0x", BOOT)?;
-        session.expect(r"^\(PV\) +hv_boot\+0x", BOOT)?;
-        if reboot {
-            // QEMU is told to end at a reset.
-            session.ended(POWER_OFF)?;
-        } else {
-            session.expect(r"^\(PV\) halted$", BOOT)?;
-        }
-    }
+    let mut machine = Machine {
+        resets: true,
+        ..machine(3, 2)
+    };
+    machine.append.push("panic=now".into());
+    let mut session = stage.start(&machine, &volume)?;
+    session.expect(r"^\(PV\) hypervisor panic: .*boot\.rs:\d+", BOOT)?;
+    session.expect(r"^\(PV\) +hv_aarch64::boot::start\+0x", BOOT)?;
+    session.expect(r"^\(PV\) +hv_boot\+0x", BOOT)?;
+    session.expect(
+        r"^\(PV\) the hypervisor panicked: reset in 5 s \(1 in a row\)",
+        BOOT,
+    )?;
+    session.expect(
+        r"^\(PV\) the last run ended after \d+ s: the hypervisor panicked \(1 in a row\)",
+        BOOT,
+    )?;
+    session.expect(r"^\(PV\) \| \(PV\) hypervisor panic: .*boot\.rs:\d+", BOOT)?;
+    session.expect(r"^\(PV\) \| \(PV\) +hv_boot\+0x", BOOT)?;
+    session.expect(
+        r"^\(PV\) the hypervisor panicked: reset in 10 s \(2 in a row\)",
+        BOOT,
+    )?;
+    drop(session);
     // A page below each stack is not mapped, and the report has a stack of its own.
-    let mut machine = machine(3, 2);
-    machine.append.push("panic=overflow".into());
+    machine.append = vec!["panic=overflow".into(), "noreboot".into()];
     let mut session = stage.start(&machine, &volume)?;
     session.expect(
         r"^\(PV\) hypervisor exception 4 \(synchronous\): .*: the stack is used up",
@@ -554,6 +562,63 @@ fn hypervisor_panic(stage: &Stage) -> Result<()> {
     )?;
     session.expect(r"^\(PV\) at hv_aarch64::boot::overflow\+0x", BOOT)?;
     session.expect(r"^\(PV\) halted$", BOOT)?;
+    Ok(())
+}
+
+/// A control domain that crashes or does not come round any more has the machine reset, with last words, later each time.
+fn dom0_crash(stage: &Stage) -> Result<()> {
+    stage.fresh_guests()?;
+    let volume = stage.volume()?;
+    let machine = Machine {
+        resets: true,
+        append: vec!["crash-test".into(), "dom0_watchdog=3".into()],
+        ..machine(3, 2)
+    };
+    let mut session = stage.start(&machine, &volume)?;
+    session.prompt(BOOT)?;
+    ensure!(
+        !session.vane("doctor")?.contains("last run"),
+        "a first run has one before it"
+    );
+    session.vane("create /guests/hello.cfg")?;
+    let ends = [
+        ("panic", "dom0 crashed", 5, "asked for by crash-test"),
+        (
+            "hang",
+            "dom0 did not renew its watchdog",
+            10,
+            "crash-test hang",
+        ),
+    ];
+    for ((how, why, pause, words), n) in ends.into_iter().zip(1..) {
+        session.line(&format!("crash-test {how}"))?;
+        session.expect(
+            &format!(r"^\(PV\) {why}: reset in {pause} s \({n} in a row\)"),
+            BOOT,
+        )?;
+        session.expect(
+            &format!(r"^\(PV\) the last run ended after \d+ s: {why} \({n} in a row\)"),
+            BOOT,
+        )?;
+        session.prompt(BOOT)?;
+        session.vane_shows("dmesg", &format!(r"(?m)^\(PV\) \| .*{words}"))?;
+        let said = session.vane("doctor")?;
+        for part in [why, words, &format!("({n} in a row)")] {
+            ensure!(
+                said.contains(part),
+                "doctor says nothing of \"{part}\": {said}"
+            );
+        }
+        // The machine does what it did before.
+        session.vane("create /guests/hello.cfg")?;
+    }
+    // One that is asked for leaves none.
+    session.line("poweroff -r -f")?;
+    session.prompt(BOOT)?;
+    ensure!(
+        !session.vane("doctor")?.contains("last run"),
+        "a reboot that was asked for is no crash"
+    );
     Ok(())
 }
 
@@ -1089,7 +1154,7 @@ fn life_cycle(stage: &Stage) -> Result<()> {
         let first = id(session)?;
         session.attach("linux")?;
         linux_ready(session, kernel, 2)?;
-        session.line("reboot")?;
+        session.line("poweroff -r -f")?;
         session.prompt(LINUX)?;
         restarted(session, "linux", 2)?;
         session.attach("linux")?;

@@ -23,6 +23,11 @@ pub struct Facts {
     pub dma_limit: u64,
     /// Bytes of the random seed that the firmware gave.
     pub seed: u64,
+    /// How the run before ended: 0 as it should, or it is not known; else 256 and the control domain's reason
+    /// (`SHUTDOWN_*`), or 255 for the hypervisor itself.
+    pub last_end: u64,
+    /// How many runs ended like that, one after the other.
+    pub crashes: u64,
 }
 
 /// The node's name, and the properties'.
@@ -33,7 +38,7 @@ pub(crate) const FACTS: &str = "facts";
 impl Facts {
     /// As words.
     #[must_use]
-    pub const fn words(&self) -> [u64; 9] {
+    pub const fn words(&self) -> [u64; 11] {
         [
             self.uart,
             self.uart_base,
@@ -44,6 +49,8 @@ impl Facts {
             self.cpus_left_out,
             self.dma_limit,
             self.seed,
+            self.last_end,
+            self.crashes,
         ]
     }
 
@@ -63,7 +70,9 @@ impl Facts {
             cpus_left_out,
             dma_limit,
             seed,
-        ] = <[[u8; 8]; 9]>::try_from(words)
+            last_end,
+            crashes,
+        ] = <[[u8; 8]; 11]>::try_from(words)
             .ok()?
             .map(u64::from_be_bytes);
         Some(Self {
@@ -76,6 +85,8 @@ impl Facts {
             cpus_left_out,
             dma_limit,
             seed,
+            last_end,
+            crashes,
         })
     }
 }

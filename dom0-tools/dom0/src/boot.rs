@@ -31,9 +31,36 @@ struct Vane {
     stopped: Notify,
 }
 
+/// How long the loop under all tasks may take to turn, in seconds, unless the command line has `dom0_watchdog=`.
+const PATIENCE: u32 = 30;
+
+/// Has the hypervisor end this domain, and reset the machine, when the loop does not turn any more: the watchdog's number
+/// and seconds. The command line may have other seconds, or `off`.
+fn watchdog(bootargs: &str) -> Option<(u32, u32)> {
+    let seconds = match word(bootargs, "dom0_watchdog") {
+        Some("off") => return None,
+        other => other.and_then(|s| s.parse().ok()).unwrap_or(PATIENCE),
+    };
+    let dog = calls::sched::watchdog(&hvc::xen(), 0, seconds).ok()?;
+    Some((dog as u32, seconds))
+}
+
+/// Renews it.
+async fn renew(rt: &'static Rt, (dog, seconds): (u32, u32)) {
+    loop {
+        rt.sleep_ms(u64::from(seconds) * 1000 / 3).await;
+        let _ = calls::sched::watchdog(&hvc::xen(), dog, seconds);
+    }
+}
+
 /// The program.
 pub fn main(machine: Machine) -> ! {
     let rt = Rt::new();
+    if machine.hypervisor.is_some()
+        && let Some(dog) = watchdog(&machine.bootargs)
+    {
+        rt.spawn(renew(rt, dog));
+    }
     let mut trouble = None;
     let terminal = match &machine.hypervisor {
         Some(h) => {

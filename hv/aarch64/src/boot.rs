@@ -4,7 +4,7 @@
 use crate::mach::{Mach, counter};
 use crate::mmu::{self, Image, Range};
 use crate::run::{self, FIRMWARE, FIXED, Firmware, Fixed, GIC, HV, MACH, ONLINE};
-use crate::{console, heap, panic};
+use crate::{console, heap, last, panic};
 use alloc::vec::Vec;
 use builder::GicVersion;
 use builder::facts::Facts;
@@ -194,7 +194,8 @@ fn start(dtb: u64, image: &Image) -> ! {
         env!("CARGO_PKG_VERSION"),
         machine.model
     );
-    panic::REBOOT.store(machine.bootargs.contains("panic=reboot"), Ordering::Relaxed);
+    let noreboot = machine.bootargs.split_whitespace().any(|w| w == "noreboot");
+    last::NOREBOOT.store(noreboot, Ordering::Relaxed);
 
     let ram: Vec2 = machine
         .memory
@@ -237,6 +238,12 @@ fn start(dtb: u64, image: &Image) -> ! {
     FIXED.call_once(|| constants(&machine, version));
     if !machine.board.emulated && !run::gic().overlooks() {
         platform::lock::cpus_are_real();
+    }
+    if let Some(Firmware { pm: Some(_), .. }) = FIRMWARE.get()
+        && !machine.board.emulated
+        && !run::gic().overlooks()
+    {
+        run::feed_from_now();
     }
     cpu_init(0);
     dom0(&machine, nr_irqs, initrd, &beyond);
@@ -333,6 +340,10 @@ fn memory(
     let mut busy: Vec<Range> = Vec::new();
     for r in [own, dtb].into_iter().chain(initrd).chain(reserved) {
         busy.insert(busy.partition_point(|b| b.start < r.start), r);
+    }
+    if let Some(page) = last::choose(ram, &own, &busy) {
+        last::show(&page);
+        busy.insert(busy.partition_point(|b| b.start < page.start), page);
     }
     let limit = machine.board.dma_limit.unwrap_or(u64::MAX);
     let mut beyond: Vec<Range> = Vec::new();
@@ -858,6 +869,8 @@ fn dom0(machine: &Machine, nr_irqs: u32, initrd: Option<Range>, beyond: &[Range]
             cpus_left_out: machine.cpus_left_out as u64,
             dma_limit: machine.board.dma_limit.unwrap_or(0),
             seed: machine.seed.len() as u64,
+            last_end: last::before().0,
+            crashes: last::before().1,
         },
         devices: &devices,
     });

@@ -89,6 +89,14 @@ pub fn read_log(from: u64, buf: &mut [u8]) -> (usize, u64) {
     PORT.lock().out.read_log(from, buf)
 }
 
+/// What was shown last; waits for nobody.
+pub fn last(buf: &mut [u8]) -> &[u8] {
+    // SAFETY: as for `panic_print`.
+    unsafe { PORT.force_unlock() };
+    let n = PORT.lock().out.last(buf);
+    &buf[..n]
+}
+
 /// Forgets the log.
 pub fn clear_log() {
     PORT.lock().out.clear_log();

@@ -12,6 +12,7 @@ extern crate alloc;
 mod boot;
 mod console;
 mod heap;
+mod last;
 mod mach;
 mod mmu;
 mod panic;

@@ -1,13 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The end: a report with a call trace, then halt (or reset, with `panic=reboot` on the command
-//! line).
+//! The end: a report with a call trace, then [`crate::last`].
 
 use crate::console::panic_print;
 use crate::run;
 use core::sync::atomic::{AtomicBool, Ordering, fence};
 
-/// Reset instead of halting.
-pub static REBOOT: AtomicBool = AtomicBool::new(false);
 /// A CPU panicked.
 static ONCE: AtomicBool = AtomicBool::new(false);
 
@@ -73,21 +70,26 @@ fn trace(mut fp: u64) {
     }
 }
 
-/// The end on the CPU that was at `sp`.
-fn finish(fp: u64, sp: u64) -> ! {
-    if !ONCE.swap(true, Ordering::Relaxed) {
+/// Whether `cpu` is the one that ends the run. The others stop then where they are: in a guest, or waiting for the lock
+/// for ever.
+pub fn first(cpu: hv_core::types::CpuId) -> bool {
+    let first = !ONCE.swap(true, Ordering::Relaxed);
+    if first {
         // A CPU that is not online yet sees it when it is.
         fence(Ordering::SeqCst);
-        // The others stop where they are: in a guest, or waiting for the lock for ever.
         if run::FIXED.get().is_some() {
-            run::send_kicks(u64::MAX, crate::boot::cpu_at(sp.wrapping_sub(1)));
+            run::send_kicks(u64::MAX, cpu);
         }
+    }
+    first
+}
+
+/// The end on the CPU that was at `sp`.
+fn finish(fp: u64, sp: u64) -> ! {
+    if first(crate::boot::cpu_at(sp.wrapping_sub(1))) {
         panic_print(format_args!("(PV) call trace:\n"));
         trace(fp);
-        if REBOOT.load(Ordering::Relaxed) {
-            run::power(hv_core::hypervisor::Power::Reset);
-        }
-        panic_print(format_args!("(PV) halted\n"));
+        crate::last::end(hv_core::last::Why::Panic);
     }
     run::halt()
 }

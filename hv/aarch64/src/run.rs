@@ -159,6 +159,38 @@ pub fn send_kicks(set: u64, cpu: CpuId) {
     }
 }
 
+/// When the board's watchdog is to be fed, in ticks; `u64::MAX`: never.
+static FEED: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// Has the board's watchdog look after the hypervisor from now on.
+pub fn feed_from_now() {
+    FEED.store(0, Ordering::Relaxed);
+    feed();
+}
+
+/// Feeds the board's watchdog, if it has one and it is time. To be called on one CPU; answers when it is time again.
+#[inline]
+pub fn feed() -> u64 {
+    match FEED.load(Ordering::Relaxed) {
+        u64::MAX => u64::MAX,
+        at => feed_at(at),
+    }
+}
+
+#[cold]
+fn feed_at(at: u64) -> u64 {
+    let now = counter();
+    if now < at {
+        return at;
+    }
+    if let Some(Firmware { pm: Some(pm), .. }) = FIRMWARE.get() {
+        platform::power::watch(*pm);
+    }
+    let next = now.saturating_add(platform::timer::frequency() * 4);
+    FEED.store(next, Ordering::Relaxed);
+    next
+}
+
 /// Stops or restarts the machine.
 pub fn power(p: Power) -> ! {
     crate::console::flush();
@@ -168,7 +200,7 @@ pub fn power(p: Power) -> ! {
         }) => {
             let e = match p {
                 Power::Off => psci.system_off(),
-                Power::Reset => psci.system_reset(),
+                _ => psci.system_reset(),
             };
             log::error!("the firmware did not {p:?} the machine: {e}");
         }
@@ -293,6 +325,9 @@ pub fn resume(cpu: CpuId, mut loaded: Option<VcpuRef>) -> *mut VcpuFile {
         if d.run.is_some() {
             first = first.min(now_ticks.saturating_add(fixed().longest_run));
         }
+        if cpu.0 == 0 {
+            first = first.min(feed());
+        }
         if first == u64::MAX {
             platform::timer::disarm();
         } else {
@@ -303,7 +338,10 @@ pub fn resume(cpu: CpuId, mut loaded: Option<VcpuRef>) -> *mut VcpuFile {
         send_kicks(before.kick | before.look | after.kick | after.look, cpu);
         if let Some(p) = before.power.or(after.power) {
             log::info!("{p:?}, {} bytes of the heap in use", crate::heap::used());
-            power(p);
+            match p {
+                Power::Crashed(reason) => crate::last::dom0_ended(reason, cpu),
+                p => power(p),
+            }
         }
         if after.concern(cpu) {
             continue;

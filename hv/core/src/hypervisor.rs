@@ -73,6 +73,8 @@ pub enum Power {
     Off,
     /// Reset.
     Reset,
+    /// The control domain ended in another way than it should, with this reason (`SHUTDOWN_*`): reset, with last words.
+    Crashed(u8),
 }
 
 /// What the machine is, as told to toolstacks.
@@ -763,10 +765,10 @@ impl Hypervisor {
         let privileged = d.privileged;
         self.print_last(m, slot);
         if privileged {
-            self.effects.power = Some(if reason == 1 {
-                Power::Reset
-            } else {
-                Power::Off
+            self.effects.power = Some(match reason {
+                0 => Power::Off,
+                1 => Power::Reset,
+                reason => Power::Crashed(reason as u8),
             });
         }
         self.all_vcpus(m, slot, n, true);

@@ -29,6 +29,7 @@ pub mod grant;
 pub mod guest;
 pub mod hypercall;
 pub mod hypervisor;
+pub mod last;
 pub mod machine;
 pub mod p2m;
 pub mod psci;

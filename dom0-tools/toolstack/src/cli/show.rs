@@ -352,11 +352,15 @@ fn network(bridges: &[BridgeInfo], address: Option<(IpAddr, u8)>) -> (Health, St
     (health, text)
 }
 
+/// How many lines `doctor` shows of what the last run said before it ended.
+const LAST_WORDS: usize = 5;
+
 /// What `doctor` finds, a line each.
 fn findings(
     m: &MachineFacts,
     p: &PhysInfo,
     network: (Health, String),
+    log: &[u8],
 ) -> Vec<(&'static str, Health, String)> {
     use Health::{Doubtful, Good, Wrong};
     let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
@@ -389,6 +393,23 @@ fn findings(
             m.gic, f.list_registers, f.interrupts
         );
         add("interrupts", Good, text);
+    }
+    if f.last_end != 0 {
+        let why = match f.last_end & 255 {
+            255 => "the hypervisor panicked",
+            3 => "dom0 crashed",
+            4 => "dom0 did not renew its watchdog",
+            _ => "dom0 stopped",
+        };
+        let text = format!("{why}, and the machine was reset ({} in a row)", f.crashes);
+        add("last run", Doubtful, text);
+        let lines: Vec<_> = (log.split(|b| *b == b'\n'))
+            .filter_map(|l| l.strip_prefix(b"(PV) | "))
+            .collect();
+        for line in lines.iter().skip(lines.len().saturating_sub(LAST_WORDS)) {
+            let text = String::from_utf8_lossy(line).trim_end().to_owned();
+            add("last words", Doubtful, text);
+        }
     }
     let found = m.facts.map_or(u64::from(p.nr_cpus), |f| f.cpus);
     let all_run = u64::from(m.started) >= found;
@@ -457,7 +478,8 @@ pub(super) fn doctor<H: Host>(t: &Toolstack<H>, c: &Command, out: &mut impl Outp
     let m = t.host().machine().during("asking for the machine")?;
     let p = t.host().phys_info().during("asking for the machine")?;
     let network = network(&t.host().bridges(), t.host().own_use().address);
-    let all = findings(&m, &p, network);
+    let log = t.host().read_console(false).unwrap_or_default();
+    let all = findings(&m, &p, network, &log);
     let wrong = all.iter().filter(|f| f.1 == Health::Wrong).count();
     if c.has("json") {
         let rows = all.iter().map(|(what, health, text)| {
