@@ -40,6 +40,7 @@ use guest_abi::io::xs_wire::MsgType;
 use guest_abi::{DomId, Gfn, PAGE_SIZE, calls};
 
 const TARGET: &str = "memory/target";
+const STATIC_MAX: &str = "memory/static-max";
 const KIB_PER_PAGE: u64 = PAGE_SIZE as u64 / 1024;
 /// Pages that one [`Balloon::adjust`] moves at most.
 pub const SLICE: usize = 256;
@@ -76,8 +77,8 @@ pub struct Balloon<'x, P: Platform, M: Memory> {
     memory: M,
     /// Frames without memory.
     out: Vec<Gfn>,
-    /// Pages that the domain had, and the target in pages, when the balloon began. They differ: the console's page and
-    /// the like are not counted.
+    /// Pages that the domain had when the balloon began, and what the store says that it began with. They differ: the
+    /// console's page and the like are not counted.
     base: (u64, u64),
     /// Pages that the domain has, and should have.
     has: u64,
@@ -95,7 +96,8 @@ impl<P: Platform, M: Memory> core::fmt::Debug for Balloon<'_, P, M> {
 }
 
 impl<'x, P: Platform, M: Memory> Balloon<'x, P, M> {
-    /// Begins. What the domain has now counts as what the store's target says now; later targets are relative to that.
+    /// Begins. What the domain has now counts as what the store says that it began with (`memory/static-max`, or where
+    /// that is not there the target); targets are relative to that, the first one too.
     ///
     /// # Errors
     /// [`Error::Store`] with `ENOENT` when there is no target; [`Error::BadValue`] when it is no number;
@@ -103,6 +105,11 @@ impl<'x, P: Platform, M: Memory> Balloon<'x, P, M> {
     pub async fn open(store: Access<'x, P>, memory: M) -> Result<Self, Error> {
         let watch = store.watch(TARGET).await?;
         let target = store.read_number::<u64>(TARGET).await? / KIB_PER_PAGE;
+        let began = match store.read_number::<u64>(STATIC_MAX).await {
+            Ok(kib) => kib / KIB_PER_PAGE,
+            Err(Error::Store(_)) => target,
+            Err(e) => return Err(e),
+        };
         let xen = store.xenstore().platform().xen();
         let has = calls::memory::current_reservation(xen, DomId::SELF).map_err(Error::Xen)?;
         Ok(Self {
@@ -111,9 +118,9 @@ impl<'x, P: Platform, M: Memory> Balloon<'x, P, M> {
             reading: None,
             memory,
             out: Vec::new(),
-            base: (has, target),
+            base: (has, began),
             has,
-            goal: has,
+            goal: has.saturating_add(target).saturating_sub(began),
         })
     }
 

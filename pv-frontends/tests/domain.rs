@@ -141,6 +141,29 @@ fn the_balloon_follows_the_target() {
     assert_eq!(settle(w, &mut b), Progress::Short);
 }
 
+/// `maxmem` above `memory`: the domain begins with all, and goes to its target by itself.
+#[test]
+fn the_balloon_begins_with_all_that_it_may_have() {
+    let (w, server, xs) = start();
+    w.reserved.set(PAGES + EXTRA);
+    put(&server, "memory/static-max", &(PAGES * 4).to_string());
+    put(&server, "memory/target", &((PAGES - 700) * 4).to_string());
+    let spare = Spare {
+        frames: (0..3000).map(Gfn).collect(),
+        keep: 10,
+    };
+    let open = Balloon::open(xs.access(), spare);
+    let mut b: Ball = xs.by(soon(w)).run(open).unwrap();
+    w.host_free.set(1000);
+    assert_eq!(settle(w, &mut b), Progress::Done);
+    assert_eq!(w.reserved.get(), PAGES - 700 + EXTRA);
+    for target in [PAGES - 1, PAGES - 2000, PAGES] {
+        put(&server, "memory/target", &(target * 4).to_string());
+        assert_eq!(settle(w, &mut b), Progress::Done);
+        assert_eq!(w.reserved.get(), target + EXTRA);
+    }
+}
+
 #[test]
 fn the_balloon_as_a_future() {
     let (w, server, xs) = start();

@@ -431,7 +431,7 @@ impl Attack<'_> {
         // The witness comes after itself and the others.
         let peer = 2 + if self.soak { KERNELS.len() } else { 0 };
         format!(
-            "name = \"hostile\"\nkernel = \"/guests/hostile.bin\"\ncmdline = \"{} peer={peer}\"\nmemory = 32\nmaxmem = 40\n\
+            "name = \"hostile\"\nkernel = \"/guests/hostile.bin\"\ncmdline = \"{} peer={peer}\"\nmemory = 40\n\
              vcpus = {}\nvuart = \"sbsa_uart\"\non_crash = \"restart\"\non_poweroff = \"restart\"\n\
              on_reboot = \"restart\"\non_watchdog = \"restart\"\n",
             self.words, self.vcpus

@@ -131,6 +131,7 @@ pub fn all() -> Vec<Scenario> {
     all.push(scenario("rpi4-card", 5, rpi4_card));
     all.push(scenario("life-cycle", 15, life_cycle));
     all.push(scenario("verbs", 10, verbs));
+    all.push(scenario("maxmem", 15, maxmem));
     all.push(scenario("disks", 10, disks));
     all.push(scenario("full-volume", 6, full_volume));
     all.push(scenario("disk-comes-back", 10, disk_comes_back));
@@ -1299,6 +1300,55 @@ fn verbs(stage: &Stage) -> Result<()> {
         session.vane_shows("block-detach linux xvdb", "no disk")?;
         session.vane("destroy linux")?;
         gone(session, "linux")
+    })
+}
+
+/// Linux with `maxmem` above `memory` has its memory, to the MiB, and grows and shrinks as it is told.
+fn maxmem(stage: &Stage) -> Result<()> {
+    let guests = stage.fresh_guests()?;
+    for kernel in KERNELS {
+        let config = fs::read_to_string(
+            stage
+                .project
+                .path("guests")
+                .join(format!("{}.cfg", kernel.guest)),
+        )?;
+        for (memory, most) in [(256, 320), (256, 700)] {
+            let text = config.replace(
+                "memory = 256",
+                &format!("memory = {memory}\nmaxmem = {most}"),
+            );
+            fs::write(guests.join(format!("{}-{most}.cfg", kernel.guest)), text)?;
+        }
+    }
+    stage.play_on(&machine(3, 2), |session| {
+        for kernel in KERNELS {
+            let guest = kernel.guest;
+            for most in [320, 700] {
+                session.vane(&format!("create /guests/{guest}-{most}.cfg"))?;
+                session.attach(guest)?;
+                linux_ready(session, kernel, 1)?;
+                session.detach()?;
+                for mib in [0, most, 200, 300, 128, 256] {
+                    if mib != 0 {
+                        session.vane(&format!("mem-set {guest} {mib}"))?;
+                    }
+                    let wanted = if mib == 0 { 256 } else { mib };
+                    wait_until(session, LINUX, |session| {
+                        let list = session.json(&format!("list --json {guest}"))?;
+                        // The pages that it shares with the back-ends are less than a MiB.
+                        Ok(list[0]["memory_mib"] == wanted)
+                    })
+                    .with_context(|| format!("{guest}, maxmem {most}, mem-set {mib}"))?;
+                }
+                session.vane(&format!("destroy {guest}"))?;
+            }
+        }
+        session.vane_shows(
+            "create /guests/linux-700.cfg memory=100 maxmem=5000",
+            r"command line: .* of memory are needed \(5000 MiB and its page tables, as a guest begins with all that it may have",
+        )?;
+        Ok(())
     })
 }
 

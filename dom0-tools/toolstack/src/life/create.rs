@@ -89,7 +89,7 @@ impl<H: Host> Toolstack<H> {
     pub async fn check(&self, config: &DomainConfig) -> Result<()> {
         let files = self.look_at(config).await?;
         builder::build(&GuestSpec {
-            memory: config.memory_mib.saturating_mul(1 << 20),
+            memory: config.maxmem_mib.saturating_mul(1 << 20),
             kernel: files.kernel.1,
             kernel_size: files.kernel.0.size,
             ramdisk_size: files.ramdisk.as_ref().map(|r| r.size),
@@ -178,16 +178,21 @@ impl<H: Host> Toolstack<H> {
     fn memory_suffices(&self, config: &DomainConfig) -> Result<()> {
         let info = self.host.phys_info().during("asking for free memory")?;
         let free = info.free_pages.saturating_mul(4);
-        let need = config
-            .memory_mib
-            .saturating_mul(1024)
-            .saturating_add(pool_kib(config));
+        let begins_with = config.maxmem_mib.saturating_mul(1024);
+        let need = begins_with.saturating_add(pool_kib(config));
         if need > free {
+            let (key, why) = match config.maxmem_mib > config.memory_mib {
+                true => (
+                    "maxmem",
+                    ", as a guest begins with all that it may have and gives back what is above memory",
+                ),
+                false => ("memory", ""),
+            };
             return fail!(
-                "{}{} of memory are needed ({} and its page tables), {} are free; destroy a guest or lower memory",
-                config.at("memory"),
+                "{}{} of memory are needed ({} and its page tables{why}), {} are free; destroy a guest or lower {key}",
+                config.at(key),
                 mib(need),
-                mib(config.memory_mib.saturating_mul(1024)),
+                mib(begins_with),
                 mib(free)
             );
         }
@@ -281,6 +286,8 @@ impl<H: Host> Toolstack<H> {
             false => None,
         };
         self.flush(dom, &built.layout).await?;
+        // What it gives back it does not get again unless it is told to.
+        self.limit_memory(dom, config.memory_mib)?;
         let start = VcpuContext {
             pc: built.layout.entry,
             x0: built.layout.dtb.base,
@@ -380,14 +387,18 @@ impl<H: Host> Toolstack<H> {
         }
     }
 
-    async fn size_memory(&self, config: &DomainConfig, dom: DomId) -> Result<()> {
-        let kib = config
-            .maxmem_mib
-            .saturating_mul(1024)
-            .saturating_add(MEMORY_SLACK_KIB);
+    fn limit_memory(&self, dom: DomId, mib: u64) -> Result<()> {
+        let kib = mib.saturating_mul(1024).saturating_add(MEMORY_SLACK_KIB);
         self.host
             .set_max_mem(dom, kib)
-            .during("limiting its memory")?;
+            .during("limiting its memory")
+    }
+
+    /// A guest begins with all the memory that it may ever have: its balloon driver takes `static-max` for what it began with
+    /// (Linux's `xen-balloon.c`, `target_diff`), and goes from there to the target. There is no other way that Linux on Arm
+    /// could grow beyond its device tree, or would not forget the difference.
+    async fn size_memory(&self, config: &DomainConfig, dom: DomId) -> Result<()> {
+        self.limit_memory(dom, config.maxmem_mib)?;
         let pool = pool_kib(config).saturating_mul(1024);
         loop {
             match self.host.set_paging_pool(dom, pool) {
@@ -423,7 +434,7 @@ impl<H: Host> Toolstack<H> {
         self.host.random(&mut seed);
         let (kernel, header) = &files.kernel;
         builder::build(&GuestSpec {
-            memory: config.memory_mib.saturating_mul(1 << 20),
+            memory: config.maxmem_mib.saturating_mul(1 << 20),
             kernel: *header,
             kernel_size: kernel.size,
             ramdisk_size: files.ramdisk.as_ref().map(|r| r.size),

@@ -792,3 +792,37 @@ fn a_disk_is_its_sectors_whatever_it_is_called() {
     run(t.create(&config(&["disk=['/guests//a.img,raw,xvda,w']"]), false)).unwrap();
     assert_eq!(t.host().open.get(), 0);
 }
+
+#[test]
+fn a_guest_begins_with_all_that_it_may_have() {
+    let t = toolstack();
+    let dom = run(t.create(&config(&["memory=256", "maxmem=400"]), false)).unwrap();
+    let node = |name: &str| {
+        t.host()
+            .node(&format!("/local/domain/{dom}/memory/{name}"))
+            .unwrap()
+    };
+    {
+        let state = t.host().state.borrow();
+        let info = &state.doms[&dom.0].info;
+        // What Linux takes for what it began with is what it began with; it gets no page back that it gave.
+        assert_eq!((info.tot_pages - 4) * 4, 400 << 10);
+        assert_eq!(info.max_pages, ((256 << 10) + 1024) / 4);
+    }
+    assert_eq!(
+        (node("static-max"), node("target")),
+        ("409600".to_owned(), "262144".to_owned())
+    );
+    t.set_memory(dom, 400 << 10).unwrap();
+    assert_eq!(
+        t.host().state.borrow().doms[&dom.0].info.max_pages,
+        ((400 << 10) + 1024) / 4
+    );
+    assert_eq!(
+        create_error(
+            &t,
+            &["name=h", "disk=[]", OTHER, "memory=100", "maxmem=800"]
+        ),
+        "command line: 824960 KiB of memory are needed (800 MiB and its page tables, as a guest begins with all that it may have and gives back what is above memory), 634800 KiB are free; destroy a guest or lower maxmem"
+    );
+}
