@@ -1329,7 +1329,7 @@ fn maxmem(stage: &Stage) -> Result<()> {
                 session.attach(guest)?;
                 linux_ready(session, kernel, 1)?;
                 session.detach()?;
-                for mib in [0, most, 200, 300, 128, 256] {
+                for mib in [0, most, 200, 300, 256] {
                     if mib != 0 {
                         session.vane(&format!("mem-set {guest} {mib}"))?;
                     }
