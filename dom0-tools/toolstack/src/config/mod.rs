@@ -236,8 +236,10 @@ const XL_KEYS: &[&str] = &[
     "xend_suspend_evtchn_compat",
 ];
 
-/// The most vcpus of any guest.
-const MAX_VCPUS: u64 = 128;
+/// The hypervisor's limits: vcpus of a guest (8 with a GICv2), frames of its grant table and of its maptrack.
+const MAX_VCPUS: u64 = 64;
+const MAX_GRANT_FRAMES: u32 = 64;
+const MAX_MAPTRACK_FRAMES: u32 = 1024;
 /// The most memory of any guest in MiB: both RAM banks.
 const MAX_MEMORY_MIB: u64 = 1_043_456;
 /// The default is xl's as far as it has one.
@@ -493,15 +495,27 @@ impl Reader<'_> {
 
     fn name(&self) -> Result<String, ConfigError> {
         let Some((name, place)) = self.atom("name")? else {
-            return fail(
-                &self.whole_file(),
-                "there is no name; write: name = \"guest\"",
-            );
+            return fail(&self.whole_file(), self.missing("name", "name = \"guest\""));
         };
         if let Some(why) = bad_name(name) {
             return fail(place, format!("name = \"{name}\": {why}"));
         }
         Ok(name.to_owned())
+    }
+
+    /// That a needed key is not there, and which other one may have been meant for it.
+    fn missing(&self, key: &str, example: &str) -> String {
+        let unknown =
+            |s: &&Setting| !KEYS.contains(&s.key.as_str()) && !XL_KEYS.contains(&s.key.as_str());
+        let meant = |s: &&Setting| text::closest(&s.key, KEYS.iter().copied()) == Some(key);
+        let other = self.settings.iter().filter(unknown).find(meant);
+        match other {
+            Some(s) => format!(
+                "there is no {key}; line {} has an unknown key \"{}\": did you mean \"{key}\"?",
+                s.key_place.line, s.key
+            ),
+            None => format!("there is no {key}; write: {example}"),
+        }
     }
 
     fn whole_file(&self) -> Place {
@@ -601,16 +615,25 @@ impl Reader<'_> {
                 }
             },
         };
-        self.choice("type", &[("pvh", ())])
-            .or_else(|e| match self.atom("type")? {
-                Some((text @ ("hvm" | "pv"), place)) => fail(
+        match self.atom("type")? {
+            // xl takes it for a guest of Arm's all the same.
+            Some(("pv", place)) => {
+                let place = place.clone();
+                self.warn(
+                    &place,
+                    "type = \"pv\" is a kind of x86 guest; taken as \"pvh\"",
+                );
+            }
+            Some((text @ "hvm", place)) => {
+                return fail(
                     place,
                     format!(
                         "type = \"{text}\" is a kind of x86 guest; leave type out or write \"pvh\""
                     ),
-                ),
-                _ => Err(e),
-            })?;
+                );
+            }
+            _ => drop(self.choice("type", &[("pvh", ())])?),
+        }
         self.choice("builder", &[("generic", ()), ("linux", ())])?;
 
         let memory = self.number("memory", 1, MAX_MEMORY_MIB)?;
@@ -658,7 +681,7 @@ impl Reader<'_> {
         let Some(kernel) = self.string("kernel")? else {
             return fail(
                 &self.whole_file(),
-                "there is no kernel; write: kernel = \"/guests/Image\"",
+                self.missing("kernel", "kernel = \"/guests/Image\""),
             );
         };
         let weight = self.number("cpu_weight", 1, 65535)?;
@@ -680,8 +703,13 @@ impl Reader<'_> {
             vuart: vuart.is_some_and(|(on, _)| on),
             gic,
             // xl's own defaults.
-            max_grant_frames: self.number32("max_grant_frames", 1, 4096, 64)?,
-            max_maptrack_frames: self.number32("max_maptrack_frames", 0, 65536, 64)?,
+            max_grant_frames: self.number32("max_grant_frames", 1, MAX_GRANT_FRAMES, 64)?,
+            max_maptrack_frames: self.number32(
+                "max_maptrack_frames",
+                0,
+                MAX_MAPTRACK_FRAMES,
+                64,
+            )?,
             max_event_channels: self.number32("max_event_channels", 1, 131_071, 1023)?,
             cmdline: self.cmdline()?,
             on_poweroff: self.action("on_poweroff", Action::Destroy)?,

@@ -195,7 +195,7 @@ fn each_mistake() {
         ),
         (
             "vcpus = 200",
-            "g.cfg:3:9: vcpus = 200 is out of range; it is 1 to 128",
+            "g.cfg:3:9: vcpus = 200 is out of range; it is 1 to 64",
         ),
         (
             "vcpus = 4\nmaxvcpus = 2",
@@ -282,4 +282,53 @@ proptest::proptest! {
         let over: Vec<&str> = over.iter().map(String::as_str).collect();
         let _ = DomainConfig::parse(&text, "f", &over);
     }
+}
+
+#[test]
+fn numbers_are_taken_up_to_the_hypervisors_limits() {
+    for (key, limit) in [
+        ("vcpus", 64),
+        ("maxvcpus", 64),
+        ("max_grant_frames", 64),
+        ("max_maptrack_frames", 1024),
+        ("max_event_channels", 131_071),
+        ("cpu_weight", 65_535),
+        ("memory", 1_043_456),
+        ("maxmem", 1_043_456),
+    ] {
+        let text = |n: u64| with(&format!("{key} = {n}"));
+        DomainConfig::parse(&text(limit), "g.cfg", &[]).unwrap();
+        let e = DomainConfig::parse(&text(limit + 1), "g.cfg", &[]).unwrap_err();
+        let e = e.to_string();
+        assert!(
+            e.starts_with("g.cfg:3:")
+                && e.contains(&format!("{key} = {} is out of range", limit + 1))
+                && e.ends_with(&limit.to_string()),
+            "{e}"
+        );
+    }
+}
+
+#[test]
+fn a_needed_key_that_is_misspelt_is_named() {
+    let e = |text: &str| {
+        DomainConfig::parse(text, "g.cfg", &[])
+            .unwrap_err()
+            .to_string()
+    };
+    assert_eq!(
+        e("name = 'g'\nkernal = '/guests/Image'"),
+        "g.cfg:1:1: there is no kernel; line 2 has an unknown key \"kernal\": did you mean \"kernel\"?"
+    );
+    assert_eq!(
+        e("kernel = '/guests/Image'\nnmae = 'g'"),
+        "g.cfg:1:1: there is no name; line 2 has an unknown key \"nmae\": did you mean \"name\"?"
+    );
+}
+
+/// xl warns and goes on.
+#[test]
+fn a_type_of_x86_that_xl_takes_is_taken() {
+    let (_, w) = DomainConfig::parse(&with("type = 'pv'"), "g.cfg", &[]).unwrap();
+    assert!(w.iter().any(|w| w.0.contains("taken as \"pvh\"")), "{w:?}");
 }
