@@ -182,9 +182,11 @@ impl Runner {
             let taken = self
                 .queue
                 .take_requests(&*ring, &mut self.pages, BUDGET, &mut ops);
+            let mut refused = false;
             for op in ops.drain(..) {
                 if let Some(op) = self.begin(op, port.waker()) {
                     self.queue.respond(&*ring, op, Status::Error);
+                    refused = true;
                 }
             }
             if self.queue.publish(&*ring) {
@@ -205,7 +207,8 @@ impl Runner {
             if self.served.draining() && self.queue.in_flight() == 0 {
                 break;
             }
-            if more {
+            // What waits for the one that was refused can begin now.
+            if more || refused {
                 yield_now().await;
             } else {
                 port.wait().await;
@@ -217,7 +220,7 @@ impl Runner {
     /// Starts a request, in a task of its own. Gives it back if its pages cannot be mapped.
     fn begin(&mut self, op: Op, wake: Rc<Notify>) -> Option<Op> {
         let mut spans = Vec::new();
-        let transfer = matches!(op.kind(), Kind::Read | Kind::Write);
+        let transfer = matches!(op.kind(), Kind::Read | Kind::Write | Kind::Barrier);
         if transfer && self.mappings.map(&op, &mut self.pages, &mut spans).is_err() {
             return Some(op);
         }
@@ -237,12 +240,28 @@ impl Runner {
 }
 
 async fn perform(file: &File, op: &Op, spans: &[Span]) -> Result<(), Errno> {
-    let direction = match op.kind() {
-        Kind::Read => virtio::Op::Read,
-        Kind::Write => virtio::Op::Write,
-        Kind::Flush => return file.disk.flush().await,
-        Kind::Discard { .. } => return file.discard(op.sector(), op.sectors()).await,
-    };
+    match op.kind() {
+        Kind::Read => transfer(file, virtio::Op::Read, op, spans).await,
+        Kind::Write => transfer(file, virtio::Op::Write, op, spans).await,
+        Kind::Flush => file.disk.flush().await,
+        Kind::Barrier => {
+            file.disk.flush().await?;
+            if spans.is_empty() {
+                return Ok(());
+            }
+            transfer(file, virtio::Op::Write, op, spans).await?;
+            file.disk.flush().await
+        }
+        Kind::Discard { .. } => file.discard(op.sector(), op.sectors()).await,
+    }
+}
+
+async fn transfer(
+    file: &File,
+    direction: virtio::Op,
+    op: &Op,
+    spans: &[Span],
+) -> Result<(), Errno> {
     let pages: Option<Vec<Shared>> = spans
         .iter()
         .map(|s| {

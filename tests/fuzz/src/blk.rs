@@ -168,7 +168,7 @@ pub fn blkback(data: &[u8]) {
                 guest.bytes = input.0;
                 let mut ops = Vec::new();
                 let taken = queue.take_requests(&page.mem(), &mut guest, budget, &mut ops);
-                assert!(ops.len() <= ENTRIES as usize && (!broken || ops.is_empty()));
+                assert!(ops.len() <= ENTRIES as usize && (!broken || ops.len() <= 1));
                 broken |= taken.is_err();
                 for op in ops {
                     let Some(end) = op.sector().checked_add(op.sectors()) else {
@@ -176,7 +176,7 @@ pub fn blkback(data: &[u8]) {
                     };
                     assert!(end <= disk.sectors);
                     assert!(!disk.read_only || matches!(op.kind(), Kind::Read | Kind::Flush));
-                    if matches!(op.kind(), Kind::Read | Kind::Write) {
+                    if matches!(op.kind(), Kind::Read | Kind::Write | Kind::Barrier) {
                         if mappings.map(&op, &mut guest, &mut spans).is_err() {
                             queue.respond(&page.mem(), op, Status::Error);
                             continue;
@@ -191,13 +191,24 @@ pub fn blkback(data: &[u8]) {
                     flying.push(op);
                 }
                 let _ = queue.publish(&page.mem());
-                assert_eq!(queue.in_flight() as usize, flying.len());
+                assert_eq!(
+                    queue.in_flight() as usize,
+                    flying.len() + usize::from(queue.holds())
+                );
             }
         }
     }
     queue.stop();
     for op in flying.drain(..) {
         mappings.release(&op, &mut guest);
+        queue.respond(&page.mem(), op, Status::Error);
+    }
+    // A barrier that was held back is given out now, and nothing else is.
+    let held = queue.holds();
+    let mut last = Vec::new();
+    let _ = queue.take_requests(&page.mem(), &mut guest, 40, &mut last);
+    assert_eq!(last.len(), usize::from(held));
+    for op in last {
         queue.respond(&page.mem(), op, Status::Error);
     }
     let _ = queue.publish(&page.mem());

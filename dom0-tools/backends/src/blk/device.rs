@@ -35,6 +35,7 @@ impl Kind for Vbd {
         let (d, l) = (&self.disk, &self.limits);
         let bit = |b: bool| u8::from(b).to_string();
         let mut w = alloc::vec![
+            ("feature-barrier", bit(d.flush && !d.read_only)),
             ("feature-flush-cache", bit(d.flush)),
             ("feature-discard", bit(d.discard.is_some())),
             ("feature-persistent", bit(l.persistent_pages > 0)),

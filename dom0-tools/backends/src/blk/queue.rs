@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One ring.
 
-use super::request::{Op, check};
+use super::request::{Kind, Op, check};
 use super::{Disk, Limits, Pages};
 use alloc::vec::Vec;
 use guest_abi::io::blkif::{BlkifResponse, Slot, Status};
@@ -25,6 +25,10 @@ pub struct Queue {
     disk: Disk,
     limits: Limits,
     stopped: bool,
+    /// A barrier that waits until it is the only request without an answer.
+    held: Option<Op>,
+    /// A barrier was given out, and nothing since.
+    barrier: bool,
 }
 
 impl Queue {
@@ -36,22 +40,31 @@ impl Queue {
             disk,
             limits,
             stopped: false,
+            held: None,
+            barrier: false,
         })
     }
 
-    /// How many requests were taken and have no answer yet.
+    /// How many requests were taken and have no answer yet, one that is held back among them.
     #[must_use]
     pub fn in_flight(&self) -> u32 {
         self.ring.in_flight()
     }
 
-    /// Takes no more requests. Those in flight are still to be answered.
+    /// Whether a barrier is held back: [`Queue::take_requests`] gives it out once all before it are answered.
+    #[must_use]
+    pub const fn holds(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// Takes no more requests. Those in flight are still to be answered, and one that is held back to be taken.
     pub fn stop(&mut self) {
         self.stopped = true;
     }
 
     /// Takes up to `budget` requests and appends those to do to `ops`; bad ones are answered here.
-    /// When none is left, the front end is asked for an event at the next one.
+    /// When none is left, the front end is asked for an event at the next one. Nothing is taken that a barrier keeps
+    /// back: call again when a request has been answered.
     ///
     /// # Errors
     /// The front end's index is impossible. The queue has stopped, and the device is to be closed; what
@@ -64,12 +77,19 @@ impl Queue {
         ops: &mut Vec<Op>,
     ) -> Result<Taken, RingError> {
         let mut taken = Taken::default();
-        if self.stopped {
+        let most = budget.min(self.ring.size());
+        if ops.try_reserve(most.max(1) as usize).is_err() {
+            taken.more = true;
             return Ok(taken);
         }
-        let most = budget.min(self.ring.size());
-        if ops.try_reserve(most as usize).is_err() {
-            taken.more = true;
+        self.barrier &= self.in_flight() > 0;
+        if self.in_flight() == 1
+            && let Some(op) = self.held.take()
+        {
+            self.barrier = true;
+            ops.push(op);
+        }
+        if self.stopped || self.held.is_some() || self.barrier {
             return Ok(taken);
         }
         let result = self.take(ring, pages, most, ops, &mut taken);
@@ -97,6 +117,15 @@ impl Queue {
             };
             taken.requests += 1;
             match check(&slot, &self.disk, &self.limits, pages) {
+                Ok(op) if op.kind() == Kind::Barrier => {
+                    if self.in_flight() == 1 {
+                        self.barrier = true;
+                        ops.push(op);
+                    } else {
+                        self.held = Some(op);
+                    }
+                    return Ok(());
+                }
                 Ok(op) => ops.push(op),
                 Err(answer) => {
                     // There is space: the request that was just taken has no answer.

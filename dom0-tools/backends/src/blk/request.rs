@@ -22,6 +22,9 @@ pub enum Kind {
     Write,
     /// Make durable every write that was answered before.
     Flush,
+    /// Make durable every write that was answered before, write the pages there are, and make those durable. All
+    /// requests before it have been answered, and none after it is given out until it is.
+    Barrier,
     /// Forget the contents.
     Discard {
         /// So that they cannot be read any more.
@@ -65,7 +68,7 @@ impl Op {
         self.sector
     }
 
-    /// How many sectors, all of them on the disk; 0 for a flush only.
+    /// How many sectors, all of them on the disk; 0 for a flush, and for a barrier that is no more than that.
     #[must_use]
     pub const fn sectors(&self) -> u64 {
         self.sectors
@@ -107,21 +110,30 @@ pub(super) fn check(
 }
 
 fn direct(r: &BlkifRequest, disk: &Disk) -> Result<Op, Status> {
-    if blkif::Op::from_number(r.operation) == Some(blkif::Op::FlushDiskcache) {
-        return match (disk.flush, r.nr_segments) {
-            (false, _) => Err(Status::Eopnotsupp),
-            (true, 0) => Ok(Op {
-                kind: Kind::Flush,
-                sector: 0,
-                sectors: 0,
-                segments: NO_SEGMENTS,
-                id: r.id,
-                operation: r.operation,
-            }),
-            (true, _) => Err(Status::Error),
-        };
+    let operation = blkif::Op::from_number(r.operation);
+    let empty = r.nr_segments == 0;
+    let kind = match operation {
+        Some(blkif::Op::FlushDiskcache | blkif::Op::WriteBarrier) if !disk.flush => {
+            return Err(Status::Eopnotsupp);
+        }
+        Some(blkif::Op::FlushDiskcache) if empty => Kind::Flush,
+        // A flush with data is a write behind a flush for Linux's back end. A barrier is more than that.
+        Some(blkif::Op::FlushDiskcache | blkif::Op::WriteBarrier) if disk.read_only => {
+            return Err(Status::Error);
+        }
+        Some(blkif::Op::FlushDiskcache | blkif::Op::WriteBarrier) => Kind::Barrier,
+        _ => transfer_kind(r.operation, disk)?,
+    };
+    if empty && matches!(kind, Kind::Flush | Kind::Barrier) {
+        return Ok(Op {
+            kind,
+            sector: 0,
+            sectors: 0,
+            segments: NO_SEGMENTS,
+            id: r.id,
+            operation: r.operation,
+        });
     }
-    let kind = transfer_kind(r.operation, disk)?;
     let used = r
         .seg
         .get(..usize::from(r.nr_segments))

@@ -169,6 +169,23 @@ fn a_session() {
         "Vdev  BE  handle state evt-ch ring-ref BE-path\n\
          51712 0   1      1     -1     -1       /local/domain/0/backend/vbd/1/51712\n"
     );
+    // What a front end with several queues writes.
+    for (key, value) in [
+        ("queue-0/ring-ref0", "9"),
+        ("queue-0/event-channel", "5"),
+        ("queue-1/ring-ref0", "10"),
+        ("queue-1/event-channel", "6"),
+    ] {
+        good(
+            &t,
+            &format!("xenstore-write /local/domain/1/device/vbd/51712/{key} {value}"),
+        );
+    }
+    let first = &json(&t, "block-list tux --json")[0];
+    assert_eq!(
+        (&first["event_channel"], &first["ring_ref"]),
+        (&Value::from(5), &Value::from(9))
+    );
     good(&t, "block-attach tux /guests/b.img,raw xvdb r");
     assert_eq!(json(&t, "block-list tux --json")[1]["vdev"], "xvdb");
     good(&t, "block-detach tux xvdb");

@@ -177,7 +177,11 @@ impl<H: Host> Toolstack<H> {
             .map(|vdev| {
                 let backend = tree::backend_path(dom, "vbd", &vdev.to_string());
                 let front = format!("/local/domain/{dom}/device/vbd/{vdev}");
-                let front_number = |name: &str| self.read_number(&format!("{front}/{name}"));
+                // Of several queues the first one is told.
+                let front_number = |name: &str| {
+                    self.read_number(&format!("{front}/{name}"))
+                        .or_else(|| self.read_number(&format!("{front}/queue-0/{name}")))
+                };
                 let back_text = |name: &str| {
                     self.read_text(&format!("{backend}/{name}"))
                         .unwrap_or_default()

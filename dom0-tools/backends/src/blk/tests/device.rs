@@ -79,6 +79,7 @@ fn linux_connects_and_goes() {
     let mut d = device();
     let (w, _) = run(&mut d, State::Initialising, true, &Keys::new());
     for (k, v) in [
+        ("feature-barrier", "0"),
         ("feature-flush-cache", "1"),
         ("feature-discard", "0"),
         ("feature-persistent", "1"),
@@ -88,6 +89,15 @@ fn linux_connects_and_goes() {
     ] {
         assert_eq!(w[k], v, "{k}");
     }
+    let mut writable = Device::new(
+        Disk {
+            read_only: false,
+            ..DISK
+        },
+        limits(),
+    );
+    let (w, _) = run(&mut writable, State::Initialising, true, &Keys::new());
+    assert_eq!(w["feature-barrier"], "1");
     let mut d = device();
     let c = connect(&mut d);
     assert!(c.persistent);

@@ -66,26 +66,34 @@ proptest! {
                     let waiting = prod.wrapping_sub(start.wrapping_add(taken));
                     let mut ops = Vec::new();
                     let before = q.in_flight();
+                    let given = |q: &Queue| q.in_flight() - u32::from(q.holds());
+                    let given_before = given(&q);
+                    let ordered = q.holds() || flying.iter().any(|op| op.kind() == Kind::Barrier);
                     match q.take_requests(&mem, &mut guest, budget, &mut ops) {
                         Ok(t) => {
                             prop_assert!(t.requests <= budget && t.requests <= room.max(waiting));
-                            prop_assert_eq!(q.in_flight(), before + ops.len() as u32);
+                            prop_assert_eq!(given(&q), given_before + ops.len() as u32);
                             taken += t.requests;
-                            answered += t.requests - ops.len() as u32;
-                            if !broken && waiting <= room { prop_assert_eq!(t.requests, waiting.min(budget).min(32)); }
+                            answered += t.requests - (q.in_flight() - before);
+                            let barrier = q.holds() || ops.iter().any(|op| op.kind() == Kind::Barrier);
+                            prop_assert!(!ordered || ops.len() <= 1 && t.requests == 0 || flying.is_empty());
+                            if !broken && !ordered && !barrier && waiting <= room { prop_assert_eq!(t.requests, waiting.min(budget).min(32)); }
                         }
                         Err(_) => {
                             broken = true;
                             let _ = q.publish(&mem);
                             answered = mem.load32(head::RSP_PROD).wrapping_sub(start);
-                            prop_assert_eq!(q.in_flight(), before + ops.len() as u32);
+                            prop_assert_eq!(given(&q), given_before + ops.len() as u32);
                         }
                     }
+                    // A barrier is alone.
+                    let barriers = ops.iter().chain(&flying).filter(|op| op.kind() == Kind::Barrier).count();
+                    prop_assert!(barriers == 0 || ops.len() + flying.len() == 1);
                     for op in ops {
                         prop_assert!(op.sector().checked_add(op.sectors()).unwrap() <= DISK.sectors);
                         let sum: u64 = op.segments().iter().map(|s| u64::from(s.last_sect - s.first_sect) + 1).sum();
                         match op.kind() {
-                            Kind::Read | Kind::Write => {
+                            Kind::Read | Kind::Write | Kind::Barrier => {
                                 prop_assert_eq!(sum, op.sectors());
                                 if m.map(&op, &mut guest, &mut spans).is_err() {
                                     q.respond(&mem, op, Status::Error);
@@ -114,12 +122,19 @@ proptest! {
                 }
                 Act::Finish(_) => {}
             }
-            prop_assert_eq!(q.in_flight(), flying.len() as u32);
+            prop_assert_eq!(q.in_flight(), flying.len() as u32 + u32::from(q.holds()));
         }
         mem.store32(head::REQ_PROD, prod.wrapping_add(wild));
         q.stop();
         for op in flying.drain(..) {
             m.release(&op, &mut guest);
+            let _ = q.complete(&mem, op, Status::Error);
+            answered += 1;
+        }
+        // A barrier that was held back is given out now.
+        let mut last = Vec::new();
+        prop_assert!(q.take_requests(&mem, &mut guest, 99, &mut last).is_ok() && last.len() < 2);
+        for op in last {
             let _ = q.complete(&mem, op, Status::Error);
             answered += 1;
         }

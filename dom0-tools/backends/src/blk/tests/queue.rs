@@ -34,13 +34,8 @@ fn bad_requests_are_refused() {
     r.refused(direct(Nr::Write, 3, u64::MAX, &ok), 3, 1, e);
     r.refused(direct(Nr::Read, 4, 0, &[seg(1, 0, 8)]), 4, 0, e);
     r.refused(direct(Nr::Read, 5, 0, &[seg(1, 3, 2)]), 5, 0, e);
-    r.refused(direct(Nr::FlushDiskcache, 6, 0, &ok), 6, 3, e);
-    r.refused(
-        direct(Nr::WriteBarrier, 7, 0, &ok),
-        7,
-        2,
-        Status::Eopnotsupp,
-    );
+    r.refused(direct(Nr::FlushDiskcache, 6, 993, &ok), 6, 3, e);
+    r.refused(direct(Nr::WriteBarrier, 7, 993, &ok), 7, 2, e);
     let mut many = direct(Nr::Read, 8, 0, &ok);
     many.0.nr_segments = 12;
     r.refused(many, 8, 0, e);
@@ -71,6 +66,14 @@ fn read_only_and_plain_disks() {
     };
     r.refused(d, 2, 5, Status::Error);
     assert!(r.one(direct(Nr::Read, 3, 0, &[seg(1, 0, 7)])).is_some());
+    for (nr, segments) in [
+        (Nr::WriteBarrier, &[][..]),
+        (Nr::WriteBarrier, &[seg(1, 0, 7)]),
+        (Nr::FlushDiskcache, &[seg(1, 0, 7)]),
+    ] {
+        let mut r = rig_with(disk, LIMITS);
+        r.refused(direct(nr, 4, 0, segments), 4, nr.number(), Status::Error);
+    }
     let disk = Disk {
         flush: false,
         discard: None,
@@ -88,12 +91,78 @@ fn read_only_and_plain_disks() {
         3,
         Status::Eopnotsupp,
     );
+    r.refused(
+        direct(Nr::WriteBarrier, 5, 0, &[]),
+        5,
+        2,
+        Status::Eopnotsupp,
+    );
     let i = BlkifRequestIndirect {
         operation: Nr::Indirect.number(),
         nr_segments: 1,
         ..Default::default()
     };
     r.refused(i, 0, 0, Status::Eopnotsupp);
+}
+
+/// What came before a barrier is answered before it begins, and nothing after it begins before it is answered.
+#[test]
+fn barriers_keep_the_order() {
+    let segments = [seg(1, 0, 7)];
+    for barrier in [
+        direct(Nr::WriteBarrier, 3, 24, &segments),
+        direct(Nr::WriteBarrier, 3, 0, &[]),
+        direct(Nr::FlushDiskcache, 3, 24, &segments),
+    ] {
+        let mut r = rig();
+        for slot in [
+            direct(Nr::Write, 1, 0, &segments),
+            direct(Nr::Write, 2, 8, &segments),
+            barrier,
+            direct(Nr::WriteBarrier, 4, 0, &[]),
+            direct(Nr::Write, 5, 16, &segments),
+        ] {
+            assert!(r.front.push(&r.mem, &slot));
+        }
+        assert!(r.front.publish(&r.mem));
+        let ids = |ops: &[Op]| -> Vec<u64> {
+            let answers = ops.iter().map(|op| op.answer(Status::Okay));
+            answers.map(|a| a.id).collect()
+        };
+        let (mut ops, _) = r.take(10);
+        assert_eq!((ids(&ops), r.queue.holds()), (vec![1, 2], true));
+        while let Some(op) = ops.pop() {
+            assert!(r.take(10).0.is_empty());
+            let _ = r.queue.complete(&r.mem, op, Status::Okay);
+        }
+        for id in [3, 4, 5] {
+            let (mut ops, _) = r.take(10);
+            assert_eq!(ids(&ops), [id]);
+            assert_eq!(
+                (ops[0].kind() == Kind::Barrier, r.queue.holds()),
+                (id < 5, false)
+            );
+            assert!(r.take(10).0.is_empty());
+            let _ = r.queue.complete(&r.mem, ops.remove(0), Status::Okay);
+        }
+        assert_eq!(r.queue.in_flight(), 0);
+    }
+}
+
+/// One that is held back when the queue stops is still given out and answered.
+#[test]
+fn a_stop_leaves_no_barrier_behind() {
+    let mut r = rig();
+    let write = r.one(direct(Nr::Write, 1, 0, &[seg(1, 0, 7)])).unwrap();
+    assert!(r.front.push(&r.mem, &direct(Nr::WriteBarrier, 2, 0, &[])));
+    assert!(r.front.publish(&r.mem));
+    assert!(r.take(10).0.is_empty() && r.queue.holds());
+    r.queue.stop();
+    assert!(r.take(10).0.is_empty());
+    let _ = r.queue.complete(&r.mem, write, Status::Okay);
+    let barrier = r.take(10).0.remove(0);
+    let _ = r.queue.complete(&r.mem, barrier, Status::Okay);
+    assert_eq!(r.queue.in_flight(), 0);
 }
 
 #[test]
