@@ -10,10 +10,12 @@ use core::cell::RefCell;
 use el1::mem::{self, Mapping};
 use embassy_futures::select::select;
 use guest_abi::{DomId, Errno, Gfn, Port};
-use xenstore::{ConnId, Store};
+use xenstore::{ConnId, Store, unnumbered};
 
 /// How long output waits for room before the ring is looked at again, in milliseconds.
 const RETRY_MS: u64 = 20;
+/// How much later one gets its reply that does not number its requests, in milliseconds.
+const REPLY_MS: u64 = 1;
 
 /// A domain's ring. Its end takes page and port away at once; the task ends when it finds that.
 struct Ring {
@@ -89,6 +91,15 @@ impl Xenstore {
     async fn serve(&self, dom: DomId, link: &RefCell<Option<(Mapping, Listener)>>, wake: &Notify) {
         let mut seen = wake.seen();
         loop {
+            // Who sends one request at a time may look only after the event where the reply will be, and waits for ever if it
+            // is there by then, as U-Boot does.
+            let hasty = match &*link.borrow() {
+                None => return,
+                Some((page, _)) => unnumbered(&**page),
+            };
+            if hasty {
+                self.rt.sleep_ms(REPLY_MS).await;
+            }
             let result = match &*link.borrow() {
                 None => return,
                 Some((page, port)) => {

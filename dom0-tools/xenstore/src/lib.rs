@@ -58,6 +58,6 @@ mod watch;
 pub use conn::{ConnId, Event};
 pub use perm::{Access, Perm};
 pub use quota::Quota;
-pub use ring::PumpResult;
+pub use ring::{PumpResult, unnumbered};
 pub use store::{DomainStats, Effect, Stats, Store, Transaction};
 pub use tree::{Entry, Walk};

@@ -29,6 +29,22 @@ pub struct PumpResult {
     pub failed: Option<u32>,
 }
 
+/// Whether the next request in a domain's ring has the number 0. Who has more than one under way numbers them (Linux counts
+/// from 0), so that the sender of this one most likely waits for nothing else.
+#[must_use]
+pub fn unnumbered(page: &impl SharedMem) -> bool {
+    let cons = page.load32(REQ.cons);
+    let there = page.load32(REQ.prod).wrapping_sub(cons);
+    // Of the request's head: its kind, then its number.
+    (8..=REQ.size).contains(&there)
+        && (4..8).all(|n| {
+            let mut byte = [0xff];
+            let at = cons.wrapping_add(n) % REQ.size;
+            page.read(REQ.data + at as usize, &mut byte);
+            byte == [0]
+        })
+}
+
 impl Store {
     /// Serves a domain's ring, the page `struct xenstore_domain_interface`: takes its requests, gives it
     /// replies and events. To be called when the domain's event channel fires, when

@@ -10,7 +10,7 @@ use guest_abi::DomId;
 use guest_abi::io::xs_wire::{self as wire, MsgType as Op, REQ, RSP};
 use guest_abi::mem::SharedMem;
 use proptest::prelude::*;
-use xenstore::{Perm, PumpResult, Store};
+use xenstore::{Perm, PumpResult, Store, unnumbered};
 
 struct Page(RefCell<Vec<u8>>);
 
@@ -81,6 +81,28 @@ fn exchange(s: &mut Store, page: &Page, bytes: &[u8], step: usize) -> Vec<u8> {
         }
     }
     panic!("no answer");
+}
+
+/// The number of the next request is found wherever it is in the ring, and no other bytes are taken for one.
+#[test]
+fn who_numbers_requests_is_known() {
+    for start in (1000..1024).chain([0, u32::MAX - 4]) {
+        for id in [0, 1, 0x0100_0000, u32::MAX] {
+            let (mut s, page) = setup(start);
+            assert!(!unnumbered(&page));
+            let request = message(Op::Read.number(), id, 0, b"a\0");
+            REQ.write(&page, &request[..7]).unwrap();
+            assert!(!unnumbered(&page));
+            REQ.write(&page, &request[7..]).unwrap();
+            assert_eq!(unnumbered(&page), id == 0);
+            s.pump(ONE, &page);
+            assert!(!unnumbered(&page));
+        }
+    }
+    // An impossible index.
+    let (_, page) = setup(0);
+    page.store32(REQ.prod, 5000);
+    assert!(!unnumbered(&page));
 }
 
 #[test]
