@@ -15,6 +15,9 @@ use crate::project::Project;
 pub const BACKPORTS: &str = "bookworm-backports";
 const BACKPORTS_FILE: &str = "/etc/apt/sources.list.d/paravane-backports.sources";
 
+/// The suites that Debian 12 itself consists of.
+const SUITES: &[&str] = &["bookworm", "bookworm-updates", "bookworm-security"];
+
 /// Package management on a Debian 12 machine.
 pub struct Apt {
     updated: Cell<bool>,
@@ -251,11 +254,7 @@ impl Apt {
         tree: &Path,
     ) -> Result<()> {
         let source = backports_source()?;
-        let dir = project.path("apt");
-        let _ = fs::remove_dir_all(&dir);
-        for part in ["lists/partial", "cache/archives/partial"] {
-            fs::create_dir_all(dir.join(part))?;
-        }
+        let apart = Apart::new(project)?;
         let key = source
             .signed_by
             .map_or(String::new(), |key| format!("[signed-by={key}] "));
@@ -263,41 +262,129 @@ impl Apt {
             .uris
             .iter()
             .map(|uri| format!("deb {key}{uri} bookworm {component}\n"));
-        fs::write(dir.join("sources.list"), lines.collect::<String>())?;
-        let apt_get = |words: &[&str]| {
-            let mut command = Command::new("apt-get");
-            command.current_dir(&dir);
-            for (option, value) in [
-                ("Dir::Etc::SourceList", dir.join("sources.list")),
-                ("Dir::Etc::SourceParts", PathBuf::from("-")),
-                ("Dir::State::Lists", dir.join("lists")),
-                ("Dir::Cache", dir.join("cache")),
-            ] {
-                command
-                    .arg("-o")
-                    .arg(format!("{option}={}", value.display()));
-            }
-            if rustix::process::geteuid().is_root() {
-                command.args(["-o", "APT::Sandbox::User=root"]);
-            }
-            command.arg("-q").args(words);
-            command
-        };
+        fs::write(apart.dir.join("sources.list"), lines.collect::<String>())?;
         with_spinner(
             &format!("looking for {package} in Debian's {component}"),
-            &mut apt_get(&["update"]),
+            &mut apart.apt_get(&["update"]),
         )?;
         with_spinner(
             &format!("downloading {package}"),
-            &mut apt_get(&["download", package]),
+            &mut apart.apt_get(&["download", package]),
         )?;
-        let debs = debs(&dir)?;
+        let debs = debs(&apart.dir)?;
         ensure!(!debs.is_empty(), "no package was downloaded");
         for deb in debs {
             unpack(&deb, tree)?;
         }
-        Ok(fs::remove_dir_all(&dir)?)
+        Ok(())
     }
+
+    /// Downloads what a new arm64 system of Debian 12 is made of: these packages (or apt's patterns) and all that they
+    /// depend on. Returns what holds the package files, and the files.
+    pub fn system(&self, project: &Project, packages: &[&str]) -> Result<(Apart, Vec<PathBuf>)> {
+        let apart = Apart::new(project)?;
+        let sources = system_sources(true);
+        ensure!(
+            !sources.is_empty(),
+            "no apt source for Debian 12 (bookworm main) is configured on this machine"
+        );
+        fs::write(apart.dir.join("sources.list"), sources)?;
+        fs::write(apart.dir.join("status"), "")?;
+        let status = apart.dir.join("status");
+        let options = [
+            "-o".to_owned(),
+            format!("Dir::State::Status={}", status.display()),
+            "-o".to_owned(),
+            "APT::Architecture=arm64".to_owned(),
+            "-o".to_owned(),
+            "APT::Architectures=arm64".to_owned(),
+        ];
+        with_spinner(
+            "looking for Debian's arm64 packages",
+            apart.apt_get(&["update"]).args(&options),
+        )?;
+        with_spinner(
+            "downloading Debian's arm64 packages",
+            apart
+                .apt_get(&[
+                    "install",
+                    "-y",
+                    "--download-only",
+                    "--no-install-recommends",
+                    "-o",
+                    "Debug::NoLocking=true",
+                ])
+                .args(&options)
+                .args(packages),
+        )?;
+        let debs = debs(&apart.dir.join("cache/archives"))?;
+        ensure!(!debs.is_empty(), "no package was downloaded");
+        Ok((apart, debs))
+    }
+}
+
+/// apt with lists and a cache of its own, so that nothing of the machine changes; gone when it is dropped.
+pub struct Apart {
+    dir: PathBuf,
+}
+
+impl Apart {
+    fn new(project: &Project) -> Result<Self> {
+        let dir = project.path("apt");
+        let _ = fs::remove_dir_all(&dir);
+        for part in ["lists/partial", "cache/archives/partial"] {
+            fs::create_dir_all(dir.join(part))?;
+        }
+        Ok(Self { dir })
+    }
+
+    fn apt_get(&self, words: &[&str]) -> Command {
+        let mut command = Command::new("apt-get");
+        command.current_dir(&self.dir);
+        for (option, value) in [
+            ("Dir::Etc::SourceList", self.dir.join("sources.list")),
+            ("Dir::Etc::SourceParts", PathBuf::from("-")),
+            ("Dir::State::Lists", self.dir.join("lists")),
+            ("Dir::Cache", self.dir.join("cache")),
+        ] {
+            command
+                .arg("-o")
+                .arg(format!("{option}={}", value.display()));
+        }
+        if rustix::process::geteuid().is_root() {
+            command.args(["-o", "APT::Sandbox::User=root"]);
+        }
+        command.arg("-q").args(words);
+        command
+    }
+}
+
+impl Drop for Apart {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// The lines of a `sources.list` for Debian 12 itself, from where this machine has it; with the keys that are named here, or
+/// for a system that has those of its own.
+pub fn system_sources(keys: bool) -> String {
+    let mut lines = String::new();
+    for source in sources() {
+        let suites = source
+            .suites
+            .iter()
+            .filter(|suite| SUITES.contains(&suite.as_str()));
+        for suite in suites.filter(|_| source.components.iter().any(|name| name == "main")) {
+            for uri in &source.uris {
+                let key = match &source.signed_by {
+                    Some(key) if keys => format!("[signed-by={key}] "),
+                    _ => String::new(),
+                };
+                lines += &format!("deb {key}{uri} {suite} main\n");
+            }
+        }
+    }
+    lines
 }
 
 /// Unpacks one package file into `tree`.

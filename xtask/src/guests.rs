@@ -12,6 +12,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::cpio;
+use crate::debian;
 use crate::process::{finish, output, spinner, which};
 use crate::project::{Project, write_atomic};
 
@@ -46,6 +47,9 @@ pub const KERNELS: &[Kernel] = &[
 /// The modules that the guests insert, with what they depend on: the PV disk and network drivers and the disk's file system.
 pub const MODULES: &[&str] = &["xen-blkfront", "xen-netfront", "ext4"];
 
+/// What is kept of each kernel's modules, by the name of the file that lists them in their order.
+pub const MODULE_SETS: &[(&str, &[&str])] = &[("order", MODULES), (debian::ORDER, debian::MODULES)];
+
 /// The Rust guests that have a disk.
 const RUST_DISKS: &[&str] = &["shell", "blockcat"];
 
@@ -70,16 +74,21 @@ impl Kernel {
     pub fn package(&self, project: &Project) -> Option<String> {
         let text = fs::read_to_string(self.folder(project).join("package")).ok()?;
         let (package, modules) = text.split_once('\n')?;
-        (modules == MODULES.join(" ")).then(|| package.to_owned())
+        (modules == module_sets()).then(|| package.to_owned())
     }
 
     /// Marks [`Kernel::folder`] as complete, from that package.
     pub fn set_package(&self, project: &Project, package: &str) -> Result<()> {
         write_atomic(
             &self.folder(project).join("package"),
-            format!("{package}\n{}", MODULES.join(" ")).as_bytes(),
+            format!("{package}\n{}", module_sets()).as_bytes(),
         )
     }
+}
+
+fn module_sets() -> String {
+    let sets = MODULE_SETS.iter().map(|(_, modules)| modules.join(" "));
+    sets.collect::<Vec<_>>().join("\n")
 }
 
 /// Where busybox is, once set up, with a file `busybox.package` beside it that names its package.

@@ -15,9 +15,9 @@ use crate::project::write_atomic;
 const MAX_UNPACKED: u64 = 512 << 20;
 
 /// Takes from an unpacked kernel package `tree` what the guests need, into `out`:
-/// `Image`, `release` (the kernel's name for itself) and `modules/`: `order` (file names, in the order to insert
-/// them) and the modules named in `wanted` with all that they depend on, not compressed.
-pub fn import(tree: &Path, out: &Path, wanted: &[&str]) -> Result<()> {
+/// `Image`, `release` (the kernel's name for itself) and `modules/`: for each of `wanted`, a name and modules, a file of that
+/// name (file names, in the order to insert them) and the modules with all that they depend on, not compressed.
+pub fn import(tree: &Path, out: &Path, wanted: &[(&str, &[&str])]) -> Result<()> {
     let boot = tree.join("boot");
     let (file, release) = fs::read_dir(&boot)
         .with_context(|| format!("no kernel in {}", boot.display()))?
@@ -37,14 +37,16 @@ pub fn import(tree: &Path, out: &Path, wanted: &[&str]) -> Result<()> {
         .map(|dir| tree.join(dir).join(&release))
         .find(|dir| dir.is_dir())
         .with_context(|| format!("the package has no modules for {release}"))?;
-    let mut set = Modules::read(&folder)?;
-    for name in wanted {
-        set.insert(name, &modules)?;
+    for (order, names) in wanted {
+        let mut set = Modules::read(&folder)?;
+        for name in *names {
+            set.insert(name, &modules)?;
+        }
+        write_atomic(
+            &modules.join(order),
+            (set.order.join("\n") + "\n").as_bytes(),
+        )?;
     }
-    write_atomic(
-        &modules.join("order"),
-        (set.order.join("\n") + "\n").as_bytes(),
-    )?;
     write_atomic(&out.join("release"), release.as_bytes())?;
     write_atomic(&out.join("Image"), &image)
 }

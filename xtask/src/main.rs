@@ -5,7 +5,7 @@
 //! [`mod@bench`], [`conformance`], [`attack`], [`lint`]); the rest is what they share:
 //!
 //! * [`project`]: where things are; [`process`]: running programs with progress; [`apt`]: Debian's packages;
-//! * [`kernel`], [`cpio`], [`guests`]: the demo guests from Debian's kernel and busybox;
+//! * [`kernel`], [`cpio`], [`guests`]: the demo guests from Debian's kernel and busybox; [`debian`]: one that is Debian;
 //! * [`flat`]: ELF to flat image; [`volume`]: dom0's FAT volume;
 //! * [`machine`], [`net`]: boards as data, the card's network and the QEMU process; [`session`], [`scenarios`], [`world`]: driving the prompt in tests;
 //! * [`rig`]: the same test domains on Paravane and on the real Xen; [`xen`]: that one and a Linux dom0 for it.
@@ -19,6 +19,7 @@ mod bench;
 mod build;
 mod conformance;
 mod cpio;
+mod debian;
 mod flat;
 mod fuzz;
 mod guests;

@@ -15,6 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 
 use crate::build;
+use crate::debian::{self, Debian};
 use crate::image;
 use crate::machine::{
     BOARDS, Board, Disk, Machine, parse_board, parse_disk, parse_memory, parse_model,
@@ -49,6 +50,10 @@ pub struct Args {
     /// there
     #[arg(long, value_name = "FILE", conflicts_with_all = ["guests", "dev"])]
     image: Option<PathBuf>,
+    /// A guest on a disk of its own, made at first use; what it writes stays. `debian`: Debian 12 with systemd, apt and an
+    /// ssh server, which port 2222 of this host leads to if no --net is given
+    #[arg(long, value_name = "NAME", conflicts_with = "image")]
+    demo: Option<Demo>,
     /// A further raw disk for dom0
     #[arg(long, value_parser = parse_disk, value_name = "FILE[,ro]")]
     disk: Vec<Disk>,
@@ -78,6 +83,15 @@ pub struct Args {
     icount: Option<String>,
 }
 
+/// A guest of `--demo`.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Demo {
+    Debian,
+}
+
+/// The port of this host that leads to the Debian guest's ssh server.
+const SSH: u16 = 2222;
+
 /// The exit status when `--timeout` ended the run, as of timeout(1).
 const TIMED_OUT: u8 = 124;
 
@@ -92,6 +106,10 @@ pub fn main(project: &Project, args: &Args) -> Result<ExitCode> {
         net: match &args.net {
             Some(net) => net.clone().map(|n| n.with_address(&project.root)),
             None if args.board.card => None,
+            None if args.demo.is_some() => {
+                let net = format!("user,hostfwd=tcp::{SSH}-{}:22", debian::ADDRESS);
+                parse_net(&net).map_err(anyhow::Error::msg)?
+            }
             None => parse_net("user").map_err(anyhow::Error::msg)?,
         },
         append: args.append.clone(),
@@ -104,6 +122,11 @@ pub fn main(project: &Project, args: &Args) -> Result<ExitCode> {
         machine.append.push(exec_word(&args.exec)?);
     }
     machine.check()?;
+    ensure!(
+        args.demo.is_none() || !args.board.card,
+        "{} has no place for the disk of --demo",
+        args.board.name
+    );
     setup::ensure(project, args.board)?;
     if let Some(image) = &args.image {
         return run_card(project, args, machine, image);
@@ -118,6 +141,28 @@ pub fn main(project: &Project, args: &Args) -> Result<ExitCode> {
     let volume = Volume::lock(&project.dir("run")?)?;
     let demo = project.path("guests");
     let mut folders = vec![demo.as_path()];
+    let extra = project.path("run/demo");
+    if args.demo.is_some() {
+        let debian = Debian::ensure(project, &built)?;
+        // What the guest writes stays in a copy.
+        let file = project.path("run/debian.img");
+        if !file.is_file() {
+            debian.copy_disk(&file)?;
+        }
+        machine.disks.push(Disk {
+            file,
+            ..Disk::default()
+        });
+        debian.guests(project, &extra, machine.disks.len())?;
+        folders.push(extra.as_path());
+        eprintln!("`create -c debian` starts it; root has no password on its console.");
+        if args.net.is_none() && debian.key().is_file() {
+            eprintln!(
+                "From here: ssh -p {SSH} -i {} root@localhost",
+                project.show(&debian.key())
+            );
+        }
+    }
     folders.extend(args.guests.as_deref());
     volume.sync(&folders)?;
     let mut qemu = machine.qemu(&built, volume.image())?;

@@ -2,6 +2,7 @@
 //! The QEMU scenarios: what a person would do at the prompt, and what must be seen then. One machine at a time.
 
 mod card;
+mod debian;
 mod network;
 mod poison;
 mod tap;
@@ -142,6 +143,7 @@ pub fn all() -> Vec<Scenario> {
     all.push(scenario("network-world", 10, card::world));
     all.push(scenario("network-wire", 5, card::wire));
     all.push(scenario("network-tap", 10, card::tap));
+    all.push(scenario("debian", 20, debian::debian));
     all.push(scenario("four-guests", 10, four_guests));
     all.push(scenario("create-destroy-linux", 25, create_destroy_linux));
     all

@@ -10,7 +10,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, bail};
 
 use crate::apt::{self, Apt, BACKPORTS};
-use crate::guests::{self, KERNELS, Kernel, MODULES};
+use crate::guests::{self, KERNELS, Kernel};
 use crate::kernel;
 use crate::machine::{BOARDS, Board, parse_board};
 use crate::process::{output, which};
@@ -362,7 +362,7 @@ fn take_kernel(project: &Project, kernel: &Kernel, tree: &Path, package: &str) -
     let folder = kernel.folder(project);
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder)?;
-    kernel::import(tree, &folder, MODULES)?;
+    kernel::import(tree, &folder, guests::MODULE_SETS)?;
     for board in BOARDS {
         if let Some(file) = board.device_tree(project)
             && let Some(bytes) = kernel::device_tree(tree, board.dtb.unwrap_or_default())?

@@ -177,7 +177,7 @@ impl Dom0 {
         let root = folder.join("root");
         fs::create_dir_all(&root)?;
         let (tree, _) = setup::fetch_kernel(project, &apt, &guests::KERNELS[0])?;
-        kernel::import(&tree, &folder, MODULES)?;
+        kernel::import(&tree, &folder, &[("order", MODULES)])?;
         let tree = setup::fresh_tree(project)?;
         apt.unpack(project, &names, &tree)?;
         for (package, files) in TOOLS {
