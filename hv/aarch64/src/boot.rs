@@ -330,7 +330,8 @@ fn memory(
     };
     let all = Range { start: lo, end: hi };
     let rate = Rate::new(platform::timer::frequency());
-    MACH.call_once(|| Mach::new(all, own, t0, rate));
+    let lse = id_regs().get(6, 0) >> 20 & 15 >= 2;
+    MACH.call_once(|| Mach::new(all, own, t0, rate, lse));
     let mut frames = Frames::new(Mfn::of(lo), table);
     let reserved = machine.reserved.iter().chain(machine.board.reserved);
     let reserved = reserved.map(|r| Range {

@@ -7,7 +7,8 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use hv_core::console::Speaker;
 use hv_core::machine::{
-    Cache, CacheOp, Clock, GuestVa, Meter, PhysMem, StartState, Tlb, Uart, VcpuIf, VcpuRegs, cost,
+    Cache, CacheOp, Clock, Contended, GuestVa, Meter, PhysMem, StartState, Tlb, Uart, VcpuIf,
+    VcpuRegs, cost,
 };
 use hv_core::p2m::Stage2Root;
 use hv_core::rate::Rate;
@@ -34,6 +35,8 @@ pub struct Mach {
     pub rate: Rate,
     /// See [`Meter`]. Whoever counts holds the lock.
     spent: AtomicU32,
+    /// The CPUs have FEAT_LSE.
+    lse: bool,
 }
 
 impl Meter for Mach {
@@ -58,7 +61,7 @@ impl Mach {
     /// The machine. Bytes of a page that is not all RAM are left out, and one that holds any of the hypervisor's is
     /// all its own.
     #[must_use]
-    pub fn new(ram: Range, own: Range, epoch: u64, rate: Rate) -> Self {
+    pub fn new(ram: Range, own: Range, epoch: u64, rate: Rate, lse: bool) -> Self {
         let (down, up) = (|at: u64| at & !4095, |at: u64| (at + 4095) & !4095);
         let ram = Range {
             start: up(ram.start),
@@ -79,6 +82,7 @@ impl Mach {
             epoch,
             rate,
             spent: AtomicU32::new(0),
+            lse,
         }
     }
 
@@ -144,8 +148,11 @@ impl PhysMem for Mach {
         cell!(self, pa, AtomicU8, u8, c => c.store(v, Ordering::Relaxed), ());
     }
     #[inline]
-    fn swap8(&self, pa: Pa, v: u8) -> u8 {
-        cell!(self, pa, AtomicU8, u8, c => c.swap(v, Ordering::AcqRel), 0)
+    fn swap8(&self, pa: Pa, v: u8) -> Result<u8, Contended> {
+        match self.word(pa) {
+            Some(p) => update::swap8(self, p, v),
+            None => Ok(0),
+        }
     }
     #[inline]
     fn load16(&self, pa: Pa) -> u16 {
@@ -156,11 +163,6 @@ impl PhysMem for Mach {
         cell!(self, pa, AtomicU16, u16, c => c.store(v, Ordering::Release), ());
     }
     #[inline]
-    fn cmpxchg16(&self, pa: Pa, old: u16, new: u16) -> Result<u16, u16> {
-        cell!(self, pa, AtomicU16, u16,
-            c => c.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire), Err(0))
-    }
-    #[inline]
     fn load32(&self, pa: Pa) -> u32 {
         cell!(self, pa, AtomicU32, u32, c => c.load(Ordering::Acquire), 0)
     }
@@ -169,17 +171,25 @@ impl PhysMem for Mach {
         cell!(self, pa, AtomicU32, u32, c => c.store(v, Ordering::Release), ());
     }
     #[inline]
-    fn cmpxchg32(&self, pa: Pa, old: u32, new: u32) -> Result<u32, u32> {
-        cell!(self, pa, AtomicU32, u32,
-            c => c.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire), Err(0))
+    fn cmpxchg32(&self, pa: Pa, old: u32, new: u32) -> Result<u32, Contended> {
+        match self.word(pa) {
+            Some(p) => update::cmpxchg32(self, p, old, new),
+            None => Ok(0),
+        }
     }
     #[inline]
-    fn or32(&self, pa: Pa, bits: u32) -> u32 {
-        cell!(self, pa, AtomicU32, u32, c => c.fetch_or(bits, Ordering::AcqRel), 0)
+    fn or32(&self, pa: Pa, bits: u32) -> Result<u32, Contended> {
+        match self.word(pa) {
+            Some(p) => update::or32(self, p, bits),
+            None => Ok(0),
+        }
     }
     #[inline]
-    fn and32(&self, pa: Pa, bits: u32) -> u32 {
-        cell!(self, pa, AtomicU32, u32, c => c.fetch_and(bits, Ordering::AcqRel), 0)
+    fn and32(&self, pa: Pa, bits: u32) -> Result<u32, Contended> {
+        match self.word(pa) {
+            Some(p) => update::and32(self, p, bits),
+            None => Ok(0),
+        }
     }
     #[inline]
     fn load64(&self, pa: Pa) -> u64 {
@@ -190,12 +200,18 @@ impl PhysMem for Mach {
         cell!(self, pa, AtomicU64, u64, c => c.store(v, Ordering::Release), ());
     }
     #[inline]
-    fn or64(&self, pa: Pa, bits: u64) -> u64 {
-        cell!(self, pa, AtomicU64, u64, c => c.fetch_or(bits, Ordering::AcqRel), 0)
+    fn or64(&self, pa: Pa, bits: u64) -> Result<u64, Contended> {
+        match self.word(pa) {
+            Some(p) => update::or64(self, p, bits),
+            None => Ok(0),
+        }
     }
     #[inline]
-    fn and64(&self, pa: Pa, bits: u64) -> u64 {
-        cell!(self, pa, AtomicU64, u64, c => c.fetch_and(bits, Ordering::AcqRel), 0)
+    fn and64(&self, pa: Pa, bits: u64) -> Result<u64, Contended> {
+        match self.word(pa) {
+            Some(p) => update::and64(self, p, bits),
+            None => Ok(0),
+        }
     }
     fn read(&self, pa: Pa, buf: &mut [u8]) {
         self.spend_copy(buf.len());
@@ -232,6 +248,111 @@ impl PhysMem for Mach {
                     e = in(reg) mfn.addr() + 4096, options(nostack)
                 );
             }
+        }
+    }
+}
+
+/// Updates of single words, to which guests store at the same time. An exclusive store fails when they do, and a loop of
+/// exclusives, which a compiler makes of an atomic, goes on for as long as they like. So the first try stands alone,
+/// at the cost of such a loop's first round, and what comes after a failed one is out of the way: where the CPUs have
+/// FEAT_LSE the one instruction that does it, else a bounded number of tries.
+///
+/// `p` is aligned, mapped RAM that the hypervisor's own Rust objects never occupy, as [`Mach::word`] proves.
+mod update {
+    use super::{Contended, Mach, Meter, asm, cost};
+
+    impl Mach {
+        /// The end of a loop of tries of which `left` were not needed.
+        fn tried(&self, left: u32) -> Result<(), Contended> {
+            self.spend((cost::TRIES - left) * cost::TRY);
+            if left == 0 { Err(Contended) } else { Ok(()) }
+        }
+    }
+
+    macro_rules! updates {
+        ($($name:ident $t:ty: $load:literal, $change:literal, $store:literal, $lse:literal;)*) => {
+            $(
+                #[inline]
+                pub(super) fn $name(m: &Mach, p: *mut $t, v: $t) -> Result<$t, Contended> {
+                    #[cold]
+                    #[inline(never)]
+                    fn again(m: &Mach, p: *mut $t, v: $t) -> Result<$t, Contended> {
+                        let old: $t;
+                        let mut left = cost::TRIES;
+                        // SAFETY: see the module; the instruction of FEAT_LSE where the CPUs have it.
+                        unsafe {
+                            if m.lse {
+                                asm!(".arch_extension lse", $lse, p = in(reg) p, v = in(reg) v,
+                                    old = out(reg) old, new = out(reg) _, options(nostack));
+                                return Ok(old);
+                            }
+                            asm!(concat!("2: ", $load), $change, $store, "cbz {fail:w}, 3f",
+                                "subs {left:w}, {left:w}, #1", "b.ne 2b", "3:",
+                                p = in(reg) p, v = in(reg) v, old = out(reg) old, new = out(reg) _,
+                                fail = out(reg) _, left = inout(reg) left, options(nostack));
+                        }
+                        m.tried(left)?;
+                        Ok(old)
+                    }
+                    let (old, fail): ($t, u32);
+                    // SAFETY: see the module.
+                    unsafe {
+                        asm!($load, $change, $store, p = in(reg) p, v = in(reg) v, old = out(reg) old,
+                            new = out(reg) _, fail = out(reg) fail, options(nostack, preserves_flags));
+                    }
+                    if fail == 0 { Ok(old) } else { again(m, p, v) }
+                }
+            )*
+        };
+    }
+    updates! {
+        swap8 u8: "ldaxrb {old:w}, [{p}]", "/* {new} */", "stlxrb {fail:w}, {v:w}, [{p}]",
+            "swpalb {v:w}, {old:w}, [{p}] /* {new} */";
+        or32 u32: "ldaxr {old:w}, [{p}]", "orr {new:w}, {old:w}, {v:w}", "stlxr {fail:w}, {new:w}, [{p}]",
+            "ldsetal {v:w}, {old:w}, [{p}] /* {new} */";
+        or64 u64: "ldaxr {old}, [{p}]", "orr {new}, {old}, {v}", "stlxr {fail:w}, {new}, [{p}]",
+            "ldsetal {v}, {old}, [{p}] /* {new} */";
+        and32 u32: "ldaxr {old:w}, [{p}]", "and {new:w}, {old:w}, {v:w}", "stlxr {fail:w}, {new:w}, [{p}]",
+            "mvn {new:w}, {v:w}\nldclral {new:w}, {old:w}, [{p}]";
+        and64 u64: "ldaxr {old}, [{p}]", "and {new}, {old}, {v}", "stlxr {fail:w}, {new}, [{p}]",
+            "mvn {new}, {v}\nldclral {new}, {old}, [{p}]";
+    }
+
+    #[inline]
+    pub(super) fn cmpxchg32(m: &Mach, p: *mut u32, old: u32, new: u32) -> Result<u32, Contended> {
+        #[cold]
+        #[inline(never)]
+        fn again(m: &Mach, p: *mut u32, old: u32, new: u32) -> Result<u32, Contended> {
+            let found: u32;
+            let mut left = cost::TRIES;
+            // SAFETY: see the module; the instruction of FEAT_LSE where the CPUs have it.
+            unsafe {
+                if m.lse {
+                    asm!(".arch_extension lse", "casal {found:w}, {new:w}, [{p}]",
+                        p = in(reg) p, new = in(reg) new, found = inout(reg) old => found, options(nostack));
+                    return Ok(found);
+                }
+                asm!("2: ldaxr {found:w}, [{p}]", "cmp {found:w}, {old:w}", "b.ne 3f",
+                    "stlxr {fail:w}, {new:w}, [{p}]", "cbz {fail:w}, 3f",
+                    "subs {left:w}, {left:w}, #1", "b.ne 2b", "3:",
+                    p = in(reg) p, old = in(reg) old, new = in(reg) new, found = out(reg) found,
+                    fail = out(reg) _, left = inout(reg) left, options(nostack));
+            }
+            m.tried(left)?;
+            Ok(found)
+        }
+        let (found, fail): (u32, u32);
+        // SAFETY: see the module.
+        unsafe {
+            asm!("ldaxr {found:w}, [{p}]", "sub {fail:w}, {found:w}, {old:w}", "cbnz {fail:w}, 2f",
+                "stlxr {fail:w}, {new:w}, [{p}]", "2:",
+                p = in(reg) p, old = in(reg) old, new = in(reg) new, found = out(reg) found,
+                fail = out(reg) fail, options(nostack, preserves_flags));
+        }
+        if fail == 0 {
+            Ok(found)
+        } else {
+            again(m, p, old, new)
         }
     }
 }

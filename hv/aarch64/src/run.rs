@@ -7,7 +7,7 @@ use crate::vcpu::{self, VcpuFile};
 use core::arch::asm;
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use hv_core::cpu::Features;
-use hv_core::hypervisor::{Hypervisor, Power};
+use hv_core::hypervisor::{Effects, Hypervisor, Power, Then};
 use hv_core::machine::{Cache, Clock};
 use hv_core::types::{CpuId, Pa, Slot, VcpuId, VcpuRef};
 use hv_core::vgic::{ListRegs, PhysIrqs};
@@ -336,12 +336,9 @@ pub fn resume(cpu: CpuId, mut loaded: Option<VcpuRef>) -> *mut VcpuFile {
         let after = h.effects.take();
         drop(h);
         send_kicks(before.kick | before.look | after.kick | after.look, cpu);
-        if let Some(p) = before.power.or(after.power) {
-            log::info!("{p:?}, {} bytes of the heap in use", crate::heap::used());
-            match p {
-                Power::Crashed(reason) => crate::last::dom0_ended(reason, cpu),
-                p => power(p),
-            }
+        if before.then.get().or(after.then.get()).is_some() {
+            first_of_all(&before, &after, cpu);
+            continue;
         }
         if after.concern(cpu) {
             continue;
@@ -364,6 +361,21 @@ pub fn resume(cpu: CpuId, mut loaded: Option<VcpuRef>) -> *mut VcpuFile {
     }
 }
 
+/// What comes before any guest goes on.
+#[cold]
+fn first_of_all(before: &Effects, after: &Effects, cpu: CpuId) {
+    for then in [&before.then, &after.then] {
+        if let Some(Then::Power(p)) = then.get() {
+            log::info!("{p:?}, {} bytes of the heap in use", crate::heap::used());
+            match p {
+                Power::Crashed(reason) => crate::last::dom0_ended(reason, cpu),
+                p => power(p),
+            }
+        }
+    }
+    hv().lock().end_contended(mach());
+}
+
 /// Whether the vcpu that trapped on this CPU can go on at once: nothing that was done under the lock
 /// is a matter for [`resume`]. Its new interrupts are in the list registers then, and other CPUs
 /// are told what is theirs; if not, [`resume`] does both.
@@ -380,7 +392,7 @@ pub fn settle(h: Guard<'_, Hypervisor>, v: VcpuRef, cpu: CpuId) -> bool {
 fn carry_out(mut h: Guard<'_, Hypervisor>, v: VcpuRef, cpu: CpuId) -> bool {
     let own = 1 << cpu.0;
     let fx = &h.effects;
-    if fx.resched || fx.power.is_some() {
+    if fx.resched || fx.then.get().is_some() {
         return false;
     }
     if fx.kick & own != 0 {

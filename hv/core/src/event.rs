@@ -16,7 +16,8 @@
 //!
 //! Shared words are the guest's to corrupt: everything that the hypervisor relies on (states,
 //! queue tails) is kept here, each shared word is read once, and the only loop on one
-//! has at most five rounds (XSA-295). A guest that scribbles loses its own events only.
+//! has at most five rounds (XSA-295). A guest that scribbles loses its own events only; one that keeps a word from
+//! being updated at all is to be ended ([`Also::Contended`]).
 //!
 //! The ports are bound while the caller holds the hypervisor lock; what runs beside are guests.
 //! Memory order: every update of a shared word is an acquire-release atomic, and a load that follows one is an
@@ -25,7 +26,7 @@
 
 use alloc::vec::Vec;
 
-use crate::machine::{PhysMem, cost};
+use crate::machine::{Contended, PhysMem, cost};
 use crate::types::{
     DomId, Errno, MAX_DOMAINS, MAX_VCPUS, Mfn, PAGE_SIZE, Pa, Port, Slot, VcpuId, VcpuRef,
 };
@@ -98,6 +99,15 @@ pub enum Consumer {
     Vpl011,
 }
 
+/// What is to be done beside waking vcpus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Also {
+    /// The event is for this part of the hypervisor, on behalf of the domain.
+    Consumer(Consumer),
+    /// A word that the domain shares could not be updated: it is to be ended, and has lost the event.
+    Contended,
+}
+
 /// What an operation raised, for the caller to act on. All of it is in one domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
@@ -108,8 +118,8 @@ pub struct Notify {
     pub upcalls: u64,
     /// Bit n: vcpu n was waiting in `SCHEDOP_poll` and is to be woken.
     pub pollers: u64,
-    /// The event is for this part of the hypervisor, on behalf of `slot`.
-    pub xen: Option<Consumer>,
+    /// See [`Also`].
+    pub also: Option<Also>,
 }
 
 impl Notify {
@@ -120,7 +130,16 @@ impl Notify {
             slot,
             upcalls: 0,
             pollers: 0,
-            xen: None,
+            also: None,
+        }
+    }
+
+    /// See [`Also::Contended`].
+    #[cold]
+    const fn contended(slot: Slot) -> Self {
+        Self {
+            also: Some(Also::Contended),
+            ..Self::none(slot)
         }
     }
 
@@ -128,7 +147,7 @@ impl Notify {
     #[must_use]
     #[inline]
     pub const fn is_none(&self) -> bool {
-        self.upcalls | self.pollers == 0 && self.xen.is_none()
+        self.upcalls | self.pollers == 0 && self.also.is_none()
     }
 
     /// The vcpus of `upcalls`.
@@ -163,6 +182,8 @@ pub enum Progress {
     Done,
     /// Call again.
     More,
+    /// A word that the domain shares could not be updated: it is to be ended.
+    Contended,
 }
 
 /// What `SCHEDOP_poll` is to do.
@@ -275,8 +296,11 @@ impl Vcpu {
 
 /// Sets the upcall byte of a `vcpu_info`; true if it was clear.
 #[inline]
-fn mark(info: Option<Pa>, mem: &impl PhysMem) -> bool {
-    info.is_some_and(|info| mem.swap8(info, 1) == 0)
+fn mark(info: Option<Pa>, mem: &impl PhysMem) -> Result<bool, Contended> {
+    match info {
+        Some(info) => Ok(mem.swap8(info, 1)? == 0),
+        None => Ok(false),
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -383,25 +407,38 @@ impl Domain {
     /// ends soon.
     #[inline(always)]
     fn raise_at_once(&mut self, slot: Slot, port: u32, mem: &impl PhysMem) -> Notify {
+        match self.try_raise(slot, port, mem) {
+            Ok(n) => n,
+            Err(Contended) => Notify::contended(slot),
+        }
+    }
+
+    #[inline(always)]
+    fn try_raise(
+        &mut self,
+        slot: Slot,
+        port: u32,
+        mem: &impl PhysMem,
+    ) -> Result<Notify, Contended> {
         if self.fifo {
             return self.raise_fifo(slot, port, mem);
         }
         let (Ok(chan), Some((pending, mask, bit))) = (self.chan(port), self.words_2l(port)) else {
-            return Notify::none(slot);
+            return Ok(Notify::none(slot));
         };
-        if mem.or64(pending, bit) & bit != 0 {
-            return Notify::none(slot);
+        if mem.or64(pending, bit)? & bit != 0 {
+            return Ok(Notify::none(slot));
         }
         let masked = mem.load64(mask) & bit != 0;
         if masked && self.poll_mask == 0 {
-            return Notify::none(slot);
+            return Ok(Notify::none(slot));
         }
         let upcalls = if masked {
             0
         } else {
-            self.select(chan.vcpu, port, mem)
+            self.select(chan.vcpu, port, mem)?
         };
-        self.raised(slot, port, upcalls)
+        Ok(self.raised(slot, port, upcalls))
     }
 
     /// What follows when a port has become pending.
@@ -421,61 +458,68 @@ impl Domain {
 
     /// Sets the port's word in the vcpu's selector; gives the vcpu's bit if it is to be notified.
     #[inline]
-    fn select(&self, vcpu: u8, port: u32, mem: &impl PhysMem) -> u64 {
+    fn select(&self, vcpu: u8, port: u32, mem: &impl PhysMem) -> Result<u64, Contended> {
         let Some(v) = self.vcpus.get(usize::from(vcpu)) else {
-            return 0;
+            return Ok(0);
         };
-        let Some(info) = v.info else { return 0 };
+        let Some(info) = v.info else { return Ok(0) };
         let sel = 1u64 << (port / 64 % 64);
-        if mem.or64(info.add(INFO_SEL), sel) & sel == 0 && mark(v.info, mem) {
-            vcpu_bit(vcpu)
+        if mem.or64(info.add(INFO_SEL), sel)? & sel == 0 && mark(v.info, mem)? {
+            Ok(vcpu_bit(vcpu))
         } else {
-            0
+            Ok(0)
         }
     }
 
     #[inline(never)]
-    fn raise_fifo(&mut self, slot: Slot, port: u32, mem: &impl PhysMem) -> Notify {
+    fn raise_fifo(
+        &mut self,
+        slot: Slot,
+        port: u32,
+        mem: &impl PhysMem,
+    ) -> Result<Notify, Contended> {
         let word = self.word(port);
         let Some(chan) = self.ports.get_mut(port as usize) else {
-            return Notify::none(slot);
+            return Ok(Notify::none(slot));
         };
         let Some(word) = word else {
             chan.saved = true;
-            return Notify::none(slot);
+            return Ok(Notify::none(slot));
         };
-        let old = mem.or32(word, PENDING);
+        let old = mem.or32(word, PENDING)?;
         let upcalls = if old & (MASKED | LINKED) == 0 {
-            self.link(port, word, mem)
+            self.link(port, word, mem)?
         } else {
             0
         };
         if old & PENDING != 0 {
             // Who polls was told when it became pending.
-            return Notify {
+            return Ok(Notify {
                 upcalls,
                 ..Notify::none(slot)
-            };
+            });
         }
-        self.raised(slot, port, upcalls)
+        Ok(self.raised(slot, port, upcalls))
     }
 
     /// Links a port that is pending, was not masked and was on no list; gives its vcpu's bit if
     /// that is to be notified.
     #[inline(never)]
-    fn link(&mut self, port: u32, word: Pa, mem: &impl PhysMem) -> u64 {
+    fn link(&mut self, port: u32, word: Pa, mem: &impl PhysMem) -> Result<u64, Contended> {
         let Some(chan) = self.ports.get_mut(port as usize) else {
-            return 0;
+            return Ok(0);
         };
         let (vcpu, priority) = (chan.vcpu, chan.priority);
         let Some(v) = self.vcpus.get(usize::from(vcpu)) else {
-            return 0;
+            return Ok(0);
         };
         let info = v.info;
         // Without a control block the guest must not have unmasked the event: it stays pending.
-        let Some(control) = v.control else { return 0 };
-        if mem.or32(word, LINKED) & LINKED != 0 {
-            return 0;
+        let Some(control) = v.control else {
+            return Ok(0);
+        };
+        if mem.or32(word, LINKED)? & LINKED != 0 {
+            return Ok(0);
         }
         // We put LINKED there, so the event is on no list. If it ended its last list, then the
         // guest has emptied that list, and nothing may be appended to this word as its tail.
@@ -487,25 +531,49 @@ impl Domain {
             *tail = 0;
         }
         let Some(tail) = tail_mut(&mut self.vcpus, vcpu, priority) else {
-            return 0;
+            return Ok(0);
         };
         let before = core::mem::replace(tail, port);
         if before != 0
             && let Some(before) = self.word(before)
-            && set_link(before, port, mem)
+            && set_link(before, port, mem)?
         {
-            return 0;
+            return Ok(0);
         }
         mem.store32(
             control.add(CONTROL_HEAD).add(u64::from(priority) << 2),
             port,
         );
         let ready = 1u32 << (priority & 15);
-        if mem.or32(control, ready) & ready == 0 && mark(info, mem) {
-            vcpu_bit(vcpu)
+        if mem.or32(control, ready)? & ready == 0 && mark(info, mem)? {
+            Ok(vcpu_bit(vcpu))
         } else {
-            0
+            Ok(0)
         }
+    }
+
+    /// Clears a port's mask, and raises what waited behind it at `vcpu`.
+    fn unmask(
+        &mut self,
+        slot: Slot,
+        port: u32,
+        vcpu: u8,
+        mem: &impl PhysMem,
+    ) -> Result<Notify, Contended> {
+        let mut n = Notify::none(slot);
+        if self.fifo {
+            if let Some(word) = self.word(port)
+                && mem.and32(word, !MASKED)? & PENDING != 0
+            {
+                return self.raise_fifo(slot, port, mem);
+            }
+        } else if let Some((pending, mask, bit)) = self.words_2l(port)
+            && mem.and64(mask, !bit)? & bit != 0
+            && mem.load64(pending) & bit != 0
+        {
+            n.upcalls = self.select(vcpu, port, mem)?;
+        }
+        Ok(n)
     }
 
     /// Takes the vcpus out of the poll mask that wait for this port.
@@ -532,19 +600,18 @@ impl Domain {
         }
     }
 
-    fn clear_pending(&mut self, port: u32, mem: &impl PhysMem) {
+    fn clear_pending(&mut self, port: u32, mem: &impl PhysMem) -> Result<(), Contended> {
         match self.word(port) {
             // It may be on a list: the guest takes it off, and drops what is not pending.
-            Some(word) if self.fifo => {
-                mem.and32(word, !PENDING);
-            }
+            Some(word) if self.fifo => drop(mem.and32(word, !PENDING)?),
             // So that it is not saved when its word comes.
             _ => {
                 if let Some((pending, _, bit)) = self.words_2l(port) {
-                    mem.and64(pending, !bit);
+                    mem.and64(pending, !bit)?;
                 }
             }
         }
+        Ok(())
     }
 
     /// Finds the lowest free port and makes room for it. `ERESTART`: the domain keeps many closed ports
@@ -634,10 +701,12 @@ impl Domain {
         }
     }
 
-    /// Frees a port whose binding is undone.
-    fn free(&mut self, port: u32, mem: &impl PhysMem) {
-        if self.chan(port).is_ok_and(Channel::usable) {
-            self.clear_pending(port, mem);
+    /// Frees a port whose binding is undone. Nobody looks at the words of a domain that is dying.
+    fn free(&mut self, port: u32, mem: &impl PhysMem) -> Result<(), Contended> {
+        let live = self.life == Life::Live;
+        let mut cleared = Ok(());
+        if live && self.chan(port).is_ok_and(Channel::usable) {
+            cleared = self.clear_pending(port, mem);
         }
         if let Ok(chan) = self.chan_mut(port) {
             let xen = chan.xen.take().is_some();
@@ -649,6 +718,7 @@ impl Domain {
             self.search = self.search.min(port);
             self.set_closed(port, true);
         }
+        cleared
     }
 
     fn set_closed(&mut self, port: u32, closed: bool) {
@@ -714,28 +784,30 @@ fn tail_mut(vcpus: &mut [Vcpu], vcpu: u8, priority: u8) -> Option<&mut u32> {
 /// the list was emptied. At most five tries: a guest that keeps changing a linked
 /// word in ways that the ABI forbids loses the event.
 #[inline]
-fn set_link(word: Pa, port: u32, mem: &impl PhysMem) -> bool {
+fn set_link(word: Pa, port: u32, mem: &impl PhysMem) -> Result<bool, Contended> {
     let mut w = mem.load32(word);
     let mut busy = false;
     for _ in 0..5 {
         if w & LINKED == 0 {
             if busy {
-                mem.and32(word, !BUSY);
+                mem.and32(word, !BUSY)?;
             }
-            return false;
+            return Ok(false);
         }
-        match mem.cmpxchg32(word, w, w & !(BUSY | LINK) | port & LINK) {
-            Ok(_) => return true,
-            Err(_) if !busy => {
-                // Keeps the guest from unmasking: what it may still do, it can do once each.
-                busy = true;
-                w = mem.or32(word, BUSY) | BUSY;
-            }
-            Err(found) => w = found,
+        let found = mem.cmpxchg32(word, w, w & !(BUSY | LINK) | port & LINK)?;
+        if found == w {
+            return Ok(true);
         }
+        w = if busy {
+            found
+        } else {
+            // Keeps the guest from unmasking: what it may still do, it can do once each.
+            busy = true;
+            mem.or32(word, BUSY)? | BUSY
+        };
     }
-    mem.and32(word, !BUSY);
-    true
+    mem.and32(word, !BUSY)?;
+    Ok(true)
 }
 
 /// All event channels of all domains.
@@ -834,8 +906,9 @@ impl Events {
             d.life = Life::Dying;
             d.cursor = 1;
         }
-        if self.close_slice(slot, budget, true, mem) == Progress::More {
-            return Progress::More;
+        match self.close_slice(slot, budget, true, mem) {
+            Progress::Done => {}
+            p => return p,
         }
         if let Ok(d) = self.dom_mut(slot) {
             d.drop_fifo(&mut release);
@@ -869,11 +942,15 @@ impl Events {
             return Err(Errno::EBUSY);
         }
         d.cursor = d.cursor.max(1);
-        if self.close_slice(slot, budget, false, mem) == Progress::More {
-            return Ok(Progress::More);
+        let p = self.close_slice(slot, budget, false, mem);
+        if p == Progress::More {
+            return Ok(p);
         }
         let d = self.dom_mut(slot)?;
         d.cursor = 0;
+        if p == Progress::Contended {
+            return Ok(p);
+        }
         if d.in_use > d.in_use_xen {
             return Err(Errno::EAGAIN);
         }
@@ -881,7 +958,7 @@ impl Events {
         Ok(Progress::Done)
     }
 
-    /// Closes ports from the domain's cursor on.
+    /// Closes ports from the domain's cursor on, fewer where that costs more than it should.
     fn close_slice(
         &mut self,
         slot: Slot,
@@ -889,7 +966,13 @@ impl Events {
         xen_too: bool,
         mem: &impl PhysMem,
     ) -> Progress {
+        let end = mem
+            .spent()
+            .saturating_add(budget.saturating_mul(cost::CLOSE));
         for _ in 0..budget {
+            if mem.spent() > end {
+                break;
+            }
             let Ok(d) = self.dom_mut(slot) else {
                 return Progress::Done;
             };
@@ -902,17 +985,23 @@ impl Events {
             mem.spend(cost::ENTRY);
             if close {
                 mem.spend(cost::CLOSE);
-                self.unbind(slot, port, mem);
+                if self.unbind(slot, port, mem) == Err(Contended) {
+                    return Progress::Contended;
+                }
             }
         }
         Progress::More
     }
 
     /// Undoes a port's binding and frees it.
-    fn unbind(&mut self, slot: Slot, port: u32, mem: &impl PhysMem) {
-        let Ok(d) = self.dom_mut(slot) else { return };
+    fn unbind(&mut self, slot: Slot, port: u32, mem: &impl PhysMem) -> Result<(), Contended> {
+        let Ok(d) = self.dom_mut(slot) else {
+            return Ok(());
+        };
         let domid = d.domid;
-        let Ok(&chan) = d.chan(port) else { return };
+        let Ok(&chan) = d.chan(port) else {
+            return Ok(());
+        };
         match chan.state {
             State::Virq(virq) => {
                 let home = if virq_is_global(virq.into()) {
@@ -935,8 +1024,17 @@ impl Events {
             }
             State::Free | State::Reserved | State::Unbound(_) | State::Ipi => {}
         }
-        if let Ok(d) = self.dom_mut(slot) {
-            d.free(port, mem);
+        match self.dom_mut(slot) {
+            Ok(d) => d.free(port, mem),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// As [`Self::unbind`], for one port alone.
+    fn unbind_one(&mut self, slot: Slot, port: u32, mem: &impl PhysMem) -> Notify {
+        match self.unbind(slot, port, mem) {
+            Ok(()) => Notify::none(slot),
+            Err(Contended) => Notify::contended(slot),
         }
     }
 
@@ -989,8 +1087,10 @@ impl Events {
         mem.write(info, &bytes);
         v.info = Some(info);
         v.registered = true;
-        mem.or64(info.add(INFO_SEL), u64::MAX);
-        mem.swap8(info, 1);
+        let all = mem.or64(info.add(INFO_SEL), u64::MAX);
+        if all.and_then(|_| mem.swap8(info, 1)).is_err() {
+            return Ok(Notify::contended(slot));
+        }
         Ok(Notify {
             upcalls: vcpu_bit(vcpu as u8),
             ..Notify::none(slot)
@@ -1044,12 +1144,16 @@ impl Events {
     }
 
     /// Closes a port of [`Self::alloc_unbound_xen`]; `EINVAL` if it is not one.
-    pub fn close_xen(&mut self, slot: Slot, port: Port, mem: &impl PhysMem) -> Result<(), Errno> {
+    pub fn close_xen(
+        &mut self,
+        slot: Slot,
+        port: Port,
+        mem: &impl PhysMem,
+    ) -> Result<Notify, Errno> {
         if self.dom(slot)?.chan(port.0)?.xen.is_none() {
             return Err(Errno::EINVAL);
         }
-        self.unbind(slot, port.0, mem);
-        Ok(())
+        Ok(self.unbind_one(slot, port.0, mem))
     }
 
     /// The hypervisor raises the remote end of its own port; nothing if that is not bound.
@@ -1151,12 +1255,11 @@ impl Events {
 
     /// `EVTCHNOP_close` by the domain. Its peer's end becomes unbound, meant for this domain.
     /// `EINVAL`: not in use, or the hypervisor's.
-    pub fn close(&mut self, slot: Slot, port: Port, mem: &impl PhysMem) -> Result<(), Errno> {
+    pub fn close(&mut self, slot: Slot, port: Port, mem: &impl PhysMem) -> Result<Notify, Errno> {
         if !self.dom(slot)?.chan(port.0)?.usable() {
             return Err(Errno::EINVAL);
         }
-        self.unbind(slot, port.0, mem);
-        Ok(())
+        Ok(self.unbind_one(slot, port.0, mem))
     }
 
     /// `EVTCHNOP_send`: raises the port's other end (its own, for an IPI). Sending to an unbound
@@ -1178,8 +1281,8 @@ impl Events {
         let d = self.domains.get_mut(slot.idx()).ok_or(Errno::EINVAL)?;
         match d.chan(port)?.xen {
             None => Ok(d.raise_at_once(slot, port, mem)),
-            xen => Ok(Notify {
-                xen,
+            Some(xen) => Ok(Notify {
+                also: Some(Also::Consumer(xen)),
                 ..Notify::none(slot)
             }),
         }
@@ -1213,25 +1316,12 @@ impl Events {
     /// closed port; `EINVAL`: no such port.
     pub fn unmask(&mut self, slot: Slot, port: Port, mem: &impl PhysMem) -> Result<Notify, Errno> {
         let d = self.dom_mut(slot)?;
-        let port = port.0;
-        let &chan = d.chan(port)?;
-        let mut n = Notify::none(slot);
+        let &chan = d.chan(port.0)?;
         if !chan.usable() {
-            return Ok(n);
+            return Ok(Notify::none(slot));
         }
-        if d.fifo {
-            if let Some(word) = d.word(port)
-                && mem.and32(word, !MASKED) & PENDING != 0
-            {
-                return Ok(d.raise_fifo(slot, port, mem));
-            }
-        } else if let Some((pending, mask, bit)) = d.words_2l(port)
-            && mem.and64(mask, !bit) & bit != 0
-            && mem.load64(pending) & bit != 0
-        {
-            n.upcalls = d.select(chan.vcpu, port, mem);
-        }
-        Ok(n)
+        Ok(d.unmask(slot, port.0, chan.vcpu, mem)
+            .unwrap_or_else(|Contended| Notify::contended(slot)))
     }
 
     /// `EVTCHNOP_status`. `EINVAL`: no such port; `EACCES`: the hypervisor's.
@@ -1322,7 +1412,8 @@ impl Events {
         let end = ((d.array.len() as u32) << 10).min(d.ports.len() as u32);
         let stop = d.late.saturating_add(1024).min(end);
         let mut port = d.late;
-        while port < stop && left != 0 {
+        let most = mem.spent().saturating_add(RAISES * cost::RAISE);
+        while port < stop && left != 0 && mem.spent() <= most && n.also.is_none() {
             mem.spend(cost::ENTRY);
             if let Ok(chan) = d.chan_mut(port)
                 && core::mem::take(&mut chan.saved)
@@ -1332,6 +1423,7 @@ impl Events {
                 let raised = d.raise(slot, port, mem);
                 n.upcalls |= raised.upcalls;
                 n.pollers |= raised.pollers;
+                n.also = raised.also;
             }
             port = port.saturating_add(1);
         }

@@ -28,7 +28,7 @@ use guest_abi::grant_table::{cache, gntcopy, gntmap, gtf};
 
 pub use guest_abi::grant_table::GrantStatus;
 
-use crate::machine::{Cache, CacheOp, Meter, PhysMem, cost, limit};
+use crate::machine::{Cache, CacheOp, Contended, Meter, PhysMem, cost, limit};
 use crate::types::{Access, DomId, Errno, Gfn, GrantRef, MAX_DOMAINS, Mfn, PAGE_SIZE, Pa, Slot};
 
 /// Shared frames that a domain may have at most.
@@ -108,6 +108,8 @@ pub trait PageHost {
     /// # Errors
     /// `ENOMEM`.
     fn alloc_own(&mut self, slot: Slot, private: bool) -> Result<Mfn, Errno>;
+    /// A word that `slot` shares could not be updated: the domain is to be ended.
+    fn contended(&self, slot: Slot);
     /// Whether a page is RAM of `slot`'s.
     fn owns(&self, slot: Slot, mfn: Mfn) -> bool;
 }
@@ -439,8 +441,9 @@ impl Table {
 /// is checked only when nothing pins it yet: afterwards the guest must not change it, and what it
 /// does to it all the same changes nothing for the mapper.
 #[inline]
-fn set_status<M: PhysMem>(
-    mem: &M,
+fn set_status<H: PageHost>(
+    host: &H,
+    granter: Slot,
     entry: Pa,
     pinned: bool,
     access: Access,
@@ -448,7 +451,7 @@ fn set_status<M: PhysMem>(
     type_mask: u32,
 ) -> Result<(), GrantStatus> {
     let want = GTF_PERMIT_ACCESS | (u32::from(by.0) << 16);
-    let mut seen = mem.load32(entry);
+    let mut seen = host.mem().load32(entry);
     for _ in 0..RETRIES {
         if !pinned && seen & (type_mask | 0xffff_0000) != want {
             return Err(GrantStatus::GeneralError);
@@ -460,18 +463,22 @@ fn set_status<M: PhysMem>(
             }
             new |= GTF_WRITING;
         }
-        match mem.cmpxchg32(entry, seen, new) {
-            Ok(_) => return Ok(()),
-            Err(found) => seen = found,
+        match host.mem().cmpxchg32(entry, seen, new) {
+            Ok(found) if found == seen => return Ok(()),
+            Ok(found) => seen = found,
+            Err(Contended) => {
+                host.contended(granter);
+                break;
+            }
         }
     }
     Err(GrantStatus::GeneralError)
 }
 
 #[inline]
-fn clear_status<M: PhysMem>(mem: &M, entry: Pa, bits: u32) {
-    if bits != 0 {
-        mem.and32(entry, !bits);
+fn clear_status<H: PageHost>(host: &H, granter: Slot, entry: Pa, bits: u32) {
+    if bits != 0 && host.mem().and32(entry, !bits) == Err(Contended) {
+        host.contended(granter);
     }
 }
 
@@ -493,7 +500,7 @@ fn acquire<H: PageHost>(
     if act.covers(access) {
         return Ok((act.mfn, act.gfn));
     }
-    set_status(host.mem(), entry, pinned, access, by, type_mask)?;
+    set_status(host, granter, entry, pinned, access, by, type_mask)?;
     // The frame is read once, after the bits told the guest to leave the entry alone; of a pinned
     // entry it is not read again.
     let gfn = if pinned {
@@ -506,7 +513,7 @@ fn acquire<H: PageHost>(
         Ok(mfn) => return Ok((mfn, gfn)),
         Err(_) => Err(GrantStatus::BadPage),
     };
-    clear_status(host.mem(), entry, act.surplus(access));
+    clear_status(host, granter, entry, act.surplus(access));
     found
 }
 
@@ -514,6 +521,8 @@ fn acquire<H: PageHost>(
 #[derive(Clone, Copy)]
 struct End {
     mfn: Mfn,
+    /// Whose entry that is.
+    owner: Slot,
     /// The shared entry whose status bits are to be cleared, and which; 0 for none.
     entry: Pa,
     clear: u32,
@@ -752,7 +761,7 @@ impl Grants {
             if let Some((e, access, _)) = found {
                 t.mappings = t.mappings.saturating_sub(1);
                 let page = host.forget_granted(slot, e.gfn);
-                self.unpin(host.mem(), slot, &e, access);
+                self.unpin(host, slot, &e, access);
                 page.into_iter().for_each(|p| host.put_page(p));
             }
         }
@@ -772,7 +781,7 @@ impl Grants {
 
     /// Undoes one pin of `mapper`'s: the count and the status bits, where the granter is there; the page's
     /// reference is the caller's to drop.
-    fn unpin<M: PhysMem>(&mut self, mem: &M, mapper: Slot, e: &Track, access: Access) {
+    fn unpin<H: PageHost>(&mut self, host: &H, mapper: Slot, e: &Track, access: Access) {
         let granter = self.table_mut(e.granter).filter(|t| t.birth == e.birth);
         let Some(t) = granter else {
             if let Some(me) = self.table_mut(mapper) {
@@ -783,7 +792,7 @@ impl Grants {
         let Some((entry, at)) = t.entry(e.gref) else {
             return;
         };
-        let mut act = Active::load(mem, at);
+        let mut act = Active::load(host.mem(), at);
         let count = match access {
             Access::Read => &mut act.ro,
             Access::Write => &mut act.rw,
@@ -793,8 +802,8 @@ impl Grants {
             return;
         };
         *count = less;
-        act.store(mem, at);
-        clear_status(mem, entry, act.surplus(access));
+        act.store(host.mem(), at);
+        clear_status(host, e.granter, entry, act.surplus(access));
         t.pinned = t.pinned.saturating_sub(u32::from(!act.pinned()));
         if let Some(n) = t.lent.get_mut(mapper.idx()) {
             *n = n.saturating_sub(1);
@@ -855,7 +864,7 @@ impl Grants {
             made.inspect_err(|_| host.put_page(mfn))
         });
         if installed.is_err() {
-            clear_status(host.mem(), entry, act.surplus(access));
+            clear_status(host, granter, entry, act.surplus(access));
             return Err(GrantStatus::GeneralError);
         }
 
@@ -920,7 +929,7 @@ impl Grants {
         if let Some(me) = self.table_mut(caller) {
             me.put_handle(host.mem(), op.handle, at);
         }
-        self.unpin(host.mem(), caller, &e, access);
+        self.unpin(host, caller, &e, access);
         host.put_page(mfn);
         GrantStatus::Okay
     }
@@ -947,6 +956,7 @@ impl Grants {
                 .map_err(|_| GrantStatus::BadPage)?;
             return Ok(End {
                 mfn,
+                owner: caller,
                 entry: Pa(0),
                 clear: 0,
             });
@@ -958,6 +968,7 @@ impl Grants {
         let (mfn, _) = acquire(host, granter, entry, &act, access, by, GTF_TYPE_MASK)?;
         Ok(End {
             mfn,
+            owner: granter,
             entry,
             clear: act.surplus(access),
         })
@@ -1008,11 +1019,11 @@ impl Grants {
                     );
                     GrantStatus::Okay
                 };
-                clear_status(host.mem(), dst.entry, dst.clear);
+                clear_status(host, dst.owner, dst.entry, dst.clear);
                 status
             }
         };
-        clear_status(host.mem(), src.entry, src.clear);
+        clear_status(host, src.owner, src.entry, src.clear);
         status
     }
 

@@ -4,7 +4,7 @@
 
 use crate::console::Console;
 use crate::domain::{Death, Domain, Domains, Extent, HVM_PARAMS, Vcpu};
-use crate::event::{Events, Notify, Progress};
+use crate::event::{Also, Events, Notify, Progress};
 use crate::frame::{Frames, Use};
 use crate::grant::{Destroyed, Grants, PageHost};
 use crate::machine::{Machine, StartState, cost, limit};
@@ -31,14 +31,14 @@ const ENTRIES: i64 = 4096;
 const FRAMES: u32 = 8192;
 
 /// What the shell does after it dropped the lock.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Effects {
     /// Bit n: interrupt CPU n, so that it looks at its vcpu and its queue anew.
     pub kick: u64,
     /// Bit n: the vcpu on CPU n has a new interrupt, and nothing else is to be looked at there.
     pub look: u64,
-    /// The machine is to stop or start anew.
-    pub power: Option<Power>,
+    /// What comes before any guest goes on.
+    pub then: Cell<Option<Then>>,
     /// This CPU is to call the scheduler before it goes back to a guest.
     pub resched: bool,
 }
@@ -48,7 +48,7 @@ impl Effects {
     #[inline]
     #[must_use]
     pub fn none(&self) -> bool {
-        (self.kick | self.look) == 0 && !self.resched && self.power.is_none()
+        (self.kick | self.look) == 0 && !self.resched && self.then.get().is_none()
     }
 
     /// Whether `cpu`, whose own work has led to these, has to decide again who runs and with which interrupts.
@@ -64,6 +64,15 @@ impl Effects {
     pub fn take(&mut self) -> Self {
         core::mem::take(self)
     }
+}
+
+/// See [`Effects::then`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// The machine is to stop or start anew.
+    Power(Power),
+    /// [`Hypervisor::end_contended`] is to be called.
+    EndContended,
 }
 
 /// What becomes of the machine.
@@ -161,6 +170,8 @@ pub struct Hypervisor {
     pub reports: crate::console::Reports,
     /// What is to be done when the lock is dropped.
     pub effects: Effects,
+    /// Bit n: the domain in slot n is to be ended.
+    contended: Cell<u128>,
     /// The machine.
     pub info: MachineInfo,
 }
@@ -176,6 +187,24 @@ pub struct Host<'a, M> {
     /// The last two parts of p2ms that pages were found in, the last one first. Whoever changes a p2m
     /// through this forgets them.
     seen: [Cell<Part>; 2],
+    /// See [`mark_contended`].
+    contended: (&'a Cell<u128>, &'a Effects),
+}
+
+const _: () = assert!(crate::types::MAX_DOMAINS <= 128);
+
+const fn bit_of(slot: Slot) -> u128 {
+    1u128.wrapping_shl(slot.0 as u32)
+}
+
+/// The domain in `slot` keeps a word that it shares from being updated: it is ended before any guest
+/// goes on.
+#[cold]
+fn mark_contended((set, effects): (&Cell<u128>, &Effects), slot: Slot) {
+    set.set(set.get() | bit_of(slot));
+    if effects.then.get().is_none() {
+        effects.then.set(Some(Then::EndContended));
+    }
 }
 
 impl<M: Machine> PageHost for Host<'_, M> {
@@ -255,6 +284,9 @@ impl<M: Machine> PageHost for Host<'_, M> {
         let page = self.frames.alloc_kept(slot, usage)?;
         Ok(self.frames.scrub_all(self.m, page).mfn())
     }
+    fn contended(&self, slot: Slot) {
+        mark_contended(self.contended, slot);
+    }
     fn owns(&self, slot: Slot, mfn: Mfn) -> bool {
         self.frames.lookup(mfn) == Some((Use::Guest, slot))
     }
@@ -276,6 +308,7 @@ impl Hypervisor {
             console: Console::new(),
             reports: crate::console::Reports::default(),
             effects: Effects::default(),
+            contended: Cell::new(0),
             info,
         }
     }
@@ -298,6 +331,7 @@ impl Hypervisor {
                 frames: &mut self.frames,
                 domains: &mut self.domains,
                 seen: Default::default(),
+                contended: (&self.contended, &self.effects),
             },
         )
     }
@@ -363,10 +397,13 @@ impl Hypervisor {
         if n.is_none() {
             return;
         }
-        debug_assert!(
-            n.xen.is_none(),
-            "events for the hypervisor go through notify_with"
-        );
+        if n.also.is_some() {
+            debug_assert!(
+                n.also == Some(Also::Contended),
+                "events for the hypervisor go through notify_with"
+            );
+            return mark_contended((&self.contended, &self.effects), n.slot);
+        }
         for v in n.upcall_vcpus() {
             // One interrupt for each time that the upcall became pending; the guest takes all
             // events in one go.
@@ -383,7 +420,7 @@ impl Hypervisor {
 
     /// As [`Hypervisor::notify`], for events that may be for the hypervisor itself.
     pub fn notify_with<M: Machine>(&mut self, m: &M, n: Notify) {
-        if n.xen.is_some() {
+        if let Some(Also::Consumer(_)) = n.also {
             let effects = match self.domains.get_mut(n.slot).and_then(|d| d.vuart.as_mut()) {
                 Some((uart, _)) => uart.update(m),
                 None => return,
@@ -751,6 +788,35 @@ impl Hypervisor {
         self.effects.resched = true;
     }
 
+    /// As [`Hypervisor::notify`], of a domain of which nothing else is to be told.
+    pub(crate) fn contended(&self, slot: Slot) {
+        mark_contended((&self.contended, &self.effects), slot);
+    }
+
+    /// Ends the domains that kept a word that they share from being updated
+    /// ([`Contended`](crate::machine::Contended)). The control domain is only reported: nobody but itself writes to its
+    /// words, and its end would be the machine's.
+    #[cold]
+    pub fn end_contended<M: Machine>(&mut self, m: &M) {
+        let mut set = self.contended.take();
+        while set != 0 {
+            let slot = Slot(set.trailing_zeros() as u8);
+            set &= !bit_of(slot);
+            let Some(d) = self.domains.get(slot) else {
+                continue;
+            };
+            let (domid, privileged) = (d.domid, d.privileged);
+            if self.may_report(slot, m.now()) {
+                log::error!(
+                    "domain {domid}: stores without end to where a word of its own is to be updated"
+                );
+            }
+            if !privileged {
+                self.shutdown_domain(m, slot, 3);
+            }
+        }
+    }
+
     /// A domain shuts itself down (or is made to): all its vcpus stop, the toolstack is told.
     /// dom0's shutdown is the machine's.
     pub fn shutdown_domain<M: Machine>(&mut self, m: &M, slot: Slot, reason: u32) {
@@ -765,11 +831,11 @@ impl Hypervisor {
         let privileged = d.privileged;
         self.print_last(m, slot);
         if privileged {
-            self.effects.power = Some(match reason {
+            self.effects.then.set(Some(Then::Power(match reason {
                 0 => Power::Off,
                 1 => Power::Reset,
                 reason => Power::Crashed(reason as u8),
-            });
+            })));
         }
         self.all_vcpus(m, slot, n, true);
         self.dom0_virq(m, VIRQ_DOM_EXC);
@@ -839,6 +905,7 @@ impl Hypervisor {
                 match self.frames.disown(slot, ROOT_PAGES, from, FRAMES) {
                     Some(on) => d.death = Death::Pages(on),
                     None => {
+                        self.contended.set(self.contended.get() & !bit_of(slot));
                         if let Some(d) = self.domains.remove(slot) {
                             self.forget_parts(m, d);
                             self.dom0_virq(m, VIRQ_DOM_EXC);

@@ -6,6 +6,8 @@
 //! (`hv-aarch64`) holds the one hypervisor lock around it and applies the effects.
 #![cfg_attr(not(any(test, feature = "inject")), no_std)]
 #![forbid(unsafe_code)]
+// What could not be done is looked at: `machine::Contended` above all.
+#![deny(unused_must_use)]
 #![cfg_attr(
     not(test),
     deny(

@@ -9,7 +9,7 @@
 #![forbid(unsafe_code)]
 
 use guest_abi::mem::SharedMem;
-use hv_core::machine::{Cache, CacheOp, Meter, PhysMem};
+use hv_core::machine::{Cache, CacheOp, Contended, Meter, PhysMem};
 use hv_core::types::{Mfn, Pa};
 use loom::sync::atomic::{AtomicU32, Ordering, fence};
 use std::collections::BTreeMap;
@@ -101,9 +101,9 @@ impl PhysMem for Memory {
     fn store8(&self, pa: Pa, v: u8) {
         self.update(pa.0, |w| with_part(w, pa, 0xff, v.into()));
     }
-    fn swap8(&self, pa: Pa, v: u8) -> u8 {
+    fn swap8(&self, pa: Pa, v: u8) -> Result<u8, Contended> {
         let old = self.update(pa.0, |w| with_part(w, pa, 0xff, v.into()));
-        part(old, pa, 0xff) as u8
+        Ok(part(old, pa, 0xff) as u8)
     }
     fn load16(&self, pa: Pa) -> u16 {
         part(self.load(pa.0), pa, 0xffff) as u16
@@ -111,33 +111,21 @@ impl PhysMem for Memory {
     fn store16(&self, pa: Pa, v: u16) {
         self.update(pa.0, |w| with_part(w, pa, 0xffff, v.into()));
     }
-    fn cmpxchg16(&self, pa: Pa, old: u16, new: u16) -> Result<u16, u16> {
-        let mut word = self.load(pa.0);
-        loop {
-            let found = part(word, pa, 0xffff) as u16;
-            if found != old {
-                return Err(found);
-            }
-            match self.exchange(pa.0, word, with_part(word, pa, 0xffff, new.into())) {
-                Ok(_) => return Ok(old),
-                Err(now) => word = now,
-            }
-        }
-    }
     fn load32(&self, pa: Pa) -> u32 {
         self.load(pa.0)
     }
     fn store32(&self, pa: Pa, v: u32) {
         self.store(pa.0, v);
     }
-    fn cmpxchg32(&self, pa: Pa, old: u32, new: u32) -> Result<u32, u32> {
-        self.exchange(pa.0, old, new)
+    fn cmpxchg32(&self, pa: Pa, old: u32, new: u32) -> Result<u32, Contended> {
+        let (Ok(found) | Err(found)) = self.exchange(pa.0, old, new);
+        Ok(found)
     }
-    fn or32(&self, pa: Pa, bits: u32) -> u32 {
-        self.or(pa.0, bits)
+    fn or32(&self, pa: Pa, bits: u32) -> Result<u32, Contended> {
+        Ok(self.or(pa.0, bits))
     }
-    fn and32(&self, pa: Pa, bits: u32) -> u32 {
-        self.and(pa.0, bits)
+    fn and32(&self, pa: Pa, bits: u32) -> Result<u32, Contended> {
+        Ok(self.and(pa.0, bits))
     }
     fn load64(&self, pa: Pa) -> u64 {
         u64::from(self.load(pa.0)) | u64::from(self.load(pa.0 + 4)) << 32
@@ -146,13 +134,15 @@ impl PhysMem for Memory {
         self.store(pa.0, v as u32);
         self.store(pa.0 + 4, (v >> 32) as u32);
     }
-    fn or64(&self, pa: Pa, bits: u64) -> u64 {
+    fn or64(&self, pa: Pa, bits: u64) -> Result<u64, Contended> {
         let low = self.or(pa.0, bits as u32);
-        u64::from(low) | u64::from(self.or(pa.0 + 4, (bits >> 32) as u32)) << 32
+        let high = self.or(pa.0 + 4, (bits >> 32) as u32);
+        Ok(u64::from(low) | u64::from(high) << 32)
     }
-    fn and64(&self, pa: Pa, bits: u64) -> u64 {
+    fn and64(&self, pa: Pa, bits: u64) -> Result<u64, Contended> {
         let low = self.and(pa.0, bits as u32);
-        u64::from(low) | u64::from(self.and(pa.0 + 4, (bits >> 32) as u32)) << 32
+        let high = self.and(pa.0 + 4, (bits >> 32) as u32);
+        Ok(u64::from(low) | u64::from(high) << 32)
     }
     fn read(&self, pa: Pa, buf: &mut [u8]) {
         for (i, to) in buf.iter_mut().enumerate() {

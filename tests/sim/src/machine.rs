@@ -3,7 +3,8 @@
 
 use hv_core::console::{Output, Speaker};
 use hv_core::machine::{
-    Cache, CacheOp, Clock, GuestVa, Meter, PhysMem, StartState, Tlb, Uart, VcpuIf, VcpuRegs, cost,
+    Cache, CacheOp, Clock, Contended, GuestVa, Meter, PhysMem, StartState, Tlb, Uart, VcpuIf,
+    VcpuRegs, cost,
 };
 use hv_core::p2m::Stage2Root;
 use hv_core::types::{Access, Errno, Mfn, PAGE_SIZE, Pa, VcpuRef};
@@ -95,6 +96,12 @@ pub struct Machine {
     pub masked: Cell<bool>,
     /// Interrupts of a lower priority value are signalled to it.
     pub threshold: Cell<u8>,
+    /// How many tries of each update of a single word fail.
+    pub failing: Cell<u32>,
+    /// Pages that somebody stores to without end: no update succeeds there.
+    pub held: RefCell<BTreeSet<u64>>,
+    /// Updates that were tried.
+    pub updates: Cell<u64>,
 }
 
 /// The CPU's list registers.
@@ -157,6 +164,9 @@ impl Machine {
             lr: RefCell::new([0; 4]),
             masked: Cell::new(false),
             threshold: Cell::new(0xf8),
+            failing: Cell::new(0),
+            held: RefCell::new(BTreeSet::new()),
+            updates: Cell::new(0),
         }
     }
 
@@ -182,6 +192,21 @@ impl Machine {
         });
         let x = found.expect("it is pending");
         *x ^= if *x >> 32 == 0 { 3 << 28 } else { 3 << 62 };
+    }
+
+    /// The tries of an update of a single word: an exclusive store fails when somebody else wrote nearby.
+    fn tries(&self, pa: Pa) -> Result<(), Contended> {
+        self.updates.set(self.updates.get() + 1);
+        let fail = if self.held.borrow().contains(&(pa.0 >> 12)) {
+            cost::TRIES
+        } else {
+            self.failing.get()
+        };
+        self.spend(fail * cost::TRY);
+        if fail >= cost::TRIES {
+            return Err(Contended);
+        }
+        Ok(())
     }
 
     fn spend_copy(&self, len: usize) {
@@ -561,25 +586,11 @@ macro_rules! words {
 macro_rules! updates {
     ($($name:ident $load:ident $store:ident $t:ty, $old:ident $v:ident => $e:expr;)*) => {
         $(
-            fn $name(&self, pa: Pa, $v: $t) -> $t {
+            fn $name(&self, pa: Pa, $v: $t) -> Result<$t, Contended> {
+                self.tries(pa)?;
                 let $old = self.$load(pa);
                 self.$store(pa, $e);
-                $old
-            }
-        )*
-    };
-}
-
-macro_rules! exchanges {
-    ($($name:ident $load:ident $store:ident $t:ty;)*) => {
-        $(
-            fn $name(&self, pa: Pa, old: $t, new: $t) -> Result<$t, $t> {
-                let found = self.$load(pa);
-                if found != old {
-                    return Err(found);
-                }
-                self.$store(pa, new);
-                Ok(found)
+                Ok($old)
             }
         )*
     };
@@ -610,9 +621,13 @@ impl PhysMem for Machine {
         or64 load64 store64 u64, old v => old | v;
         and64 load64 store64 u64, old v => old & v;
     }
-    exchanges! {
-        cmpxchg16 load16 store16 u16;
-        cmpxchg32 load32 store32 u32;
+    fn cmpxchg32(&self, pa: Pa, old: u32, new: u32) -> Result<u32, Contended> {
+        self.tries(pa)?;
+        let found = self.load32(pa);
+        if found == old {
+            self.store32(pa, new);
+        }
+        Ok(found)
     }
     fn load64(&self, pa: Pa) -> u64 {
         u64::from_le_bytes(self.get(pa))

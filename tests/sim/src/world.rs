@@ -6,7 +6,7 @@ use guest_abi::{Gfn, Hypercall, HypercallNr, Lent};
 use hv_core::domain::{Death, Domain};
 use hv_core::frame::{Frame, Frames, NOBODY, Use};
 use hv_core::hypercall::Reply;
-use hv_core::hypervisor::{Hypervisor, MachineInfo, NewDomain};
+use hv_core::hypervisor::{Hypervisor, MachineInfo, NewDomain, Then};
 use hv_core::machine::{Meter, PhysMem, StartState, limit};
 use hv_core::p2m::Kind;
 use hv_core::types::{Access, CpuId, DomId, MAX_DOMAINS, Mfn, Pa, Slot, VcpuId, VcpuRef};
@@ -225,9 +225,18 @@ impl World {
         };
         let spent = self.m.spent();
         assert!(spent <= most, "hypercall {nr} {x:x?}: {spent} in one hold");
-        self.hv.borrow_mut().effects = Default::default();
+        self.carry_out();
         self.settle();
         reply
+    }
+
+    /// What comes after the lock. The machine goes on, whatever becomes of it.
+    fn carry_out(&self) {
+        let mut hv = self.hv.borrow_mut();
+        if hv.effects.take().then.get() == Some(Then::EndContended) {
+            hv.end_contended(&self.m);
+            hv.effects = Default::default();
+        }
     }
 
     /// After each step: pages that became free are poisoned, and no translation cache may hold

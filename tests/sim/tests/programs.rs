@@ -6,7 +6,7 @@
 use guest_abi::{Errno, Gfn, arch, calls::memory, memory::MapSpace};
 use hostile::{Op, PAGE, Rng, Scene, evil, layout};
 use hv_core::hypercall::Reply;
-use hv_core::machine::Meter;
+use hv_core::machine::{Meter, cost};
 use hv_core::room::fail_after;
 use hv_core::types::{Access, CpuId, VcpuId, VcpuRef};
 use hv_core::vgic::Region;
@@ -242,8 +242,10 @@ impl<'w> Stage<'w> {
 }
 
 /// Plays so many steps of the programs of a seed; where `fails`, the first or second allocation of every other step does.
-fn play(seed: u64, steps: u64, gic: u8, fails: bool) {
+/// Of each update of a single word, so many tries are `failing`.
+fn play(seed: u64, steps: u64, gic: u8, fails: bool, failing: u32) {
     let w = World::boot(gic);
+    w.m.failing.set(failing);
     // Tables of the control domain's window are made once and kept.
     let first = w.create(ATTACKER).unwrap();
     w.destroy(first.id);
@@ -331,7 +333,7 @@ fn played(gic: u8, fails: bool) {
     for seed in first..first + environment("PARAVANE_PROGRAM_SEEDS", 1) {
         eprintln!("seed {seed}, GICv{gic}");
         let steps = environment("PARAVANE_PROGRAM_STEPS", 4000);
-        play(seed, steps, gic, fails);
+        play(seed, steps, gic, fails, 0);
     }
 }
 
@@ -348,4 +350,12 @@ fn hostile_programs_on_gicv3() {
 #[test]
 fn xsa_316_318_hostile_programs_whose_allocations_fail() {
     played(3, true);
+}
+
+/// Every update of a word that is shared fails once, or as often as one may: no hold becomes longer than it may be.
+#[test]
+fn xsa_295_every_update_is_contended() {
+    for (failing, gic) in [(1, 3), (cost::TRIES - 1, 2), (cost::TRIES - 1, 3)] {
+        play(0x295, 3000, gic, false, failing);
+    }
 }

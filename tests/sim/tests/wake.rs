@@ -245,7 +245,7 @@ fn a_kick_for_the_cpu_that_decides_has_it_decide_again() {
             kick,
             look,
             resched,
-            power: None,
+            ..Effects::default()
         };
         assert_eq!(fx.concern(cpu), again);
         let _ = fx.take();

@@ -98,16 +98,16 @@ impl World {
                 return;
             };
             if on {
-                self.m.or32(word, MASKED);
+                self.m.or32(word, MASKED).unwrap();
             } else {
-                self.m.and32(word, !MASKED);
+                self.m.and32(word, !MASKED).unwrap();
             }
         } else {
             let mask = pa(slot, 0).add(SHARED_MASK + u64::from(port / 64 * 8));
             if on {
-                self.m.or64(mask, 1 << (port % 64));
+                self.m.or64(mask, 1 << (port % 64)).unwrap();
             } else {
-                self.m.and64(mask, !(1 << (port % 64)));
+                self.m.and64(mask, !(1 << (port % 64))).unwrap();
             }
         }
     }
@@ -119,7 +119,7 @@ impl World {
             let Some(info) = self.e.vcpu_info(at(slot, vcpu)) else {
                 continue;
             };
-            if self.m.swap8(info, 0) == 0 {
+            if self.m.swap8(info, 0).unwrap() == 0 {
                 continue;
             }
             if self.e.domains[usize::from(slot)].fifo {
@@ -132,11 +132,11 @@ impl World {
     }
 
     fn drain_2l(&mut self, slot: u8, info: Pa, got: &mut Vec<u32>) {
-        let sel = self.m.and64(info.add(INFO_SEL), 0);
+        let sel = self.m.and64(info.add(INFO_SEL), 0).unwrap();
         for n in (0..64).filter(|n| sel & (1 << n) != 0) {
             let pending = pa(slot, 0).add(SHARED_PENDING + n * 8);
             let mask = self.m.load64(pa(slot, 0).add(SHARED_MASK + n * 8));
-            let take = self.m.and64(pending, mask) & !mask;
+            let take = self.m.and64(pending, mask).unwrap() & !mask;
             got.extend(
                 (0..64)
                     .filter(|b| take & (1 << b) != 0)
@@ -150,7 +150,7 @@ impl World {
         else {
             return;
         };
-        let mut ready = self.m.and32(control, 0);
+        let mut ready = self.m.and32(control, 0).unwrap();
         while ready != 0 {
             let priority = ready.trailing_zeros();
             let head = self.heads.entry((slot, vcpu, priority)).or_default();
@@ -163,17 +163,17 @@ impl World {
             let word = self.e.domains[usize::from(slot)]
                 .word(port)
                 .expect("a link to nowhere");
-            let old = self.m.and32(word, !(LINKED | LINK));
+            let old = self.m.and32(word, !(LINKED | LINK)).unwrap();
             assert_ne!(old & LINKED, 0, "port {port} on a list twice");
             *head = old & LINK;
             if *head == 0 {
                 ready &= !(1 << priority);
             }
             if old & (PENDING | MASKED) == PENDING {
-                self.m.and32(word, !PENDING);
+                self.m.and32(word, !PENDING).unwrap();
                 got.push(port);
             }
-            ready |= self.m.and32(control, 0);
+            ready |= self.m.and32(control, 0).unwrap();
         }
     }
 
@@ -234,7 +234,10 @@ fn send_raises_the_other_end_once() {
         let (a, b) = w.pair(0, 1);
         w.e.bind_vcpu(Slot(1), b, 2).unwrap();
         let n = w.e.send(Slot(0), a, &w.m).unwrap();
-        assert_eq!((n.slot, n.upcalls, n.pollers, n.xen), (Slot(1), 4, 0, None));
+        assert_eq!(
+            (n.slot, n.upcalls, n.pollers, n.also),
+            (Slot(1), 4, 0, None)
+        );
         assert_eq!(n.upcall_vcpus().collect::<Vec<_>>(), [at(1, 2)]);
         assert!(w.e.upcall_pending(at(1, 2), &w.m));
         assert!(!w.e.upcall_pending(at(1, 0), &w.m));
@@ -278,7 +281,7 @@ fn send_is_answered_as_by_xen() {
         for bad in [0, 60, 64, 4096, u32::MAX] {
             assert_eq!(w.e.send(Slot(0), Port(bad), &w.m), Err(Errno::EINVAL));
         }
-        w.e.close(Slot(0), a, &w.m).unwrap();
+        let _ = w.e.close(Slot(0), a, &w.m).unwrap();
         assert_eq!(w.e.send(Slot(0), a, &w.m), Err(Errno::EINVAL));
         assert!(w.e.send(Slot(9), a, &w.m).is_err());
     });
@@ -309,7 +312,7 @@ fn binding_is_for_the_named_domain() {
         let again = w.e.bind_interdomain(Slot(1), Slot(0), p, &w.m);
         assert_eq!(again, Err(Errno::EINVAL));
         // Closing gives the other end back to the one that closed.
-        w.e.close(Slot(1), q, &w.m).unwrap();
+        let _ = w.e.close(Slot(1), q, &w.m).unwrap();
         assert_eq!(st(&w, 0, p), Ok(Binding::Unbound(domid(1))));
         assert_eq!(st(&w, 1, q), Ok(Binding::Closed));
         assert_eq!(w.e.close(Slot(1), q, &w.m), Err(Errno::EINVAL));
@@ -325,7 +328,7 @@ fn a_domain_may_be_its_own_peer() {
         w.drain(0);
         assert_eq!(w.e.send(Slot(0), a, &w.m).unwrap().upcalls, 1);
         assert_eq!(w.drain(0), [b.0]);
-        w.e.close(Slot(0), b, &w.m).unwrap();
+        let _ = w.e.close(Slot(0), b, &w.m).unwrap();
         assert_eq!(
             w.e.status(Slot(0), a).unwrap().binding,
             Binding::Unbound(domid(0))
@@ -363,8 +366,8 @@ fn virqs_are_bound_as_by_xen() {
         assert!(w.e.send_virq(at(9, 0), 0, &w.m).is_none());
         assert!(w.e.send_virq(at(0, 0), 99, &w.m).is_none());
         // Moved or not, closing unbinds.
-        w.e.close(s, console, &w.m).unwrap();
-        w.e.close(s, timer[1], &w.m).unwrap();
+        let _ = w.e.close(s, console, &w.m).unwrap();
+        let _ = w.e.close(s, timer[1], &w.m).unwrap();
         assert!(w.e.send_global_virq(s, 2, &w.m).is_none());
         assert!(w.e.send_virq(at(0, 1), 0, &w.m).is_none());
         w.e.bind_virq(s, 2, 0, &w.m).unwrap();
@@ -410,8 +413,8 @@ fn the_hypervisors_ports_are_not_the_guests() {
         let before = w.bytes(1);
         let n = w.e.send(Slot(0), q, &w.m).unwrap();
         assert_eq!(
-            (n.slot, n.upcalls, n.xen),
-            (Slot(1), 0, Some(Consumer::Vpl011))
+            (n.slot, n.upcalls, n.also),
+            (Slot(1), 0, Some(Also::Consumer(Consumer::Vpl011)))
         );
         assert_eq!(before, w.bytes(1));
         assert_eq!(w.e.notify_xen(Slot(1), p, &w.m).upcalls, 1);
@@ -423,7 +426,7 @@ fn the_hypervisors_ports_are_not_the_guests() {
         w.reset(1);
         assert_eq!(w.e.ports_in_use(Slot(1)), 1);
         assert_eq!(w.e.notify_xen(Slot(1), p, &w.m).upcalls, 1);
-        w.e.close_xen(Slot(1), p, &w.m).unwrap();
+        let _ = w.e.close_xen(Slot(1), p, &w.m).unwrap();
         assert_eq!(w.e.ports_in_use(Slot(1)), 0);
         assert_eq!(
             w.e.status(Slot(0), q).unwrap().binding,
@@ -442,8 +445,8 @@ fn ports_run_out_at_the_limit_and_are_lowest_first() {
     }
     assert_eq!(w.e.alloc_unbound(s, domid(0), &w.m), Err(Errno::ENOSPC));
     assert_eq!(w.e.ports_in_use(s), 100);
-    w.e.close(s, Port(70), &w.m).unwrap();
-    w.e.close(s, Port(7), &w.m).unwrap();
+    let _ = w.e.close(s, Port(70), &w.m).unwrap();
+    let _ = w.e.close(s, Port(7), &w.m).unwrap();
     assert_eq!(w.e.bind_ipi(s, 0, &w.m), Ok(Port(7)));
     assert_eq!(w.e.bind_ipi(s, 0, &w.m), Ok(Port(70)));
     assert_eq!(w.e.bind_ipi(s, 0, &w.m), Err(Errno::ENOSPC));
@@ -605,7 +608,7 @@ fn fifo_takes_over_what_was_pending() {
     // Also while the words are missing.
     let _ = w.e.send(Slot(0), pairs[1].0, &w.m).unwrap();
     let _ = w.e.send(Slot(0), pairs[2].0, &w.m).unwrap();
-    w.e.close(Slot(1), pairs[2].1, &w.m).unwrap();
+    let _ = w.e.close(Slot(1), pairs[2].1, &w.m).unwrap();
     assert!(w.drain(1).is_empty());
     let mut got = vec![];
     for k in [3, 4] {
@@ -642,10 +645,10 @@ fn the_search_for_a_closed_port_is_bounded() {
     // The guest keeps all of them on lists, and closes all but the first half.
     for p in &all {
         let word = w.word(1, p.0).unwrap();
-        w.m.or32(word, LINKED);
+        w.m.or32(word, LINKED).unwrap();
     }
     for p in &all[4096..] {
-        w.e.close(Slot(1), *p, &w.m).unwrap();
+        let _ = w.e.close(Slot(1), *p, &w.m).unwrap();
     }
     let mut calls = 0;
     let end = loop {
@@ -661,7 +664,7 @@ fn the_search_for_a_closed_port_is_bounded() {
     assert!(calls > 10 && calls < 40, "{calls} calls");
     // One is taken off its list: the search, which begins anew, comes to it.
     let freed = all[8000];
-    w.m.and32(w.word(1, freed.0).unwrap(), !LINKED);
+    w.m.and32(w.word(1, freed.0).unwrap(), !LINKED).unwrap();
     let found = loop {
         match w.e.alloc_unbound(Slot(1), DomId(0), &w.m) {
             Err(Errno::ERESTART) => {}
@@ -714,7 +717,7 @@ fn fifo_port_is_not_reused_while_on_a_list() {
     w.fifo(1, 1);
     let (a, b) = w.pair(0, 1);
     let _ = w.e.send(Slot(0), a, &w.m).unwrap();
-    w.e.close(Slot(1), b, &w.m).unwrap();
+    let _ = w.e.close(Slot(1), b, &w.m).unwrap();
     let next = w.e.bind_ipi(Slot(1), 0, &w.m).unwrap();
     assert_ne!(next, b);
     assert!(w.drain(1).is_empty(), "a closed port's event");
@@ -870,11 +873,11 @@ fn xsa_342_a_2l_port_beyond_4096_touches_nothing() {
     w.e.set_shared_info(s, Some(pa(2, 0))).unwrap();
     let before = w.bytes(2);
     assert_eq!(
-        w.e.send(Slot(1), q, &w.m).unwrap().xen,
-        Some(Consumer::Vpl011)
+        w.e.send(Slot(1), q, &w.m).unwrap().also,
+        Some(Also::Consumer(Consumer::Vpl011))
     );
     assert!(w.e.unmask(s, p, &w.m).unwrap().is_none());
-    w.e.close_xen(s, p, &w.m).unwrap();
+    let _ = w.e.close_xen(s, p, &w.m).unwrap();
     assert_eq!(before, w.bytes(2));
 }
 
@@ -895,7 +898,7 @@ fn xsa_496_a_failed_bind_changes_nothing() {
     assert_eq!(w.e.send_global_virq(Slot(0), 2, &w.m).upcalls, 1);
     assert_eq!(w.drain(0), [console.0]);
     // With a port free again, it can be bound.
-    w.e.close(Slot(1), Port(3), &w.m).unwrap();
+    let _ = w.e.close(Slot(1), Port(3), &w.m).unwrap();
     assert_eq!(w.e.bind_virq(Slot(1), 2, 0, &w.m), Ok(Port(3)));
 }
 
@@ -919,7 +922,7 @@ impl Meter for Hostile<'_> {
 }
 
 impl PhysMem for Hostile<'_> {
-    fn cmpxchg32(&self, pa: Pa, old: u32, new: u32) -> Result<u32, u32> {
+    fn cmpxchg32(&self, pa: Pa, old: u32, new: u32) -> Result<u32, Contended> {
         if pa == self.word {
             self.tries.set(self.tries.get() + 1);
             self.m.store32(pa, old ^ MASKED | LINKED);
@@ -932,7 +935,7 @@ impl PhysMem for Hostile<'_> {
     fn store8(&self, pa: Pa, v: u8) {
         self.m.store8(pa, v);
     }
-    fn swap8(&self, pa: Pa, v: u8) -> u8 {
+    fn swap8(&self, pa: Pa, v: u8) -> Result<u8, Contended> {
         self.m.swap8(pa, v)
     }
     fn load16(&self, pa: Pa) -> u16 {
@@ -941,19 +944,16 @@ impl PhysMem for Hostile<'_> {
     fn store16(&self, pa: Pa, v: u16) {
         self.m.store16(pa, v);
     }
-    fn cmpxchg16(&self, pa: Pa, old: u16, new: u16) -> Result<u16, u16> {
-        self.m.cmpxchg16(pa, old, new)
-    }
     fn load32(&self, pa: Pa) -> u32 {
         self.m.load32(pa)
     }
     fn store32(&self, pa: Pa, v: u32) {
         self.m.store32(pa, v);
     }
-    fn or32(&self, pa: Pa, bits: u32) -> u32 {
+    fn or32(&self, pa: Pa, bits: u32) -> Result<u32, Contended> {
         self.m.or32(pa, bits)
     }
-    fn and32(&self, pa: Pa, bits: u32) -> u32 {
+    fn and32(&self, pa: Pa, bits: u32) -> Result<u32, Contended> {
         self.m.and32(pa, bits)
     }
     fn load64(&self, pa: Pa) -> u64 {
@@ -962,10 +962,10 @@ impl PhysMem for Hostile<'_> {
     fn store64(&self, pa: Pa, v: u64) {
         self.m.store64(pa, v);
     }
-    fn or64(&self, pa: Pa, bits: u64) -> u64 {
+    fn or64(&self, pa: Pa, bits: u64) -> Result<u64, Contended> {
         self.m.or64(pa, bits)
     }
-    fn and64(&self, pa: Pa, bits: u64) -> u64 {
+    fn and64(&self, pa: Pa, bits: u64) -> Result<u64, Contended> {
         self.m.and64(pa, bits)
     }
     fn read(&self, pa: Pa, buf: &mut [u8]) {
@@ -1191,7 +1191,7 @@ impl Checked {
                 let Some((d, p)) = self.pick(n) else {
                     return touched;
                 };
-                self.w.e.close(Slot(d), Port(p), &self.w.m).unwrap();
+                let _ = self.w.e.close(Slot(d), Port(p), &self.w.m).unwrap();
                 touched[usize::from(d)] = true;
                 self.closed(d, p);
             }

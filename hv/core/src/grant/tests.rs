@@ -44,24 +44,23 @@ impl PhysMem for Mem {
     forward! {
         load8(pa: Pa) -> u8;
         store8(pa: Pa, v: u8);
-        swap8(pa: Pa, v: u8) -> u8;
+        swap8(pa: Pa, v: u8) -> Result<u8, Contended>;
         load16(pa: Pa) -> u16;
         store16(pa: Pa, v: u16);
-        cmpxchg16(pa: Pa, old: u16, new: u16) -> Result<u16, u16>;
         load32(pa: Pa) -> u32;
         store32(pa: Pa, v: u32);
-        or32(pa: Pa, bits: u32) -> u32;
-        and32(pa: Pa, bits: u32) -> u32;
+        or32(pa: Pa, bits: u32) -> Result<u32, Contended>;
+        and32(pa: Pa, bits: u32) -> Result<u32, Contended>;
         load64(pa: Pa) -> u64;
         store64(pa: Pa, v: u64);
-        or64(pa: Pa, bits: u64) -> u64;
-        and64(pa: Pa, bits: u64) -> u64;
+        or64(pa: Pa, bits: u64) -> Result<u64, Contended>;
+        and64(pa: Pa, bits: u64) -> Result<u64, Contended>;
         read(pa: Pa, buf: &mut [u8]);
         write(pa: Pa, buf: &[u8]);
         copy(dst: Pa, src: Pa, len: usize);
         zero_page(mfn: Mfn);
     }
-    fn cmpxchg32(&self, pa: Pa, old: u32, new: u32) -> Result<u32, u32> {
+    fn cmpxchg32(&self, pa: Pa, old: u32, new: u32) -> Result<u32, Contended> {
         if self.hostile.get() > 0 {
             self.hostile.set(self.hostile.get() - 1);
             self.ram.store32(pa, self.ram.load32(pa) ^ 0x8000);
@@ -86,6 +85,7 @@ struct Host {
     p2m: BTreeMap<(Slot, u64), Entry>,
     readonly: Option<(Slot, u64)>,
     fail_map: bool,
+    contended: Cell<Option<Slot>>,
     alive: [bool; 3],
 }
 
@@ -103,6 +103,7 @@ impl Host {
             p2m: BTreeMap::new(),
             readonly: None,
             fail_map: false,
+            contended: Cell::new(None),
             alive: [false; 3],
         }
     }
@@ -212,6 +213,9 @@ impl PageHost for Host {
         self.mem.zero_page(m);
         self.own[Self::i(m)] = true;
         Ok(m)
+    }
+    fn contended(&self, slot: Slot) {
+        self.contended.set(Some(slot));
     }
     fn owns(&self, slot: Slot, mfn: Mfn) -> bool {
         let i = mfn.0.checked_sub(BASE >> 12).map(|i| i as usize);

@@ -102,7 +102,8 @@ impl<M: Machine> Call<'_, M> {
             }
             EventOp::Close => {
                 let o: EvtchnClose = self.guest().get(arg)?;
-                self.hv.events.close(slot, o.port, m)?;
+                let n = self.hv.events.close(slot, o.port, m)?;
+                self.hv.notify(n, m.now());
             }
             EventOp::Unmask => {
                 let o: EvtchnUnmask = self.guest().get(arg)?;
@@ -145,6 +146,10 @@ impl<M: Machine> Call<'_, M> {
                     .reset(target, resuming, ports, m, |p| frames.put(p))?
                 {
                     Progress::Done => {}
+                    Progress::Contended => {
+                        self.hv.contended(target);
+                        return Err(Errno::EAGAIN);
+                    }
                     Progress::More => {
                         a[0] = RESET_GOES_ON;
                         return Ok(Reply::Again);
