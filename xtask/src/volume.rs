@@ -26,6 +26,9 @@ const SLACK: u64 = 256 * MIB;
 /// A volume's least size (FAT32 needs 65525 clusters); the image file is sparse.
 const LEAST: u64 = 1024 * MIB;
 const COPY_BLOCK: usize = 1 << 20;
+/// Where the prompt keeps the lines that a person entered, and its size: dom0 writes into files, but makes none.
+const HISTORY: &str = "vane.his";
+const HISTORY_SIZE: usize = 8 << 10;
 
 /// The volume in one folder of the cache: `volume.img` and what is known of it.
 pub struct Volume {
@@ -177,6 +180,7 @@ impl Volume {
                 copy_in(&fs, name, entry)?;
             }
         }
+        make_history(&fs)?;
         fs.unmount()?;
         Ok(())
     }
@@ -261,7 +265,17 @@ fn create(path: &Path, wanted: &Manifest) -> Result<()> {
     for (name, entry) in wanted {
         copy_in(&fs, name, entry)?;
     }
+    make_history(&fs)?;
     fs.unmount().context("cannot end writing the volume")
+}
+
+/// Makes the prompt's file, if it is not there.
+fn make_history(fs: &FileSystem<Partition>) -> Result<()> {
+    if fs.root_dir().open_file(HISTORY).is_err() {
+        let mut file = fs.root_dir().create_file(HISTORY)?;
+        file.write_all(&[0; HISTORY_SIZE])?;
+    }
+    Ok(())
 }
 
 fn open(path: &Path, write: bool) -> Result<FileSystem<Partition>> {

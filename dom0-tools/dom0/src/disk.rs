@@ -473,6 +473,20 @@ impl File {
         Ok(all)
     }
 
+    /// Writes bytes from a sector on, at most [`TRANSFER`]; the last sector is filled with zeros.
+    pub async fn write_sectors(&self, sector: u64, bytes: &[u8]) -> Result<(), Errno> {
+        let mut rest = bytes;
+        for run in self.runs(sector, bytes.len().div_ceil(SECTOR) as u64)? {
+            let len = run.sectors as usize * SECTOR;
+            let mut part = Buffer::new(len).ok_or(Errno::ENOMEM)?;
+            let (now, later) = rest.split_at(len.min(rest.len()));
+            part[..now.len()].copy_from_slice(now);
+            rest = later;
+            self.disk.request(Op::Write, run.lba, Data::Own(part)).await.1?;
+        }
+        Ok(())
+    }
+
     /// Reads up to `out.len()` bytes from a byte offset on; fewer at the end of the file.
     pub async fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<usize, Errno> {
         let len = (out.len() as u64).min(self.size().saturating_sub(offset)) as usize;

@@ -6,21 +6,27 @@ use crate::rt::Rt;
 use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::rc::Rc;
-use core::cell::RefCell;
-use el1::{gic, hvc, print};
+use core::cell::{Cell, RefCell};
+use el1::{gic, hvc, print, time};
 use guest_abi::calls;
 use guest_abi::xen::Virq;
+use toolstack::terminal::{ASK, Answers, Size};
 
 /// Ctrl-C.
 const INTERRUPT: u8 = 3;
 /// Typed bytes that are kept for whoever reads them next.
 const TYPED: usize = 64 << 10;
+/// A terminal that has not told its size by then will not, in nanoseconds.
+const ANSWER_NS: u64 = 2_000_000_000;
 
 /// The terminal.
 #[derive(Default)]
 pub struct Terminal {
     typed: RefCell<VecDeque<u8>>,
     arrived: Notify,
+    answers: RefCell<Answers>,
+    asked_ns: Cell<u64>,
+    size: Cell<Option<Size>>,
 }
 
 impl Terminal {
@@ -59,7 +65,32 @@ impl Terminal {
         terminal
     }
 
+    /// Asks the terminal how large it is. A pipe is asked once.
+    pub fn ask_size(&self) {
+        if self.asked_ns.get() != 0 && self.size.get().is_none() {
+            return;
+        }
+        self.asked_ns.set(time::now_ns().max(1));
+        self.answers.borrow_mut().asked();
+        self.write_raw(ASK.as_bytes());
+    }
+
+    /// The terminal's size, if it told.
+    pub fn size(&self) -> Option<Size> {
+        self.size.get()
+    }
+
     fn type_byte(&self, byte: u8) {
+        let mut answers = self.answers.borrow_mut();
+        if answers.waiting() && time::now_ns() - self.asked_ns.get() > ANSWER_NS {
+            answers.give_up().into_iter().for_each(|b| self.keep(b));
+        }
+        if let Some(size) = answers.input(byte, |b| self.keep(b)) {
+            self.size.set(Some(size));
+        }
+    }
+
+    fn keep(&self, byte: u8) {
         let mut typed = self.typed.borrow_mut();
         if typed.len() < TYPED {
             typed.push_back(byte);

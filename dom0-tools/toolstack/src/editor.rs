@@ -61,6 +61,18 @@ pub struct Editor {
     utf8: Vec<u8>,
     after_cr: bool,
     after_tab: bool,
+    search: Option<Search>,
+}
+
+/// A search of the history that is under way (Ctrl-R).
+struct Search {
+    /// The prompt that it took the place of.
+    prompt: String,
+    /// The line as it was before.
+    before: Vec<char>,
+    pattern: Vec<char>,
+    /// The line of the history that is shown.
+    found: Option<usize>,
 }
 
 impl Editor {
@@ -82,12 +94,22 @@ impl Editor {
             utf8: Vec::new(),
             after_cr: false,
             after_tab: false,
+            search: None,
         }
     }
 
-    /// The terminal's width in columns; 80 until it is told.
+    /// The terminal's width in columns; 80 until it is told. A line that is shown is taken to have been broken anew.
     pub fn set_width(&mut self, columns: u16) {
         self.width = usize::from(columns).max(10);
+        self.row = self.place(self.cursor).0;
+    }
+
+    /// Remembers lines of before, the oldest first.
+    pub fn remember<'a>(&mut self, lines: impl IntoIterator<Item = &'a str>) {
+        for line in lines {
+            let line: String = line.chars().filter(|c| !c.is_control()).collect();
+            self.push_history(line);
+        }
     }
 
     /// Shows the prompt, and what has been typed of a line; the terminal's cursor is at the start of
@@ -126,6 +148,9 @@ impl Editor {
             self.multibyte(byte);
             return Event::None;
         }
+        if self.search.is_some() && self.searched(byte) {
+            return Event::None;
+        }
         match byte {
             b'\n' if after_cr => {}
             b'\r' | b'\n' => {
@@ -161,6 +186,7 @@ impl Editor {
             }
             0x0e => self.recall(false),
             0x10 => self.recall(true),
+            0x12 => self.begin_search(),
             0x15 => self.kill(0, self.cursor),
             0x17 => self.kill(self.word_back(), self.cursor),
             0x19 => {
@@ -243,14 +269,96 @@ impl Editor {
         self.move_to(self.line.len());
         self.output.push_str("\r\n");
         let line: String = self.line.iter().collect();
+        self.push_history(line.clone());
+        self.clear();
+        line
+    }
+
+    fn push_history(&mut self, line: String) {
         if !line.trim().is_empty() && self.history.back() != Some(&line) {
             if self.history.len() == MAX_HISTORY {
                 self.history.pop_front();
             }
-            self.history.push_back(line.clone());
+            self.history.push_back(line);
         }
-        self.clear();
-        line
+    }
+
+    fn begin_search(&mut self) {
+        self.search = Some(Search {
+            prompt: core::mem::take(&mut self.prompt),
+            before: self.line.clone(),
+            pattern: Vec::new(),
+            found: None,
+        });
+        self.show_search(false);
+    }
+
+    /// Ends a search; the line that it found stays, or the one of before is there again.
+    fn end_search(&mut self, keep: bool) {
+        if let Some(search) = self.search.take() {
+            self.prompt = search.prompt;
+            self.recall = None;
+            if !keep || search.found.is_none() {
+                self.line = search.before;
+            }
+            self.cursor = self.line.len();
+            self.redraw();
+        }
+    }
+
+    /// A key while the history is searched; whether it was for the search. Any other ends it, and does what it does.
+    fn searched(&mut self, byte: u8) -> bool {
+        match byte {
+            0x12 => self.show_search(true),
+            0x07 => self.end_search(false),
+            0x08 | 0x7f => {
+                if let Some(search) = &mut self.search {
+                    search.pattern.pop();
+                    search.found = None;
+                }
+                self.show_search(false);
+            }
+            0x20..=0x7e => {
+                if let Some(search) = &mut self.search {
+                    search.pattern.push(char::from(byte));
+                }
+                self.show_search(false);
+            }
+            _ => {
+                self.end_search(byte != 0x03);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Shows the newest line that has the pattern in it, from the one that is shown on, or an older one.
+    fn show_search(&mut self, older: bool) {
+        let Some(search) = &mut self.search else {
+            return;
+        };
+        let pattern: String = search.pattern.iter().collect();
+        let upto = match (search.found, older) {
+            (Some(at), true) => at,
+            (Some(at), false) => at + 1,
+            (None, _) => self.history.len(),
+        };
+        let lines = self.history.iter().take(upto);
+        let found = match pattern.is_empty() {
+            true => None,
+            false => lines.enumerate().filter(|(_, l)| l.contains(&pattern)).last(),
+        };
+        match found {
+            Some((at, line)) => {
+                search.found = Some(at);
+                self.line = line.chars().collect();
+            }
+            None if pattern.is_empty() => self.line = search.before.clone(),
+            None => self.output.push('\x07'),
+        }
+        self.prompt = format!("search \"{pattern}\": ");
+        self.cursor = self.line.len();
+        self.redraw();
     }
 
     fn clear(&mut self) {
@@ -274,6 +382,7 @@ impl Editor {
                 let c = text.chars().next();
                 self.utf8.clear();
                 if let Some(c) = c.filter(|c| !c.is_control()) {
+                    self.end_search(true);
                     self.insert(c);
                 }
             }

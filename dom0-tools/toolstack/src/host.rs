@@ -16,6 +16,7 @@ use core::net::IpAddr;
 
 pub use crate::config::{Mac, Rate};
 pub use crate::extents::Extents;
+pub use crate::terminal::Size;
 pub use guest_abi::{DomId, Errno, Gfn, Port};
 
 /// The interrupt controller that a guest sees.
@@ -582,6 +583,18 @@ pub trait Output {
     async fn flush(&mut self);
     /// Waits until the person wants the command to end (Ctrl-C). Pending for ever if nobody can.
     async fn interrupted(&mut self);
+    /// The next byte that the person types. Pending for ever if there is nobody.
+    async fn key(&mut self) -> u8 {
+        core::future::pending().await
+    }
+    /// The terminal's size, if it is known.
+    fn size(&self) -> Option<Size> {
+        None
+    }
+    /// The lines that were entered, the oldest first.
+    fn history(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// A buffer, for tests and for one-shot commands.

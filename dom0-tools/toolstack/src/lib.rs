@@ -29,4 +29,5 @@ mod fake;
 pub mod host;
 pub mod life;
 mod race;
+pub mod terminal;
 mod text;

@@ -278,3 +278,58 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn the_history_is_searched() {
+    let mut e = editor();
+    e.remember(["create linux", "list\x07", "create shell", "", "info"]);
+    assert_eq!(
+        e.history().collect::<Vec<_>>(),
+        ["create linux", "list", "create shell", "info"]
+    );
+    for (keys, line) in [
+        // The newest that has it, an older one, and a longer pattern from there.
+        ("\x12crea\r", "create shell"),
+        ("\x12crea\x12\r", "create linux"),
+        ("\x12cre\x12ate l\r", "create linux"),
+        // A key that goes elsewhere leaves what was found, to be changed.
+        ("\x12lis\x1b[D\x1b[C -l\r", "list -l"),
+        ("x\x12info\x07y\r", "xy"),
+        ("x\x12zz\r", "x"),
+        ("\x12infox\x7f\x7f\x7f\x7f\x7fli\r", "list"),
+        ("\x12info\x03list\r", "list"),
+    ] {
+        let mut e = editor();
+        e.remember(["create linux", "list", "create shell", "info"]);
+        let got = feed(&mut e, keys);
+        assert_eq!(got, [line], "{keys:?}");
+    }
+}
+
+#[test]
+fn a_search_is_shown_and_taken_away() {
+    let mut e = editor();
+    e.set_width(20);
+    e.remember(["block-attach linux /guests/a.img"]);
+    let mut screen = Screen::new(20);
+    feed(&mut e, "\x12atta");
+    screen.show(&e.take_output());
+    assert_eq!(screen.text(), "search \"atta\": block-attach linux /guests/a.img");
+    feed(&mut e, "\x07ab");
+    screen.show(&e.take_output());
+    assert_eq!(screen.text(), "> ab");
+}
+
+#[test]
+fn a_line_is_edited_at_the_width_that_the_terminal_tells() {
+    let mut e = editor();
+    let mut screen = Screen::new(30);
+    let line = "create /guests/linux.cfg memory=512 vcpus=2";
+    screen.show(&e.take_output());
+    // It tells after the prompt was shown.
+    e.set_width(30);
+    feed(&mut e, line);
+    feed(&mut e, "\x01\x1b[C\x7fC\x05\x7f3");
+    screen.show(&e.take_output());
+    assert_eq!(screen.text(), "> Create /guests/linux.cfg memory=512 vcpus=3");
+}
