@@ -72,15 +72,20 @@ impl Kernel {
     /// The package and version that [`Kernel::folder`] comes from; `None` when it is not complete, or lacks a module
     /// that is wanted by now.
     pub fn package(&self, project: &Project) -> Option<String> {
-        let text = fs::read_to_string(self.folder(project).join("package")).ok()?;
+        let text = fs::read_to_string(self.mark(project)).ok()?;
         let (package, modules) = text.split_once('\n')?;
         (modules == module_sets()).then(|| package.to_owned())
+    }
+
+    /// The file that says that [`Kernel::folder`] is complete.
+    pub fn mark(&self, project: &Project) -> PathBuf {
+        self.folder(project).join("package")
     }
 
     /// Marks [`Kernel::folder`] as complete, from that package.
     pub fn set_package(&self, project: &Project, package: &str) -> Result<()> {
         write_atomic(
-            &self.folder(project).join("package"),
+            &self.mark(project),
             format!("{package}\n{}", module_sets()).as_bytes(),
         )
     }
@@ -136,7 +141,7 @@ pub fn complete(project: &Project) -> bool {
                 dir.join(format!("{}-disk.img", kernel.guest)),
             ]
             .iter()
-            .all(|file| file.is_file())
+            .all(|file| fs::metadata(file).is_ok_and(|meta| meta.is_file() && meta.len() > 0))
     }) && RUST_DISKS
         .iter()
         .all(|guest| dir.join(format!("{guest}-disk.img")).is_file())

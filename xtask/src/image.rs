@@ -13,7 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::apt::Apt;
 use crate::build::{self, Built};
-use crate::machine::{BOARDS, Board, parse_board};
+use crate::machine::{BOARDS, Board, parse_board, warn_of_words};
 use crate::process::finish;
 use crate::project::{Project, temporary_beside};
 use crate::setup;
@@ -112,6 +112,7 @@ pub fn main(project: &Project, args: &Args) -> Result<ExitCode> {
     fs::copy(&built.dom0, root.join(DOM0))?;
     fs::copy(built.packages.join(tree), root.join(tree))?;
     fs::write(root.join("config.txt"), config(tree))?;
+    warn_of_words(&args.append);
     fs::write(
         root.join(COMMAND_LINE),
         format!("{}\n", args.append.join(" ")),

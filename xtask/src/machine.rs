@@ -437,9 +437,84 @@ pub fn parse_board(text: &str) -> Result<&'static Board, String> {
         })
 }
 
+/// The words of the command line, and what is taken of their values; `None`: anything.
+const WORDS: &[(&str, Option<&[&str]>)] = &[
+    ("dom0_mem", None),
+    ("dom0_ip", None),
+    ("exec", None),
+    ("panic", Some(&["reboot", "now", "overflow"])),
+];
+
+/// Says which words of `--append` nobody knows.
+pub fn warn_of_words(append: &[String]) {
+    for word in append.iter().flat_map(|words| words.split_whitespace()) {
+        if let Some(what) = unknown_word(word) {
+            eprintln!("warning: --append: {what}");
+        }
+    }
+}
+
+/// What is wrong with a word.
+fn unknown_word(word: &str) -> Option<String> {
+    let (name, value) = word.split_once('=').unwrap_or((word, ""));
+    let known = || {
+        let names: Vec<&str> = WORDS.iter().map(|(name, _)| *name).collect();
+        format!(
+            "\"{word}\" is a word that nobody knows; there are {}",
+            names.join("=, ") + "="
+        )
+    };
+    let Some((_, values)) = WORDS.iter().find(|(known, _)| *known == name) else {
+        return Some(known());
+    };
+    match values {
+        Some(values) if !values.contains(&value) => Some(format!(
+            "\"{word}\" has no effect; {name} is {}",
+            values.join(" or ")
+        )),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_that_nobody_knows_are_named() {
+        for known in ["dom0_mem=64M", "dom0_ip=off", "panic=now", "exec=YQ"] {
+            assert_eq!(unknown_word(known), None, "{known}");
+        }
+        assert!(
+            unknown_word("dom0_men=64M")
+                .unwrap()
+                .contains("dom0_mem=, dom0_ip=, ")
+        );
+        assert!(
+            unknown_word("panic=later")
+                .unwrap()
+                .contains("reboot or now")
+        );
+        // Whatever the hypervisor and dom0 look for is known here.
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+            .parent()
+            .unwrap();
+        let looked_for =
+            regex::Regex::new(r#"bootargs, "(\w+)"|bootargs\s*\.contains\("(\w+)="#).unwrap();
+        let mut found = 0;
+        for file in ["hv/aarch64/src/boot.rs", "dom0-tools/dom0/src/boot.rs"] {
+            let text = std::fs::read_to_string(root.join(file)).unwrap();
+            for word in looked_for.captures_iter(&text) {
+                let name = word.get(1).or(word.get(2)).unwrap().as_str();
+                assert!(
+                    WORDS.iter().any(|(known, _)| *known == name),
+                    "{file}: {name}"
+                );
+                found += 1;
+            }
+        }
+        assert!(found >= WORDS.len(), "{found}");
+    }
 
     #[test]
     fn option_values() {

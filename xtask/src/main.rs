@@ -37,6 +37,7 @@ mod scenarios;
 mod session;
 mod setup;
 mod spans;
+mod sums;
 mod symbols;
 mod test;
 mod toolchain;
@@ -105,8 +106,31 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            let text = format!("{error:#}");
+            eprintln!("error: {}", full_disk(&text).unwrap_or(text));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// One line, where a full disk is what was wrong: the pages that a compiler or a packager print then tell no more.
+fn full_disk(error: &str) -> Option<String> {
+    let line = error
+        .lines()
+        .find(|line| line.contains("No space left on device"))?;
+    Some(format!(
+        "the disk is full ({}); free some room, then run this again: it goes on where it was",
+        line.trim()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_full_disk_is_said_in_one_line() {
+        let long = "dpkg-deb: failed\n  tar: ./boot: Cannot write: No space left on device\nmore";
+        let said = super::full_disk(long).unwrap();
+        assert!(said.starts_with("the disk is full (tar: ./boot") && !said.contains('\n'));
+        assert_eq!(super::full_disk("something else"), None);
     }
 }

@@ -3,6 +3,7 @@
 
 use std::env;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
@@ -29,6 +30,7 @@ impl Project {
             .to_path_buf();
         let cache = env::var_os("PARAVANE_CACHE").map_or_else(|| root.join("cache"), PathBuf::from);
         fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
+        writable(&cache)?;
         let cache = cache
             .canonicalize()
             .with_context(|| format!("cannot use {}", cache.display()))?;
@@ -51,6 +53,24 @@ impl Project {
     pub fn show<'a>(&self, path: &'a Path) -> std::path::Display<'a> {
         path.strip_prefix(&self.root).unwrap_or(path).display()
     }
+}
+
+/// Fails, in one line, where the folder cannot be written: the checkout is somebody else's then.
+fn writable(cache: &Path) -> Result<()> {
+    if rustix::fs::access(
+        cache,
+        rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK,
+    )
+    .is_ok()
+    {
+        return Ok(());
+    }
+    let owner = fs::metadata(cache)?.uid();
+    anyhow::bail!(
+        "{} belongs to the user with number {owner}, and you cannot write there: make a checkout of your own, or set \
+         PARAVANE_CACHE and CARGO_TARGET_DIR to folders of yours",
+        cache.display()
+    )
 }
 
 /// What tells whether a file changed without reading it: size in bytes and modification time in nanoseconds.

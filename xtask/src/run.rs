@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask run`: set up, build, and leave the person (or the script) at the `vane>` prompt.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
@@ -18,7 +18,7 @@ use crate::build;
 use crate::debian::{self, Debian};
 use crate::image;
 use crate::machine::{
-    BOARDS, Board, Disk, Machine, parse_board, parse_disk, parse_memory, parse_model,
+    BOARDS, Board, Disk, Machine, parse_board, parse_disk, parse_memory, parse_model, warn_of_words,
 };
 use crate::net::{Choice, parse_net};
 use crate::project::Project;
@@ -127,6 +127,7 @@ pub fn main(project: &Project, args: &Args) -> Result<ExitCode> {
         "{} has no place for the disk of --demo",
         args.board.name
     );
+    warn_of_words(&machine.append);
     setup::ensure(project, args.board)?;
     if let Some(image) = &args.image {
         return run_card(project, args, machine, image);
@@ -234,12 +235,30 @@ fn base64url(bytes: &[u8]) -> String {
     out
 }
 
-/// This terminal is the machine's, until the machine powers off.
+/// What is typed where standard input ends: leaves a guest's console, ends a line that was begun, and ends the machine once
+/// what was typed before is done.
+const END_OF_INPUT: &[u8] = b"\x1d\rpoweroff\r";
+
+/// This terminal is the machine's, until the machine powers off. So is a pipe, until that or its end.
 fn interactive(qemu: &mut Command, timeout: Option<Duration>) -> Result<ExitCode> {
     let _terminal = Terminal::save();
-    let running = Running::start(qemu)?;
+    let person = std::io::stdin().is_terminal();
+    if !person {
+        qemu.stdin(Stdio::piped());
+    }
+    let mut running = Running::start(qemu)?;
+    if let Some(input) = running.input.take() {
+        thread::spawn(move || type_all(std::io::stdin(), input));
+    }
     let (status, timed_out) = running.wait(timeout)?;
     Ok(exit_code(status, timed_out, true))
+}
+
+/// Types what comes, and in the end what ends the machine. A machine that ends before is no error here.
+fn type_all(mut from: impl Read, mut to: impl Write) -> std::io::Result<()> {
+    std::io::copy(&mut from, &mut to)?;
+    to.write_all(END_OF_INPUT)?;
+    to.flush()
 }
 
 /// What the hypervisor's own lines begin with.
@@ -281,8 +300,12 @@ fn scripted(qemu: &mut Command, timeout: Option<Duration>) -> Result<ExitCode> {
 fn exit_code(status: ExitStatus, timed_out: bool, good: bool) -> ExitCode {
     if timed_out {
         eprintln!("\nerror: timed out");
-        ExitCode::from(TIMED_OUT)
-    } else if status.success() && good {
+        return ExitCode::from(TIMED_OUT);
+    }
+    if !status.success() && !interrupted() {
+        eprintln!("\nerror: QEMU ended, and not because the machine did: {status}");
+    }
+    if status.success() && good {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
@@ -434,6 +457,13 @@ impl Drop for Terminal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_end_of_input_ends_the_machine_after_what_was_typed() {
+        let mut typed = Vec::new();
+        type_all(&b"list\rinfo"[..], &mut typed).unwrap();
+        assert_eq!(typed, b"list\rinfo\x1d\rpoweroff\r");
+    }
 
     #[test]
     fn commands_are_carried_in_one_word() {

@@ -22,7 +22,7 @@ use crate::conformance::Part;
 use crate::guests::{self, KERNELS, Kernel};
 use crate::machine::{Disk, Fault, Machine, parse_board};
 use crate::project::Project;
-use crate::session::{PROMPT, Session};
+use crate::session::{COMMAND, PROMPT, Session};
 use crate::volume::{self, Volume};
 
 /// From power-on to the prompt.
@@ -264,6 +264,7 @@ fn prompt(stage: &Stage) -> Result<()> {
         session.vane_shows("dmesg", "(?i)paravane")?;
         session.vane_shows("frobnicate", "frobnicate")?;
         session.vane_shows("lsit", "did you mean \"list\"")?;
+        session.vane_shows("exit", "poweroff ends it")?;
         session.vane_shows("list nobody", "nobody")?;
 
         // Tab completes a verb, a file and a guest's name; the arrow recalls and the line can be changed.
@@ -280,6 +281,19 @@ fn prompt(stage: &Stage) -> Result<()> {
             "\x1b[A\x1b[A\x1b[A\x1b[D\x1b[D\x1b[D\x1b[Dxx\x7f\x7f",
             "list",
         )?;
+
+        // Ctrl-R finds what was entered before.
+        session.keys("\x12doct\x7f\x7f\x1b[C", "doctor")?;
+        session.vane_shows("history", r"^ +\d+  lsit$")?;
+        // A terminal that is asked (Ctrl-L does) and tells its width has lines broken there; told another, there.
+        session.send("\x0c")?;
+        session.expect(&format!("{PROMPT}$"), COMMAND)?;
+        session.rewind_line();
+        session.send("\x1b[24;40R")?;
+        session.line("xenstore-list /local/domain/0/backend/vbd/1")?;
+        session.expect(r"^end/vbd/1\n", COMMAND)?;
+        session.prompt(COMMAND)?;
+        session.send("\x1b[24;200R")?;
 
         // What lists, lists for programs too.
         session.vane("create hello")?;
@@ -331,6 +345,13 @@ const VERBS: &[&str] = &[
     "xenstore-rm",
     "xenstore-list",
     "xenstore-watch",
+    "vcpu-pin",
+    "sched-credit2",
+    "mem-max",
+    "config-update",
+    "sysrq",
+    "clear",
+    "history",
     "block-list",
     "block-attach",
     "block-detach",
@@ -687,7 +708,34 @@ fn run_exec(stage: &Stage) -> Result<()> {
         errors.contains("create /guests/none.cfg"),
         "the failed command is not named:\n{errors}"
     );
-    let output = stage.xtask_run(&["--timeout", "2"], "")?;
+    // A console of a guest that is kept ends with it; a word that nobody knows is named.
+    let output = stage.xtask_run(
+        &[
+            "--timeout",
+            "90",
+            "--append",
+            "dom0_men=64M",
+            "--exec",
+            "create -c linux \"cmdline='console=hvc0 rdinit=/none root=/dev/none panic=-1'\" on_reboot=preserve",
+            "--exec",
+            "list -v",
+        ],
+        "",
+    )?;
+    let (text, errors) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    ensure!(
+        output.status.success() && text.contains("Kernel panic") && text.contains(" reboot"),
+        "{}: a kept guest's console does not end:\n{text}\n{errors}",
+        output.status
+    );
+    ensure!(
+        errors.contains("dom0_men=64M"),
+        "the unknown word is not named:\n{errors}"
+    );
+    let output = stage.xtask_run(&["--timeout", "2", "--exec", "xenstore-watch /local"], "")?;
     ensure!(
         output.status.code() == Some(124),
         "a timeout gives status {}",
@@ -706,6 +754,17 @@ fn run_piped(stage: &Stage) -> Result<()> {
         output.status
     );
     ensure!(text.contains("Domain-0"), "no list in:\n{text}");
+    // The input's end is the run's, in a guest's console too, once all is done that was typed.
+    let output = stage.xtask_run(
+        &["--timeout", "90"],
+        "create hello\nconsole hello\n\x1ddomid hello",
+    )?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(
+        output.status.success() && text.lines().any(|line| line.trim() == "1"),
+        "status {} after:\n{text}",
+        output.status
+    );
     Ok(())
 }
 
@@ -1256,6 +1315,22 @@ fn verbs(stage: &Stage) -> Result<()> {
             session.vane_shows("list --json", r#""name": *"linux""#)
         })?;
         session.vane_shows("uptime", r"^linux +1 ")?;
+        session.vane_shows("unpause linux", "is not paused")?;
+        session.vane("vcpu-pin linux 1 0")?;
+        session.vane_shows("vcpu-list linux", r"^linux +1 +1 .* 0 / all$")?;
+        session.vane("vcpu-pin linux all all")?;
+        session.vane("sched-credit2 -d linux -w 512")?;
+        session.vane_shows("sched-credit2", r"^linux +1 +512$")?;
+        session.vane("sched-credit2 -d linux -w 256")?;
+        let long = session.json("list -l linux")?;
+        ensure!(
+            long[0]["vif"][0]["mac"].is_string() && long[0]["memory_given_kib"].is_u64(),
+            "`list -l linux`: {long}"
+        );
+        session.vane("sysrq linux h")?;
+        session.attach("linux")?;
+        session.expect("sysrq: HELP", LINUX)?;
+        session.detach()?;
         session.vane_shows("domid linux", "^1$")?;
         session.vane_shows("domname 1", "^linux$")?;
         session.vane("rename linux tux")?;
@@ -2046,7 +2121,6 @@ fn bad_input(stage: &Stage) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::COMMAND;
 
     #[test]
     fn names_are_distinct_and_waits_are_within_bounds() {

@@ -158,7 +158,7 @@ impl Session {
     }
 
     /// Makes the line that is shown last count as not yet seen.
-    fn rewind_line(&mut self) {
+    pub fn rewind_line(&mut self) {
         self.seen = self.seen.min(self.screen.line_begin());
     }
 

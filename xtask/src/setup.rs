@@ -15,6 +15,7 @@ use crate::kernel;
 use crate::machine::{BOARDS, Board, parse_board};
 use crate::process::{output, which};
 use crate::project::{Project, TARGET, write_atomic};
+use crate::sums;
 use crate::toolchain;
 
 #[derive(clap::Args)]
@@ -28,7 +29,11 @@ pub struct Args {
 }
 
 pub fn main(project: &Project, args: &Args) -> Result<ExitCode> {
+    let damaged = damaged(project, true);
     if args.check {
+        for (_, file) in &damaged {
+            println!("damaged  {}", project.show(file));
+        }
         let missing = missing(project, args.board);
         let tree = args.board.dtb.map(|_| Item::DeviceTree);
         for item in Item::ALL.into_iter().chain(tree) {
@@ -41,12 +46,13 @@ pub fn main(project: &Project, args: &Args) -> Result<ExitCode> {
                 println!("  {line}");
             }
         }
-        return Ok(if missing.is_empty() {
+        return Ok(if missing.is_empty() && damaged.is_empty() {
             ExitCode::SUCCESS
         } else {
             ExitCode::FAILURE
         });
     }
+    drop_damaged(project, damaged)?;
     if ensure(project, args.board)? {
         eprintln!("Set up.");
     } else {
@@ -127,8 +133,35 @@ impl Item {
     }
 }
 
+/// What was unpacked and is not as it was: the mark that says that it is complete, and the file.
+fn damaged(project: &Project, thorough: bool) -> Vec<(PathBuf, PathBuf)> {
+    let kernels = KERNELS.iter().map(|kernel| kernel.mark(project));
+    let marks = kernels.chain([guests::busybox(project).with_extension("package")]);
+    marks
+        .filter_map(|mark| {
+            let file = sums::damaged(&mark, thorough)?;
+            Some((mark, file))
+        })
+        .collect()
+}
+
+/// Takes the marks away, so that it counts as missing.
+fn drop_damaged(project: &Project, damaged: Vec<(PathBuf, PathBuf)>) -> Result<()> {
+    for (mark, file) in damaged {
+        eprintln!(
+            "{} is damaged, and is fetched again with what belongs to it.",
+            project.show(&file)
+        );
+        if mark.exists() {
+            fs::remove_file(&mark)?;
+        }
+    }
+    Ok(())
+}
+
 /// Makes sure that everything is there; `true` when something had to be done.
 pub fn ensure(project: &Project, board: &Board) -> Result<bool> {
+    drop_damaged(project, damaged(project, false))?;
     let mut missing = missing(project, board);
     if missing.is_empty() {
         return Ok(false);
@@ -363,13 +396,16 @@ fn take_kernel(project: &Project, kernel: &Kernel, tree: &Path, package: &str) -
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder)?;
     kernel::import(tree, &folder, guests::MODULE_SETS)?;
+    let mut files = sums::files(&folder)?;
     for board in BOARDS {
         if let Some(file) = board.device_tree(project)
             && let Some(bytes) = kernel::device_tree(tree, board.dtb.unwrap_or_default())?
         {
             write_atomic(&file, &bytes)?;
+            files.push(file);
         }
     }
+    sums::record(&kernel.mark(project), &files)?;
     kernel.set_package(project, package)?;
     fs::remove_dir_all(tree)?;
     Ok(())
@@ -384,6 +420,10 @@ fn take_busybox(project: &Project, tree: &Path, package: &str) -> Result<()> {
     project.dir("debian")?;
     let busybox = guests::busybox(project);
     write_atomic(&busybox, &bytes)?;
+    sums::record(
+        &busybox.with_extension("package"),
+        std::slice::from_ref(&busybox),
+    )?;
     write_atomic(&busybox.with_extension("package"), package.as_bytes())?;
     fs::remove_dir_all(tree)?;
     Ok(())

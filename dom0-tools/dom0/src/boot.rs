@@ -130,6 +130,7 @@ async fn watch_domains(vane: &'static Vane) {
                 Ok(info) if !info.dying => {
                     if info.shutdown.is_some() {
                         dom0.xs.with(|s| s.domain_shutdown(dom));
+                        dom0.consoles.stopped(dom);
                     }
                 }
                 _ => dom0.xs.forget(dom),

@@ -34,6 +34,8 @@ struct Console {
     current: Cell<u32>,
     rings: RefCell<Vec<Ring>>,
     ended: Cell<bool>,
+    /// The domain has stopped, and prints no more.
+    stopped: Cell<bool>,
 }
 
 impl Console {
@@ -45,6 +47,7 @@ impl Console {
             current: Cell::new(0),
             rings: RefCell::default(),
             ended: Cell::new(false),
+            stopped: Cell::new(false),
         })
     }
 
@@ -130,6 +133,19 @@ impl Consoles {
         }
     }
 
+    /// A domain has stopped: who is connected leaves once its last words are shown, also if the domain is kept.
+    pub fn stopped(&self, dom: DomId) {
+        let console = self.all.borrow().get(&dom).cloned();
+        if let Some(console) = console.filter(|c| !c.stopped.replace(true)) {
+            for ring in &*console.rings.borrow() {
+                if let Some((page, port)) = &*ring.link.borrow() {
+                    console.pump(page, port);
+                }
+            }
+            console.changed.notify();
+        }
+    }
+
     /// Connects the terminal, until Ctrl-] or the domain's end. Begins with what is kept.
     pub async fn attach(&self, dom: DomId) -> Result<(), Errno> {
         let console = self.all.borrow().get(&dom).cloned().ok_or(Errno::ENOENT)?;
@@ -137,7 +153,7 @@ impl Consoles {
         let mut seen = console.changed.seen();
         loop {
             self.terminal.write_raw(&console.since(&mut at));
-            if console.ended.get() {
+            if console.ended.get() || console.stopped.get() {
                 break;
             }
             let changed = console.changed.changed(&mut seen);

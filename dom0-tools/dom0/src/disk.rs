@@ -482,7 +482,10 @@ impl File {
             let (now, later) = rest.split_at(len.min(rest.len()));
             part[..now.len()].copy_from_slice(now);
             rest = later;
-            self.disk.request(Op::Write, run.lba, Data::Own(part)).await.1?;
+            self.disk
+                .request(Op::Write, run.lba, Data::Own(part))
+                .await
+                .1?;
         }
         Ok(())
     }

@@ -299,6 +299,10 @@ impl Host for Dom0 {
         let (_, cap) = calls::domctl::sched_get(&hvc::xen(), dom, id)?;
         calls::domctl::sched_set(&hvc::xen(), dom, id, weight, cap)
     }
+    fn weight(&self, dom: DomId) -> Result<u16, Errno> {
+        let id = calls::sysctl::sched_id(&hvc::xen())?;
+        calls::domctl::sched_get(&hvc::xen(), dom, id).map(|(weight, _)| weight)
+    }
     fn cache_flush(&self, dom: DomId, start: Gfn, pages: u64) -> Result<(), Errno> {
         calls::domctl::cacheflush(&hvc::xen(), dom, start, pages)
     }

@@ -65,7 +65,7 @@ impl Prompt {
             self.recall(file).await;
         }
         loop {
-            self.dom0.terminal.ask_size();
+            self.dom0.terminal.ask_size(false);
             self.editor.borrow_mut().prompt();
             self.typing.set(true);
             self.show();
@@ -75,7 +75,7 @@ impl Prompt {
                     self.editor.borrow_mut().set_width(size.columns);
                 }
                 if byte == REDRAW {
-                    self.dom0.terminal.ask_size();
+                    self.dom0.terminal.ask_size(true);
                 }
                 let event = self.editor.borrow_mut().input(byte);
                 match event {

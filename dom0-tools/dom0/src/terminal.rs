@@ -65,9 +65,9 @@ impl Terminal {
         terminal
     }
 
-    /// Asks the terminal how large it is. A pipe is asked once.
-    pub fn ask_size(&self) {
-        if self.asked_ns.get() != 0 && self.size.get().is_none() {
+    /// Asks the terminal how large it is. One that did not answer is a pipe, and is asked again only if a person wants that.
+    pub fn ask_size(&self, wanted: bool) {
+        if !wanted && self.asked_ns.get() != 0 && self.size.get().is_none() {
             return;
         }
         self.asked_ns.set(time::now_ns().max(1));

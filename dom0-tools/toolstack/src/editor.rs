@@ -346,7 +346,7 @@ impl Editor {
         let lines = self.history.iter().take(upto);
         let found = match pattern.is_empty() {
             true => None,
-            false => lines.enumerate().filter(|(_, l)| l.contains(&pattern)).last(),
+            false => lines.enumerate().rfind(|(_, l)| l.contains(&pattern)),
         };
         match found {
             Some((at, line)) => {

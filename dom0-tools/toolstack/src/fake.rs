@@ -85,6 +85,8 @@ pub struct Fake {
     /// When domains stop by themselves after a shutdown request.
     pub obeys: Cell<bool>,
     pub machine: RefCell<MachineFacts>,
+    /// So many thousandths of the time that is slept guests run.
+    pub busy: Cell<u64>,
 }
 
 pub struct FakeFile {
@@ -318,6 +320,9 @@ impl Host for Fake {
                 d.contexts.contains_key(&0) && d.grants.is_some(),
                 "it is not ready to run"
             );
+            if !d.info.paused {
+                return Err(Errno::EINVAL);
+            }
             d.info.paused = false;
             Ok(())
         })
@@ -339,6 +344,12 @@ impl Host for Fake {
             d.weight = weight;
             Ok(())
         })
+    }
+    fn weight(&self, dom: DomId) -> Result<u16, Errno> {
+        match dom {
+            DomId(0) => Ok(256),
+            _ => self.dom(dom, |d| Ok(d.weight)),
+        }
     }
     fn cache_flush(&self, dom: DomId, start: Gfn, pages: u64) -> Result<(), Errno> {
         assert!(pages <= 4096);
@@ -521,6 +532,9 @@ impl Host for Fake {
     }
     async fn sleep_ms(&self, ms: u64) {
         self.clock_ns.set(self.clock_ns.get() + ms * 1_000_000);
+        for d in self.state.borrow_mut().doms.values_mut() {
+            d.info.cpu_time_ns += ms * self.busy.get() * 1000;
+        }
         if self.obeys.get() {
             let mut state = self.state.borrow_mut();
             let asked: Vec<u16> = (state.doms.keys().copied())

@@ -434,6 +434,8 @@ pub trait Host {
     fn set_vcpu_affinity(&self, dom: DomId, vcpu: u32, cpus: &[u64]) -> Result<(), Errno>;
     /// The domain's share of the CPUs (256 is everybody's; `XEN_DOMCTL_SCHEDOP_putinfo`).
     fn set_weight(&self, dom: DomId, weight: u16) -> Result<(), Errno>;
+    /// Its share (`XEN_DOMCTL_SCHEDOP_getinfo`).
+    fn weight(&self, dom: DomId) -> Result<u16, Errno>;
     /// Cleans guest memory to the point of coherency (`XEN_DOMCTL_cacheflush`).
     fn cache_flush(&self, dom: DomId, start: Gfn, pages: u64) -> Result<(), Errno>;
     /// Gives it a virtual PL011 whose bytes go to the frame `gfn`, and answers the console's port

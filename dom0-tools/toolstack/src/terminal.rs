@@ -102,7 +102,10 @@ mod tests {
         let plain = b"\x1b[24;80R";
         assert_eq!(feed(&mut a, plain), (plain.to_vec(), None));
         a.asked();
-        let size = Size { rows: 50, columns: 132 };
+        let size = Size {
+            rows: 50,
+            columns: 132,
+        };
         assert_eq!(
             feed(&mut a, b"li\x1b[A\x1b\x1b[50;132Rst"),
             (b"li\x1b[A\x1bst".to_vec(), Some(size))

@@ -48,6 +48,31 @@ fn distance(a: &str, b: &str) -> usize {
     row.last().copied().unwrap_or(0)
 }
 
+/// Whether a name is like a pattern, where `*` stands for any letters and `?` for one.
+#[must_use]
+pub fn matches(pattern: &str, name: &str) -> bool {
+    let name: Vec<char> = name.chars().collect();
+    // Which beginnings of the name the pattern's beginning stands for.
+    let mut upto = alloc::vec![false; name.len() + 1];
+    if let Some(first) = upto.first_mut() {
+        *first = true;
+    }
+    for p in pattern.chars() {
+        let mut next = alloc::vec![p == '*' && upto.first() == Some(&true)];
+        for (c, pair) in name.iter().zip(upto.windows(2)) {
+            let (before, here) = (pair.first() == Some(&true), pair.last() == Some(&true));
+            let grown = next.last() == Some(&true);
+            next.push(match p {
+                '*' => here || grown,
+                '?' => before,
+                p => before && p == *c,
+            });
+        }
+        upto = next;
+    }
+    upto.last() == Some(&true)
+}
+
 /// A whole number in decimal, hexadecimal (`0x`) or octal (`0`), as C's `strtoul` with base 0.
 #[must_use]
 pub fn number(text: &str) -> Option<u64> {
@@ -89,6 +114,25 @@ mod tests {
         assert_eq!(closest("kernel", keys), None);
         assert_eq!(closest("di", keys), None);
         assert_eq!(closest("", keys), None);
+    }
+
+    #[test]
+    fn patterns() {
+        for (pattern, name, fits) in [
+            ("*", "", true),
+            ("*", "linux", true),
+            ("li*", "linux", true),
+            ("*x", "linux", true),
+            ("l*n*x", "linux", true),
+            ("l?nux", "linux", true),
+            ("linux?", "linux", false),
+            ("?", "", false),
+            ("lin", "linux", false),
+            ("*y", "linux", false),
+            ("**a**", "banana", true),
+        ] {
+            assert_eq!(matches(pattern, name), fits, "{pattern} {name}");
+        }
     }
 
     #[test]

@@ -56,7 +56,7 @@ fn options(verb: &Verb) -> Vec<String> {
         .iter()
         .filter_map(|o| o.short)
         .map(|c| format!("-{c}"));
-    let long = verb.options.iter().map(|o| format!("--{}", o.long));
+    let long = verbs::options(verb).map(|o| format!("--{}", o.long));
     short.chain(long).chain(["--help".to_owned()]).collect()
 }
 

@@ -4,6 +4,7 @@
 mod complete;
 mod show;
 mod store;
+mod top;
 pub mod verbs;
 
 use alloc::borrow::ToOwned;
@@ -14,12 +15,13 @@ use alloc::vec::Vec;
 pub use complete::complete;
 
 use crate::config::disk::device_number;
-use crate::config::{Disk, DomainConfig, Vif, Warning};
+use crate::config::{Disk, DomainConfig, Vif, Warning, parse_cpus};
 use crate::error::{Context, Error, Result, fail};
-use crate::host::{DomId, DomInfo, Host, Output};
+use crate::host::{DomId, DomInfo, Host, Output, Size};
 use crate::life::Toolstack;
 use crate::race::{First, first};
 use crate::text;
+use serde_json::{Value, json};
 use verbs::{Command, Id};
 
 /// What a command ends with.
@@ -54,7 +56,7 @@ const POLL_MS: u64 = 100;
 /// How long guests may take to end before the machine is powered off.
 const POWEROFF_TIMEOUT_S: u64 = 30;
 
-/// Runs one line and writes what it says. Errors are written as `error: …`.
+/// Runs one line and writes what it says. Errors are written as `error: …`, with `--json` as `{"error": "…"}`.
 pub async fn run<H: Host>(tools: &Toolstack<H>, line: &str, out: &mut impl Output) -> Status {
     let status = match verbs::parse(line) {
         Ok(None) => Status::Done,
@@ -62,13 +64,31 @@ pub async fn run<H: Host>(tools: &Toolstack<H>, line: &str, out: &mut impl Outpu
             out.write(&command.verb.help());
             Status::Done
         }
-        Ok(Some(command)) => match execute(tools, &command, out).await {
-            Ok(()) => Status::Done,
-            Err(e) => {
-                out.write(&format!("error: {e}\n"));
-                Status::Failed
+        Ok(Some(command)) => {
+            let json = command.has("json") && command.verb.id != Id::XenstoreWatch;
+            let mut said = Said {
+                kept: json.then(String::new),
+                out,
+            };
+            let result = execute(tools, &command, &mut said).await;
+            match (said.kept, &result) {
+                (None, Ok(())) => {}
+                (None, Err(e)) => out.write(&format!("error: {e}\n")),
+                (Some(text), _) if has_json(command.verb.id) && !text.is_empty() => {
+                    out.write(&text);
+                }
+                (Some(text), _) => {
+                    let lines: Vec<&str> = text.lines().collect();
+                    let error = result.as_ref().err().map(ToString::to_string);
+                    let value = json!({ "said": lines, "error": error });
+                    out.write(&format!("{}\n", show::pretty(&value)));
+                }
             }
-        },
+            match result {
+                Ok(()) => Status::Done,
+                Err(_) => Status::Failed,
+            }
+        }
         Err(e) => {
             out.write(&format!("error: {e}\n"));
             Status::Usage
@@ -78,27 +98,94 @@ pub async fn run<H: Host>(tools: &Toolstack<H>, line: &str, out: &mut impl Outpu
     status
 }
 
+/// Whether a verb has a form of its own in JSON. What others say is put into one, a line each.
+const fn has_json(id: Id) -> bool {
+    matches!(
+        id,
+        Id::Create
+            | Id::List
+            | Id::Info
+            | Id::Doctor
+            | Id::Domid
+            | Id::Domname
+            | Id::VcpuList
+            | Id::Sched
+            | Id::Dmesg
+            | Id::Uptime
+            | Id::Top
+            | Id::BlockList
+            | Id::NetworkList
+            | Id::BridgeList
+            | Id::XenstoreLs
+            | Id::XenstoreRead
+            | Id::XenstoreList
+            | Id::History
+    )
+}
+
+/// Hands on what a command writes, or keeps it.
+struct Said<'a, O> {
+    kept: Option<String>,
+    out: &'a mut O,
+}
+
+impl<O: Output> Output for Said<'_, O> {
+    fn write(&mut self, text: &str) {
+        match &mut self.kept {
+            Some(kept) => kept.push_str(text),
+            None => self.out.write(text),
+        }
+    }
+    async fn flush(&mut self) {
+        if self.kept.is_none() {
+            self.out.flush().await;
+        }
+    }
+    async fn interrupted(&mut self) {
+        self.out.interrupted().await;
+    }
+    async fn key(&mut self) -> u8 {
+        self.out.key().await
+    }
+    fn size(&self) -> Option<Size> {
+        self.out.size()
+    }
+    fn history(&self) -> Vec<String> {
+        self.out.history()
+    }
+}
+
 async fn execute<H: Host>(t: &Toolstack<H>, c: &Command, out: &mut impl Output) -> Result<()> {
     match c.verb.id {
         Id::Create => create(t, c, out).await,
         Id::List => show::list(t, c, out),
         Id::Info => show::info(t, c, out),
         Id::Doctor => show::doctor(t, c, out),
-        Id::Console => console(t, t.find_guest(c.word(0))?.dom, out).await,
+        Id::Console => {
+            let dom = t.find_guest(c.word(0))?.dom;
+            console_is_there(t, dom, c)?;
+            console(t, dom, c, out).await
+        }
         Id::Shutdown => shutdown(t, c, out).await,
         Id::Reboot => reboot(t, c, out).await,
         Id::Destroy => {
+            // One that cannot be destroyed is no reason to let the others run.
+            let mut wrong = Vec::new();
             for info in guests(t, &c.words)? {
-                t.destroy(info.dom).await?;
+                wrong.extend(t.destroy(info.dom).await.err().map(|Error(e)| e));
             }
-            Ok(())
+            match wrong.is_empty() {
+                true => Ok(()),
+                false => Err(Error(wrong.join("; "))),
+            }
         }
         Id::Pause => guests(t, &c.words)?.iter().try_for_each(|i| t.pause(i.dom)),
         Id::Unpause => guests(t, &c.words)?
             .iter()
             .try_for_each(|i| t.unpause(i.dom)),
         Id::Domid => {
-            out.write(&format!("{}\n", t.find(c.word(0))?.dom));
+            let dom = t.find(c.word(0))?.dom;
+            put(c, out, &json!({ "domid": dom.0 }), &dom.to_string());
             Ok(())
         }
         Id::Domname => {
@@ -106,7 +193,8 @@ async fn execute<H: Host>(t: &Toolstack<H>, c: &Command, out: &mut impl Output) 
                 return fail!("\"{}\" is no domain's number", c.word(0));
             };
             let info = t.find(&number.to_string())?;
-            out.write(&format!("{}\n", t.shown_name(info.dom)));
+            let name = t.shown_name(info.dom);
+            put(c, out, &json!({ "name": name }), &name);
             Ok(())
         }
         Id::Rename => t.rename(t.find_guest(c.word(0))?.dom, c.word(1)),
@@ -114,16 +202,33 @@ async fn execute<H: Host>(t: &Toolstack<H>, c: &Command, out: &mut impl Output) 
         Id::VcpuSet => {
             let info = t.find_guest(c.word(0))?;
             match c.word(1).parse() {
-                Ok(count) => t.set_vcpus(&info, count),
+                Ok(count) => {
+                    t.set_vcpus(&info, count)?;
+                    out.write(&asked_for_vcpus(&info, count));
+                    Ok(())
+                }
                 Err(_) => fail!("\"{}\" is no number of vcpus", c.word(1)),
             }
         }
-        Id::MemSet => {
+        Id::VcpuPin => vcpu_pin(t, c),
+        Id::Sched => show::sched(t, c, out),
+        Id::MemSet => t.set_memory(t.find_guest(c.word(0))?.dom, size(c.word(1))?),
+        Id::MemMax => t.set_max_memory(t.find_guest(c.word(0))?.dom, size(c.word(1))?),
+        Id::ConfigUpdate => {
             let dom = t.find_guest(c.word(0))?.dom;
-            match size_kib(c.word(1)) {
-                Some(kib) => t.set_memory(dom, kib),
-                None => fail!(
-                    "\"{}\" is no size; write for instance 256, 256m or 1g",
+            let overrides: Vec<&str> = c.words.iter().skip(2).map(String::as_str).collect();
+            let (config, warnings) = read_config(t, c.word(1), &overrides).await?;
+            for warning in warnings {
+                out.write(&format!("warning: {warning}\n"));
+            }
+            t.replace_config(dom, config)
+        }
+        Id::Sysrq => {
+            let dom = t.find_guest(c.word(0))?.dom;
+            match c.word(1).as_bytes() {
+                [key] if key.is_ascii_alphanumeric() => t.press_sysrq(dom, c.word(1)),
+                _ => fail!(
+                    "\"{}\" is no key; write for instance s, h has Linux list them",
                     c.word(1)
                 ),
             }
@@ -136,10 +241,18 @@ async fn execute<H: Host>(t: &Toolstack<H>, c: &Command, out: &mut impl Output) 
             // Whatever got into the log, it does not command the terminal.
             let text = String::from_utf8_lossy(&log);
             let plain = |c: &char| !c.is_control() || matches!(c, '\n' | '\t');
-            out.write(&text.chars().filter(plain).collect::<String>());
+            let text: String = text.chars().filter(plain).collect();
+            let lines: Vec<&str> = text.lines().collect();
+            put(
+                c,
+                out,
+                &json!({ "lines": lines }),
+                text.trim_end_matches('\n'),
+            );
             Ok(())
         }
         Id::Uptime => show::uptime(t, c, out),
+        Id::Top => top::top(t, c, out).await,
         Id::BlockList => show::block_list(t, c, out),
         Id::BlockAttach => block_attach(t, c).await,
         Id::BlockDetach => block_detach(t, c).await,
@@ -156,6 +269,11 @@ async fn execute<H: Host>(t: &Toolstack<H>, c: &Command, out: &mut impl Output) 
         Id::XenstoreRm => store::rm(t, c),
         Id::XenstoreList => store::list(t, c, out),
         Id::XenstoreWatch => store::watch(t, c, out).await,
+        Id::Clear => {
+            out.write("\x1b[H\x1b[2J");
+            Ok(())
+        }
+        Id::History => history(c, out),
         Id::Help => match c.words.first() {
             None => {
                 out.write(&verbs::overview());
@@ -166,18 +284,151 @@ async fn execute<H: Host>(t: &Toolstack<H>, c: &Command, out: &mut impl Output) 
                     out.write(&verb.help());
                     Ok(())
                 }
-                None => match text::closest(name, verbs::VERBS.iter().map(|v| v.name)) {
-                    Some(meant) => fail!("there is no \"{name}\"; did you mean \"{meant}\"?"),
-                    None => fail!("there is no \"{name}\"; see: help"),
-                },
+                None => Err(Error(verbs::unknown(name))),
             },
         },
         Id::Poweroff => poweroff(t, c, out).await,
     }
 }
 
-fn guests<H: Host>(t: &Toolstack<H>, names: &[String]) -> Result<Vec<DomInfo>> {
-    names.iter().map(|n| t.find_guest(n)).collect()
+/// Writes a value as JSON, or a line of text.
+fn put(c: &Command, out: &mut impl Output, value: &Value, text: &str) {
+    let json = c.has("json").then(|| show::pretty(value));
+    out.write(json.as_deref().unwrap_or(text));
+    out.write("\n");
+}
+
+/// The guests that words name; `*` and `?` in one stand for all that match.
+fn guests<H: Host>(t: &Toolstack<H>, words: &[String]) -> Result<Vec<DomInfo>> {
+    let mut found: Vec<DomInfo> = Vec::new();
+    for word in words {
+        let some = match word.contains(['*', '?']) {
+            false => alloc::vec![t.find_guest(word)?],
+            true => {
+                let mut all = t.host().domain_list().during("listing the domains")?;
+                all.retain(|i| {
+                    i.dom != DomId(0)
+                        && t.name_of(i.dom)
+                            .is_some_and(|name| text::matches(word, &name))
+                });
+                if all.is_empty() {
+                    return fail!("no guest's name is like \"{word}\"; see: list");
+                }
+                all
+            }
+        };
+        let known = |i: &DomInfo| found.iter().any(|f| f.dom == i.dom);
+        let new: Vec<DomInfo> = some.into_iter().filter(|i| !known(i)).collect();
+        found.extend(new);
+    }
+    Ok(found)
+}
+
+/// All guests that have not stopped, or those that were named.
+fn running<H: Host>(t: &Toolstack<H>, c: &Command) -> Result<Vec<DomInfo>> {
+    match (c.has("all"), c.words.is_empty()) {
+        (true, true) => {
+            let mut all = t.host().domain_list().during("listing the domains")?;
+            all.retain(|i| i.dom != DomId(0) && i.shutdown.is_none() && !i.dying);
+            Ok(all)
+        }
+        (true, false) => fail!("name guests, or all with -a, but not both"),
+        (false, true) => fail!("name a guest, or all with -a"),
+        (false, false) => guests(t, &c.words),
+    }
+}
+
+/// What is said when a guest was told how many vcpus to use.
+fn asked_for_vcpus(info: &DomInfo, count: u32) -> String {
+    let dom = info.dom;
+    match count.cmp(&info.online_vcpus) {
+        core::cmp::Ordering::Equal => String::new(),
+        core::cmp::Ordering::Less => format!(
+            "note: domain {dom} takes {} of its vcpus off itself; where it does not: echo 0 >/sys/devices/system/cpu/cpuN/online in it\n",
+            info.online_vcpus - count
+        ),
+        core::cmp::Ordering::Greater => format!(
+            "note: domain {dom} brings {} vcpus more up itself; where it does not: echo 1 >/sys/devices/system/cpu/cpuN/online in it\n",
+            count - info.online_vcpus
+        ),
+    }
+}
+
+/// The CPUs, their numbers or `all`, that a vcpu, or all of them, may run on.
+fn vcpu_pin<H: Host>(t: &Toolstack<H>, c: &Command) -> Result<()> {
+    let info = t.find(c.word(0))?;
+    if !matches!(c.word(3), "" | "-" | "all") {
+        return fail!("there is no soft affinity; leave it out, or write - or all");
+    }
+    let cpus = match (c.word(2), parse_cpus(c.word(2))) {
+        // Only the soft one would change.
+        ("-", _) => return Ok(()),
+        (_, Some(cpus)) => cpus,
+        (word, None) => {
+            return fail!("\"{word}\" names no CPUs; write for instance 0-3,^1 or all");
+        }
+    };
+    let nr_cpus = t
+        .host()
+        .phys_info()
+        .during("asking for the machine")?
+        .nr_cpus;
+    let present = u64::MAX >> (64 - nr_cpus.clamp(1, 64));
+    if cpus & present == 0 {
+        return fail!(
+            "the machine has CPUs 0 to {}, none of \"{}\"",
+            nr_cpus - 1,
+            c.word(2)
+        );
+    }
+    let most = info.max_vcpu_id;
+    let vcpus = match c.word(1) {
+        "all" => 0..=most,
+        word => match text::number(word).and_then(|n| u32::try_from(n).ok()) {
+            Some(vcpu) if vcpu <= most => vcpu..=vcpu,
+            _ => {
+                return fail!(
+                    "\"{word}\" is no vcpu of domain {}; it has 0 to {most}, or write all",
+                    info.dom
+                );
+            }
+        },
+    };
+    for vcpu in vcpus {
+        t.host()
+            .set_vcpu_affinity(info.dom, vcpu, &[cpus])
+            .during(format!("domain {}: pinning vcpu {vcpu}", info.dom))?;
+    }
+    Ok(())
+}
+
+fn history(c: &Command, out: &mut impl Output) -> Result<()> {
+    let all = out.history();
+    let count = match c.words.first() {
+        None => all.len(),
+        Some(word) => match text::number(word) {
+            Some(n) => usize::try_from(n).unwrap_or(usize::MAX),
+            None => return fail!("\"{word}\" is no number of lines"),
+        },
+    };
+    let skipped = all.len().saturating_sub(count);
+    let lines = all.get(skipped..).unwrap_or_default();
+    if c.has("json") {
+        out.write(&format!("{}\n", show::pretty(&json!(lines))));
+        return Ok(());
+    }
+    for (n, line) in (skipped + 1..).zip(lines) {
+        out.write(&format!("{n:>5}  {line}\n"));
+    }
+    Ok(())
+}
+
+/// A size in KiB.
+fn size(text: &str) -> Result<u64> {
+    match size_kib(text) {
+        Some(kib) => Ok(kib),
+        None => fail!("\"{text}\" is no size; write for instance 256, 256m or 1g"),
+    }
 }
 
 /// A size: MiB, or KiB, MiB, GiB with a letter.
@@ -245,23 +496,87 @@ async fn read_config<H: Host>(
 async fn create<H: Host>(t: &Toolstack<H>, c: &Command, out: &mut impl Output) -> Result<()> {
     let overrides: Vec<&str> = c.words.iter().skip(1).map(String::as_str).collect();
     let (config, warnings) = read_config(t, c.word(0), &overrides).await?;
-    for warning in warnings {
-        out.write(&format!("warning: {warning}\n"));
+    let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+    let json = c.has("json");
+    if json && (c.has("console") || c.has("foreground")) {
+        return fail!("a console has no JSON");
     }
+    if !json && !c.has("quiet") {
+        for warning in &warnings {
+            out.write(&format!("warning: {warning}\n"));
+        }
+    }
+    let shown = || show::config_json(&config);
     if c.has("dryrun") {
         t.check(&config).await?;
-        out.write(&format!("{}\n", show::pretty(&show::config_json(&config))));
+        let value = json!({ "warnings": warnings, "config": shown() });
+        put(c, out, &value, &show::pretty(&shown()));
         return Ok(());
+    }
+    if c.has("debug") && !json {
+        out.write(&format!("{}\n", show::pretty(&shown())));
     }
     let dom = t.create(&config, c.has("paused")).await?;
     if c.has("console") {
-        return console(t, dom, out).await;
+        return console(t, dom, c, out).await;
     }
-    out.write(&format!("domain {dom} ({}) created\n", config.name));
+    let value = json!({ "domid": dom.0, "name": config.name, "warnings": warnings });
+    if json || !c.has("quiet") {
+        put(
+            c,
+            out,
+            &value,
+            &format!("domain {dom} ({}) created", config.name),
+        );
+    }
+    if !c.has("foreground") {
+        return Ok(());
+    }
+    out.flush().await;
+    while !t.is_over(dom) {
+        if let First::A(()) = first(out.interrupted(), t.host().sleep_ms(POLL_MS)).await {
+            return Ok(());
+        }
+    }
     Ok(())
 }
 
-async fn console<H: Host>(t: &Toolstack<H>, dom: DomId, out: &mut impl Output) -> Result<()> {
+/// Whether a guest has the console that was asked for.
+fn console_is_there<H: Host>(t: &Toolstack<H>, dom: DomId, c: &Command) -> Result<()> {
+    let vuart = t.config_of(dom).is_some_and(|config| config.vuart);
+    match c.value("type") {
+        None | Some("pv") => {}
+        Some("vuart") if vuart => {}
+        Some("vuart") => {
+            return fail!(
+                "domain {dom} has no virtual UART; its configuration needs vuart = \"sbsa_uart\""
+            );
+        }
+        Some(other) => {
+            return fail!("there is no console of type \"{other}\"; there are pv and vuart");
+        }
+    }
+    match c.value("num") {
+        None | Some("0") => Ok(()),
+        Some(other) => fail!("domain {dom} has no console {other}, only 0"),
+    }
+}
+
+async fn console<H: Host>(
+    t: &Toolstack<H>,
+    dom: DomId,
+    c: &Command,
+    out: &mut impl Output,
+) -> Result<()> {
+    if c.has("json") {
+        return fail!("a console has no JSON");
+    }
+    if !c.has("quiet") {
+        out.write(&format!(
+            "console of {} (domain {dom}), from its beginning as far as kept; Ctrl-] leaves\n",
+            t.shown_name(dom)
+        ));
+    }
     out.flush().await;
     t.host()
         .console_attach(dom)
@@ -308,16 +623,7 @@ fn timeout(c: &Command) -> Result<Option<u64>> {
 
 async fn shutdown<H: Host>(t: &Toolstack<H>, c: &Command, out: &mut impl Output) -> Result<()> {
     let timeout = timeout(c)?;
-    let infos = match (c.has("all"), c.words.is_empty()) {
-        (true, true) => {
-            let all = t.host().domain_list().during("listing the domains")?;
-            let running = |i: &DomInfo| i.dom != DomId(0) && i.shutdown.is_none() && !i.dying;
-            all.into_iter().filter(running).collect()
-        }
-        (true, false) => return fail!("name guests, or all with -a, but not both"),
-        (false, true) => return fail!("name a guest, or all with -a"),
-        (false, false) => guests(t, &c.words)?,
-    };
+    let infos = running(t, c)?;
     ask(t, &infos, false, c, timeout, out).await
 }
 
@@ -352,7 +658,7 @@ async fn ask<H: Host>(
 
 async fn reboot<H: Host>(t: &Toolstack<H>, c: &Command, out: &mut impl Output) -> Result<()> {
     let timeout = timeout(c)?;
-    let infos = guests(t, &c.words)?;
+    let infos = running(t, c)?;
     if !c.has("force") {
         return ask(t, &infos, true, c, timeout, out).await;
     }
@@ -374,10 +680,18 @@ async fn block_detach<H: Host>(t: &Toolstack<H>, c: &Command) -> Result<()> {
     let dom = t.find_guest(c.word(0))?.dom;
     let Some(vdev) = device_number(c.word(1)) else {
         return fail!(
-            "\"{}\" is no virtual device; write for instance xvda or 51712",
-            c.word(1)
+            "\"{}\" is no virtual device; {}",
+            c.word(1),
+            t.disks_in_words(dom)
         );
     };
+    if !t.blocks(dom).iter().any(|b| b.vdev == vdev) {
+        return fail!(
+            "domain {dom} has no disk {}; {}",
+            c.word(1),
+            t.disks_in_words(dom)
+        );
+    }
     t.detach(dom, vdev, c.has("force")).await
 }
 

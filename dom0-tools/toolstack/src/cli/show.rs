@@ -7,16 +7,16 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::verbs::Command;
 use crate::config::{DomainConfig, Uuid};
 use crate::error::{Context, Result, fail};
 use crate::host::{
-    BridgeInfo, BridgePort, CARD, DomInfo, GicVersion, Host, MachineFacts, Output, PhysInfo,
+    BridgeInfo, BridgePort, CARD, DomId, DomInfo, GicVersion, Host, MachineFacts, Output, PhysInfo,
     ShutdownCode,
 };
-use crate::life::Toolstack;
+use crate::life::{BlockState, Toolstack, VifState};
 
 /// A JSON value for people to read as well.
 pub(super) fn pretty(value: &Value) -> String {
@@ -37,7 +37,7 @@ fn chosen<H: Host>(t: &Toolstack<H>, c: &Command) -> Result<Vec<DomInfo>> {
 }
 
 /// xl's letters.
-fn flags(i: &DomInfo) -> String {
+pub(super) fn flags(i: &DomInfo) -> String {
     let crashed = matches!(
         i.shutdown,
         Some(ShutdownCode::Crash | ShutdownCode::Watchdog)
@@ -56,7 +56,7 @@ fn flags(i: &DomInfo) -> String {
 }
 
 /// One word for programs.
-fn state(i: &DomInfo) -> &'static str {
+pub(super) fn state(i: &DomInfo) -> &'static str {
     match i {
         DomInfo { dying: true, .. } => "dying",
         DomInfo {
@@ -101,10 +101,8 @@ pub(super) fn list<H: Host>(t: &Toolstack<H>, c: &Command, out: &mut impl Output
             .iter()
             .map(|i| {
                 let mut value = domain_json(t, i);
-                if let (true, Some(config), Some(map)) =
-                    (c.has("long"), t.config_of(i.dom), value.as_object_mut())
-                {
-                    map.insert("config".to_owned(), config_json(&config));
+                if let (true, Some(map)) = (c.has("long"), value.as_object_mut()) {
+                    map.extend(long_json(t, i));
                 }
                 value
             })
@@ -112,10 +110,26 @@ pub(super) fn list<H: Host>(t: &Toolstack<H>, c: &Command, out: &mut impl Output
         put_json(out, &Value::Array(all));
         return Ok(());
     }
-    out.write("Name                                        ID   Mem VCPUs\tState\tTime(s)\n");
+    let verbose = c.has("verbose");
+    let more = if verbose {
+        "   UUID                                 Reason"
+    } else {
+        ""
+    };
+    out.write(&format!(
+        "Name                                        ID   Mem VCPUs\tState\tTime(s){more}\n"
+    ));
     for i in &domains {
+        let more = match verbose {
+            true => format!(
+                " {} {}",
+                Uuid(i.handle),
+                i.shutdown.map_or("-", ShutdownCode::name)
+            ),
+            false => String::new(),
+        };
         out.write(&format!(
-            "{:<40} {:>5} {:>5} {:>5}     {}  {:>8}\n",
+            "{:<40} {:>5} {:>5} {:>5}     {}  {:>8}{more}\n",
             t.shown_name(i.dom),
             i.dom.0,
             i.tot_pages / 256,
@@ -125,6 +139,23 @@ pub(super) fn list<H: Host>(t: &Toolstack<H>, c: &Command, out: &mut impl Output
         ));
     }
     Ok(())
+}
+
+/// What `list -l` tells beside `list --json`: what it was created with, what it has of that, and what it was given where its
+/// configuration left it open.
+fn long_json<H: Host>(t: &Toolstack<H>, i: &DomInfo) -> Map<String, Value> {
+    let mut map = Map::new();
+    map.insert("memory_given_kib".to_owned(), json!(i.tot_pages * 4));
+    map.insert(
+        "memory_target_kib".to_owned(),
+        json!(t.memory_target(i.dom)),
+    );
+    map.insert("disk".to_owned(), Value::Array(block_json(t, i.dom)));
+    map.insert("vif".to_owned(), Value::Array(vif_json(t, i.dom)));
+    if let Some(config) = t.config_of(i.dom) {
+        map.insert("config".to_owned(), config_json(&config));
+    }
+    map
 }
 
 /// A configuration as it was understood.
@@ -211,11 +242,15 @@ pub(super) fn info<H: Host>(t: &Toolstack<H>, c: &Command, out: &mut impl Output
         ("cc_compile_domain", json!(v.compile_domain)),
         ("cc_compile_date", json!(v.compile_date)),
     ];
+    // All memory is one node's.
+    let node = json!([{ "node": 0, "memsize_mib": p.total_pages / 256, "memfree_mib": p.free_pages / 256, "distances": [10] }]);
     if c.has("json") {
-        put_json(
-            out,
-            &Value::Object(rows.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()),
-        );
+        let mut map: Map<String, Value> =
+            rows.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+        if c.has("numa") {
+            map.insert("numa_info".to_owned(), node);
+        }
+        put_json(out, &Value::Object(map));
         return Ok(());
     }
     for (name, value) in rows {
@@ -226,6 +261,13 @@ pub(super) fn info<H: Host>(t: &Toolstack<H>, c: &Command, out: &mut impl Output
         };
         out.write(format!("{name:<23}: {text}").trim_end());
         out.write("\n");
+    }
+    if c.has("numa") {
+        out.write(&format!(
+            "numa_info              :\nnode:    memsize    memfree    distances\n   0:    {:>7}    {:>7}      10\n",
+            p.total_pages / 256,
+            p.free_pages / 256
+        ));
     }
     Ok(())
 }
@@ -545,27 +587,34 @@ fn number(n: Option<u64>) -> String {
     n.map_or("-1".to_owned(), |n| n.to_string())
 }
 
+fn block_json<H: Host>(t: &Toolstack<H>, dom: DomId) -> Vec<Value> {
+    let blocks = t.blocks(dom).into_iter();
+    let json = |b: BlockState| {
+        json!({
+            "domid": dom.0, "devid": b.vdev, "vdev": b.name, "target": b.target,
+            "access": if b.read_only { "r" } else { "w" }, "backend_domid": b.backend_id,
+            "state": b.state, "event_channel": b.event_channel, "ring_ref": b.ring_ref,
+            "backend": b.backend,
+        })
+    };
+    blocks.map(json).collect()
+}
+
 /// `block-list`.
 pub(super) fn block_list<H: Host>(
     t: &Toolstack<H>,
     c: &Command,
     out: &mut impl Output,
 ) -> Result<()> {
-    let mut all = Vec::new();
-    if !c.has("json") {
-        out.write("Vdev  BE  handle state evt-ch ring-ref BE-path\n");
+    let guests = super::guests(t, &c.words)?;
+    if c.has("json") {
+        let all = guests.iter().flat_map(|i| block_json(t, i.dom)).collect();
+        put_json(out, &Value::Array(all));
+        return Ok(());
     }
-    for i in super::guests(t, &c.words)? {
+    out.write("Vdev  BE  handle state evt-ch ring-ref BE-path\n");
+    for i in guests {
         for b in t.blocks(i.dom) {
-            if c.has("json") {
-                all.push(json!({
-                    "domid": i.dom.0, "devid": b.vdev, "vdev": b.name, "target": b.target,
-                    "access": if b.read_only { "r" } else { "w" }, "backend_domid": b.backend_id,
-                    "state": b.state, "event_channel": b.event_channel, "ring_ref": b.ring_ref,
-                    "backend": b.backend,
-                }));
-                continue;
-            }
             out.write(&format!(
                 "{:<5} {:<3} {:<6} {:<5} {:<6} {:<8} {}\n",
                 b.vdev,
@@ -578,10 +627,21 @@ pub(super) fn block_list<H: Host>(
             ));
         }
     }
-    if c.has("json") {
-        put_json(out, &Value::Array(all));
-    }
     Ok(())
+}
+
+fn vif_json<H: Host>(t: &Toolstack<H>, dom: DomId) -> Vec<Value> {
+    let vifs = t.vifs(dom).into_iter();
+    let json = |v: VifState| {
+        json!({
+            "domid": dom.0, "devid": v.devid, "mac": v.mac, "bridge": v.bridge,
+            "backend_domid": v.backend_id, "state": v.state,
+            "event_channel_tx": v.event_channels.0, "event_channel_rx": v.event_channels.1,
+            "tx_ring_ref": v.ring_refs.0, "rx_ring_ref": v.ring_refs.1,
+            "backend": v.backend,
+        })
+    };
+    vifs.map(json).collect()
 }
 
 /// `network-list`.
@@ -590,22 +650,15 @@ pub(super) fn network_list<H: Host>(
     c: &Command,
     out: &mut impl Output,
 ) -> Result<()> {
-    let mut all = Vec::new();
-    if !c.has("json") {
-        out.write("Idx BE Mac Addr.         handle state evt-ch   tx-/rx-ring-ref BE-path\n");
+    let guests = super::guests(t, &c.words)?;
+    if c.has("json") {
+        let all = guests.iter().flat_map(|i| vif_json(t, i.dom)).collect();
+        put_json(out, &Value::Array(all));
+        return Ok(());
     }
-    for i in super::guests(t, &c.words)? {
+    out.write("Idx BE Mac Addr.         handle state evt-ch   tx-/rx-ring-ref BE-path\n");
+    for i in guests {
         for v in t.vifs(i.dom) {
-            if c.has("json") {
-                all.push(json!({
-                    "domid": i.dom.0, "devid": v.devid, "mac": v.mac, "bridge": v.bridge,
-                    "backend_domid": v.backend_id, "state": v.state,
-                    "event_channel_tx": v.event_channels.0, "event_channel_rx": v.event_channels.1,
-                    "tx_ring_ref": v.ring_refs.0, "rx_ring_ref": v.ring_refs.1,
-                    "backend": v.backend,
-                }));
-                continue;
-            }
             let pair = |(a, b): (Option<u64>, Option<u64>)| format!("{}/{}", number(a), number(b));
             out.write(&format!(
                 "{:<3} {:<2} {:<17} {:<6} {:<5} {:<8} {:<15} {}\n",
@@ -620,8 +673,41 @@ pub(super) fn network_list<H: Host>(
             ));
         }
     }
+    Ok(())
+}
+
+/// `sched-credit2`: shows, or sets, shares.
+pub(super) fn sched<H: Host>(t: &Toolstack<H>, c: &Command, out: &mut impl Output) -> Result<()> {
+    let domains = match c.value("domain") {
+        None => t.host().domain_list().during("listing the domains")?,
+        Some(name) => alloc::vec![t.find(name)?],
+    };
+    if let Some(text) = c.value("weight") {
+        let weight = crate::text::number(text).and_then(|n| u16::try_from(n).ok());
+        let (Some(weight @ 1..), [i], Some(_)) = (weight, &domains[..], c.value("domain")) else {
+            return fail!("a weight is a number from 1 to 65535, for one domain (-d)");
+        };
+        return t
+            .host()
+            .set_weight(i.dom, weight)
+            .during(format!("domain {}: setting its weight", i.dom));
+    }
+    let mut rows = Vec::new();
+    for i in &domains {
+        let weight = t
+            .host()
+            .weight(i.dom)
+            .during(format!("domain {}: asking for its weight", i.dom))?;
+        rows.push((t.shown_name(i.dom), i.dom.0, weight));
+    }
     if c.has("json") {
-        put_json(out, &Value::Array(all));
+        let row = |(name, dom, weight): &(String, u16, u16)| json!({ "name": name, "domid": dom, "weight": weight });
+        put_json(out, &Value::Array(rows.iter().map(row).collect()));
+        return Ok(());
+    }
+    out.write(&format!("{:<33} {:>4} {:>6}\n", "Name", "ID", "Weight"));
+    for (name, dom, weight) in rows {
+        out.write(&format!("{name:<33} {dom:>4} {weight:>6}\n"));
     }
     Ok(())
 }

@@ -139,15 +139,23 @@ fn push_children<H: Host>(
 
 /// `xenstore-read`.
 pub(super) fn read<H: Host>(t: &Toolstack<H>, c: &Command, out: &mut impl Output) -> Result<()> {
+    let mut all = Map::new();
     for word in &c.words {
         let path = path(word)?;
         let value = t.host().xs_read(&path).during(&path)?;
+        if c.has("json") {
+            all.insert(path, Value::String(shown(&value)));
+            continue;
+        }
         let prefix = if c.has("prefix") {
             format!("{path}: ")
         } else {
             String::new()
         };
         out.write(&format!("{prefix}{}\n", shown(&value)));
+    }
+    if c.has("json") {
+        out.write(&format!("{}\n", super::show::pretty(&Value::Object(all))));
     }
     Ok(())
 }
@@ -215,6 +223,13 @@ pub(super) async fn watch<H: Host>(
     while left != Some(0) {
         match first(t.host().xs_next(&mut watch, None), out.interrupted()).await {
             First::A(Some(changed)) => {
+                if c.has("json") {
+                    let value = t.host().xs_read(&changed).ok().map(|v| shown(&v));
+                    out.write(&format!("{}\n", json!({ "path": changed, "value": value })));
+                    out.flush().await;
+                    left = left.map(|n| n - 1);
+                    continue;
+                }
                 let value = match t.host().xs_read(&changed) {
                     Ok(value) => format!(" = \"{}\"", shown(&value)),
                     Err(Errno::ENOENT) if changed.starts_with('@') => String::new(),

@@ -77,23 +77,23 @@ fn misuse_is_told_with_the_usage() {
         ),
         (
             "create",
-            "error: create: too few words\nusage: create [-c] [-p] [-n] FILE [KEY=VALUE]...\n",
+            "error: create: too few words\nusage: create [-c] [-p] [-n] [-d] [-q] [-F] [--json] FILE [KEY=VALUE]...\n",
         ),
         (
             "list -x",
-            "error: list: there is no option -x\nusage: list [-l] [--json] [DOMAIN]...\n",
+            "error: list: there is no option -x\nusage: list [-l] [-v] [--json] [DOMAIN]...\n",
         ),
         (
             "list --jsn",
-            "error: list: there is no option --jsn\nusage: list [-l] [--json] [DOMAIN]...\n",
+            "error: list: there is no option --jsn\nusage: list [-l] [-v] [--json] [DOMAIN]...\n",
         ),
         (
             "info x",
-            "error: info: \"x\" is one word too many\nusage: info [--json]\n",
+            "error: info: \"x\" is one word too many\nusage: info [-n] [--json]\n",
         ),
         (
             "shutdown -t",
-            "error: shutdown: -t needs its SECONDS\nusage: shutdown [-w] [-t SECONDS] [-a] GUEST... | -a\n",
+            "error: shutdown: -t needs its SECONDS\nusage: shutdown [-w] [-t SECONDS] [-a] [-F] [--json] GUEST... | -a\n",
         ),
         ("list 'x", "error: a ' is not closed\n"),
     ] {
@@ -132,8 +132,8 @@ fn help_for_everything() {
         "error: there is no \"lits\"; did you mean \"list\"?\n"
     );
     assert_eq!(
-        good(&t, "help destroy"),
-        "usage: destroy GUEST...\n\ndestroy: end guests at once\n\n  -h, --help  show this\n"
+        good(&t, "help clear"),
+        "usage: clear [--json]\n\nclear: clear the screen\n\n      --json  as JSON, for programs\n  -h, --help  show this\n"
     );
 }
 
@@ -191,7 +191,7 @@ fn a_session() {
     good(&t, "block-detach tux xvdb");
     assert_eq!(
         bad(&t, "block-detach tux xvdb"),
-        "error: domain 1 has no disk 51728; see: block-list 1\n"
+        "error: domain 1 has no disk xvdb; it has xvda\n"
     );
     assert!(bad(&t, "block-attach tux /guests/b.img").contains("there is no vdev"));
     assert_eq!(
@@ -314,6 +314,296 @@ fn a_session() {
         "error: there is no domain \"tux\"; see: list\n"
     );
     assert_eq!(t.host().open.get(), 0);
+}
+
+#[test]
+fn what_is_said_of_other_words() {
+    let t = ready();
+    for (word, part) in [
+        ("exit", "poweroff ends it"),
+        ("quit", "poweroff ends it"),
+        ("trigger linux power", "no triggers"),
+        ("debug-keys q", "no debug keys"),
+        ("migrate", "neither saved nor moved"),
+    ] {
+        assert!(misused(&t, word).contains(part), "{word}");
+    }
+    assert!(bad(&t, "help exit").contains("poweroff ends it"));
+    assert!(good(&t, "help").contains("Ctrl-R searches"));
+    assert_eq!(good(&t, "clear"), "\x1b[H\x1b[2J");
+}
+
+/// A terminal with lines that were entered.
+#[derive(Default)]
+struct Entered(String);
+
+impl Output for Entered {
+    fn write(&mut self, text: &str) {
+        self.0.push_str(text);
+    }
+    async fn flush(&mut self) {}
+    async fn interrupted(&mut self) {
+        core::future::pending::<()>().await;
+    }
+    fn history(&self) -> Vec<String> {
+        ["list", "info", "history"].map(ToOwned::to_owned).into()
+    }
+}
+
+#[test]
+fn lines_of_before() {
+    let t = ready();
+    let shown = |line: &str| {
+        let mut out = Entered::default();
+        assert_eq!(wait(run(&t, line, &mut out)), Status::Done);
+        out.0
+    };
+    assert_eq!(
+        shown("history"),
+        "    1  list\n    2  info\n    3  history\n"
+    );
+    assert_eq!(shown("history 1"), "    3  history\n");
+    assert_eq!(
+        shown("history 9 --json"),
+        "[\n  \"list\",\n  \"info\",\n  \"history\"\n]\n"
+    );
+    assert!(bad(&t, "history x").contains("no number"));
+}
+
+#[test]
+fn flags_of_xl() {
+    let t = ready();
+    assert_eq!(good(&t, "create -q linux"), "");
+    assert!(good(&t, "list -v linux").contains("bdc998cb-c010-4165-97c2-c3167a8060e3 -\n"));
+    assert_eq!(bad(&t, "unpause linux"), "error: domain 1 is not paused\n");
+    assert!(good(&t, "info -n").contains("\nnuma_info "));
+    assert_eq!(json(&t, "info -n --json")["numa_info"][0]["node"], 0);
+    assert_eq!(
+        good(&t, "console linux -t pv -n 0"),
+        "console of linux (domain 1), from its beginning as far as kept; Ctrl-] leaves\n"
+    );
+    assert_eq!(
+        bad(&t, "console linux -t vuart"),
+        "error: domain 1 has no virtual UART; its configuration needs vuart = \"sbsa_uart\"\n"
+    );
+    assert!(bad(&t, "console -t serial linux").contains("there are pv and vuart"));
+    assert!(bad(&t, "console -n 1 linux").contains("only 0"));
+    // Several at once, and patterns.
+    good(
+        &t,
+        "create -q linux name=web-a uuid=11111111-c010-4165-97c2-c3167a8060e3 disk=[]",
+    );
+    good(
+        &t,
+        "create -q linux name=web-b uuid=21111111-c010-4165-97c2-c3167a8060e3 disk=[]",
+    );
+    assert_eq!(
+        bad(&t, "rename linux web-a"),
+        "error: the name \"web-a\" is taken by domain 2; choose another\n"
+    );
+    good(&t, "rename linux linux");
+    good(&t, "pause web-*");
+    assert!(t.find("web-a").unwrap().paused && t.find("web-b").unwrap().paused);
+    good(&t, "unpause web-? web-a");
+    assert_eq!(
+        bad(&t, "destroy db*"),
+        "error: no guest's name is like \"db*\"; see: list\n"
+    );
+    good(&t, "destroy web-* linux");
+    assert_eq!(t.host().domain_list().unwrap().len(), 1);
+    // In the foreground until it is gone or kept.
+    let said = good(&t, "create linux -d name=fore");
+    assert!(
+        said.starts_with('{') && said.ends_with("domain 4 (fore) created\n"),
+        "{said}"
+    );
+    let mut out = Impatient::default();
+    assert_eq!(
+        wait(run(
+            &t,
+            "create linux -F name=two disk=[] uuid=31111111-c010-4165-97c2-c3167a8060e3",
+            &mut out
+        )),
+        Status::Done
+    );
+    assert!(!t.is_over(DomId(5)));
+    t.host().stop(DomId(5), ShutdownCode::Poweroff);
+    wait(t.reap());
+    assert!(t.is_over(DomId(5)));
+    assert_eq!(bad(&t, "reboot"), "error: name a guest, or all with -a\n");
+    t.host().obeys.set(true);
+    assert!(good(&t, "reboot -a -w").starts_with("note: domain 4"));
+}
+
+/// A small terminal whose person presses keys one after the other.
+struct Small(String, Vec<u8>);
+
+impl Output for Small {
+    fn write(&mut self, text: &str) {
+        self.0.push_str(text);
+    }
+    async fn flush(&mut self) {}
+    async fn interrupted(&mut self) {}
+    async fn key(&mut self) -> u8 {
+        self.1.remove(0)
+    }
+    fn size(&self) -> Option<Size> {
+        Some(Size {
+            rows: 6,
+            columns: 30,
+        })
+    }
+}
+
+#[test]
+fn what_domains_use() {
+    let t = ready();
+    good(&t, "create -q linux \"vif=['']\"");
+    let once = good(&t, "top -1 -d 1");
+    let lines: Vec<&str> = once.lines().collect();
+    assert!(
+        lines[0].ends_with("2 domains: 1 running, 1 blocked, 0 paused, 0 crashed"),
+        "{once}"
+    );
+    assert_eq!(
+        lines[2..],
+        [
+            "NAME         STATE  CPU(s) CPU(%)   MEM(k) MEM(%) VCPUS NETTX(k) NETRX(k) NETS VBDS",
+            "Domain-0     r-----      2    0.0   131072   11.1     1        0        0    0    0",
+            "linux        ------      1    0.0    16400    1.3     1        0        0    1    1",
+        ]
+    );
+    // One that ran half of the time is first.
+    t.host().busy.set(500);
+    let rows = json(&t, "top --json -d 1");
+    assert_eq!(
+        (&rows[0]["name"], &rows[0]["cpu_percent"]),
+        (&"linux".into(), &49.9.into())
+    );
+    assert_eq!(
+        (&rows[0]["bytes_sent"], &rows[0]["bytes_received"]),
+        (&180.into(), &120.into())
+    );
+    t.host().busy.set(0);
+    // On a screen it is drawn in place, no wider and no higher than that, until q.
+    let mut out = Small(String::new(), b" xq".to_vec());
+    assert_eq!(wait(run(&t, "top", &mut out)), Status::Done);
+    assert_eq!(out.1, b"");
+    let frames: Vec<&str> = out.0.split("\x1b[H").collect();
+    assert_eq!(frames.len(), 4);
+    assert!(frames[0] == "\x1b[2J" && frames[3].ends_with("q leaves\r\x1b[K"));
+    for frame in &frames[1..] {
+        let rows: Vec<&str> = frame.lines().collect();
+        assert_eq!(rows.len(), 5, "{frame}");
+        assert!(
+            rows.iter()
+                .all(|r| r.trim_end_matches("\x1b[K").len() <= 30),
+            "{frame}"
+        );
+    }
+    for wrong in ["top -d 0", "top -d x", "top -d 3601"] {
+        assert!(bad(&t, wrong).contains("no number of seconds"));
+    }
+}
+
+#[test]
+fn shares_and_limits() {
+    let t = ready();
+    good(&t, "create -q linux");
+    good(&t, "vcpu-pin linux 1 0");
+    assert_eq!(json(&t, "vcpu-list --json linux")[1]["affinity"], "0");
+    good(&t, "vcpu-pin linux all 0-1 all");
+    assert_eq!(json(&t, "vcpu-list --json linux")[1]["affinity"], "all");
+    assert!(bad(&t, "vcpu-pin linux 2 0").contains("it has 0 to 1"));
+    assert_eq!(
+        bad(&t, "vcpu-pin linux 0 7"),
+        "error: the machine has CPUs 0 to 1, none of \"7\"\n"
+    );
+    assert!(bad(&t, "vcpu-pin linux 0 x").contains("names no CPUs"));
+    assert!(bad(&t, "vcpu-pin linux 0 0 1").contains("no soft affinity"));
+    good(&t, "sched-credit2 -d linux -w 512");
+    assert_eq!(
+        good(&t, "sched-credit2"),
+        "Name                                ID Weight\n\
+         Domain-0                             0    256\n\
+         linux                                1    512\n"
+    );
+    assert_eq!(json(&t, "sched-credit2 -d linux --json")[0]["weight"], 512);
+    for wrong in ["-w 512", "-d linux -w 0", "-d linux -w 65536"] {
+        assert!(bad(&t, &format!("sched-credit2 {wrong}")).contains("1 to 65535"));
+    }
+    good(&t, "mem-max linux 32");
+    assert_eq!(t.find("linux").unwrap().max_pages, 33 * 256);
+    assert!(bad(&t, "mem-max linux 8").contains("mem-set 1 8"));
+    assert!(
+        good(&t, "vcpu-set linux 2").starts_with("note: domain 1 brings 1 vcpus more up itself")
+    );
+    good(&t, "sysrq linux s");
+    assert_eq!(
+        t.host().node("/local/domain/1/control/sysrq").as_deref(),
+        Some("s")
+    );
+    assert!(bad(&t, "sysrq linux sync").contains("is no key"));
+    // What it was created with is not what it is started anew with.
+    good(&t, "config-update linux linux memory=24 name=other");
+    let long = json(&t, "list -l linux");
+    assert_eq!(long[0]["config"]["memory"], 24);
+    assert_eq!(long[0]["config"]["name"], "linux");
+    // With the pages that it shares with dom0.
+    assert_eq!(long[0]["memory_given_kib"], (16 << 10) + 16);
+    good(&t, "reboot -F linux");
+    assert_eq!(json(&t, "list linux --json")[0]["memory_mib"], 24);
+    assert_eq!(
+        json(&t, "list linux --json")[0]["uuid"],
+        "bdc998cb-c010-4165-97c2-c3167a8060e3"
+    );
+}
+
+#[test]
+fn every_verb_has_json() {
+    let t = ready();
+    let made = json(&t, "create linux --json \"vif=['']\"");
+    assert_eq!(
+        (&made["domid"], &made["name"]),
+        (&1.into(), &"linux".into())
+    );
+    assert!(json(&t, "list -l linux")[0]["vif"][0]["mac"].is_string());
+    assert_eq!(json(&t, "dmesg --json")["lines"][0], "(XEN) hello");
+    assert_eq!(json(&t, "domid linux --json")["domid"], 1);
+    assert_eq!(json(&t, "domname 1 --json")["name"], "linux");
+    assert_eq!(
+        json(&t, "xenstore-read --json /local/domain/1/name")["/local/domain/1/name"],
+        "linux"
+    );
+    t.host().polite.set(true);
+    good(&t, "xenstore-write /tool/w 1");
+    assert_eq!(json(&t, "xenstore-watch --json /tool/w -n 1")["value"], "6");
+    t.host().polite.set(false);
+    assert_eq!(
+        json(
+            &t,
+            "create -n --json linux name=x disk=[] uuid=11111111-c010-4165-97c2-c3167a8060e3"
+        )["config"]["name"],
+        "x"
+    );
+    // What fails says so in JSON as well.
+    let failed: Value = serde_json::from_str(&bad(&t, "domid nobody --json")).unwrap();
+    assert!(failed["error"].as_str().unwrap().contains("nobody"));
+    assert!(bad(&t, "console linux --json").contains("a console has no JSON"));
+    assert!(bad(&t, "create linux --json -c").contains("a console has no JSON"));
+    // And those that say nothing, or words.
+    for v in verbs::VERBS {
+        if !matches!(v.id, Id::Console | Id::XenstoreWatch) {
+            let mut out = String::new();
+            let words = ["linux"; 4].iter().take(v.count.0).copied();
+            let line = words.fold(format!("{} --json", v.name), |line, w| {
+                format!("{line} {w}")
+            });
+            wait(run(&t, &line, &mut out));
+            let value = serde_json::from_str::<Value>(&out);
+            assert!(value.is_ok(), "{line}: {out}");
+        }
+    }
 }
 
 #[test]

@@ -41,12 +41,24 @@ pub enum Id {
     VcpuList,
     /// Sets the vcpus online.
     VcpuSet,
+    /// Sets the CPUs that a vcpu may run on.
+    VcpuPin,
+    /// Shows or sets the share of the CPUs.
+    Sched,
     /// Sets a guest's memory.
     MemSet,
+    /// Limits a guest's memory.
+    MemMax,
+    /// Gives a guest the configuration of its next start.
+    ConfigUpdate,
+    /// Presses a key of Linux's magic SysRq.
+    Sysrq,
     /// Shows the hypervisor's log.
     Dmesg,
     /// How long domains have run.
     Uptime,
+    /// What domains use, live.
+    Top,
     /// Lists disks.
     BlockList,
     /// Adds a disk.
@@ -73,6 +85,10 @@ pub enum Id {
     XenstoreList,
     /// Shows changes.
     XenstoreWatch,
+    /// Clears the screen.
+    Clear,
+    /// Shows the lines that were entered.
+    History,
     /// Explains verbs.
     Help,
     /// Ends everything.
@@ -143,6 +159,7 @@ const fn flag(short: char, long: &'static str, help: &'static str) -> Opt {
     }
 }
 
+/// What every verb takes.
 const JSON: Opt = Opt {
     short: None,
     long: "json",
@@ -201,6 +218,9 @@ pub const VERBS: &[Verb] = &[
                 "dryrun",
                 "read and check the configuration, and show what it means",
             ),
+            flag('d', "debug", "show what the configuration means, and create it"),
+            flag('q', "quiet", "say nothing but errors"),
+            flag('F', "foreground", "wait until it is gone, or Ctrl-C"),
         ],
         "create a guest from a configuration file",
     )
@@ -215,7 +235,10 @@ pub const VERBS: &[Verb] = &[
         "[DOMAIN]...",
         (0, MANY),
         &[Word::Domain],
-        &[flag('l', "long", "all that is known, as JSON"), JSON],
+        &[
+            flag('l', "long", "all that is known, as JSON"),
+            flag('v', "verbose", "with UUID, and why it stopped"),
+        ],
         "list domains",
     )
     .more(
@@ -228,7 +251,7 @@ pub const VERBS: &[Verb] = &[
         "",
         (0, 0),
         &[],
-        &[JSON],
+        &[flag('n', "numa", "with the nodes of memory")],
         "tell of the machine and the hypervisor",
     ),
     verb(
@@ -237,7 +260,7 @@ pub const VERBS: &[Verb] = &[
         "",
         (0, 0),
         &[],
-        &[JSON],
+        &[],
         "tell what of the machine works and what does not",
     )
     .more(
@@ -250,28 +273,50 @@ pub const VERBS: &[Verb] = &[
         "GUEST",
         (1, 1),
         &[Word::Guest],
-        &[],
+        &[
+            Opt {
+                short: Some('t'),
+                long: "type",
+                value: Some("TYPE"),
+                help: "pv or vuart",
+            },
+            Opt {
+                short: Some('n'),
+                long: "num",
+                value: Some("NUMBER"),
+                help: "which console; a guest has number 0",
+            },
+        ],
         "connect with a guest's console; leave with Ctrl-]",
     )
-    .more("What the guest printed before is shown first."),
+    .more(
+        "What the guest printed before is shown first. PV console and virtual UART\n\
+         are shown as one; what is typed goes where the guest printed last.",
+    ),
     verb(
         Id::Shutdown,
         "shutdown",
         "GUEST... | -a",
         (0, MANY),
         &[Word::Guest],
-        &[WAIT, TIMEOUT, flag('a', "all", "all guests")],
+        &[
+            WAIT,
+            TIMEOUT,
+            flag('a', "all", "all guests"),
+            flag('F', "fallback", "as xl's; there is no ACPI that it could fall back to"),
+        ],
         "ask guests to power off",
     ),
     verb(
         Id::Reboot,
         "reboot",
-        "GUEST...",
-        (1, MANY),
+        "GUEST... | -a",
+        (0, MANY),
         &[Word::Guest],
         &[
             WAIT,
             TIMEOUT,
+            flag('a', "all", "all guests"),
             flag('F', "force", "do not ask: destroy it and create it anew"),
         ],
         "ask guests to restart",
@@ -284,7 +329,8 @@ pub const VERBS: &[Verb] = &[
         &[Word::Guest],
         &[],
         "end guests at once",
-    ),
+    )
+    .more("GUEST may have * and ? in it, for all guests whose names match; so may\nGUEST of pause, unpause, shutdown and reboot."),
     verb(
         Id::Pause,
         "pause",
@@ -336,7 +382,7 @@ pub const VERBS: &[Verb] = &[
         "[DOMAIN]...",
         (0, MANY),
         &[Word::Domain],
-        &[JSON],
+        &[],
         "list vcpus",
     ),
     verb(
@@ -347,6 +393,39 @@ pub const VERBS: &[Verb] = &[
         &[Word::Guest, Word::Other],
         &[],
         "tell a guest how many vcpus to use",
+    )
+    .more("The guest takes them off and on itself."),
+    verb(
+        Id::VcpuPin,
+        "vcpu-pin",
+        "GUEST VCPU|all CPUS|all [-|all]",
+        (3, 4),
+        &[Word::Domain, Word::Other],
+        &[flag('f', "force", "as xl's; nothing has to be forced here")],
+        "set the CPUs that vcpus may run on",
+    )
+    .more("CPUS is as in a configuration, for instance 0-3,^2. There is no soft affinity."),
+    verb(
+        Id::Sched,
+        "sched-credit2",
+        "",
+        (0, 0),
+        &[],
+        &[
+            Opt {
+                short: Some('d'),
+                long: "domain",
+                value: Some("DOMAIN"),
+                help: "this domain only",
+            },
+            Opt {
+                short: Some('w'),
+                long: "weight",
+                value: Some("WEIGHT"),
+                help: "set its share: 1 to 65535, where 256 is usual",
+            },
+        ],
+        "show or set domains' shares of the CPUs",
     ),
     verb(
         Id::MemSet,
@@ -358,6 +437,35 @@ pub const VERBS: &[Verb] = &[
         "tell a guest how much memory to use",
     )
     .more("SIZE is in MiB, or with k, m or g behind it in KiB, MiB or GiB."),
+    verb(
+        Id::MemMax,
+        "mem-max",
+        "GUEST SIZE",
+        (2, 2),
+        &[Word::Guest, Word::Other],
+        &[],
+        "limit what memory a guest may have",
+    )
+    .more("SIZE is as for mem-set. The next mem-set limits it anew."),
+    verb(
+        Id::ConfigUpdate,
+        "config-update",
+        "GUEST FILE [KEY=VALUE]...",
+        (2, MANY),
+        &[Word::Guest, Word::File, Word::Other],
+        &[],
+        "give a guest the configuration of its next start",
+    )
+    .more("It keeps its name and its UUID."),
+    verb(
+        Id::Sysrq,
+        "sysrq",
+        "GUEST LETTER",
+        (2, 2),
+        &[Word::Guest, Word::Other],
+        &[],
+        "press a key of Linux's magic SysRq in a guest",
+    ),
     verb(
         Id::Dmesg,
         "dmesg",
@@ -373,8 +481,29 @@ pub const VERBS: &[Verb] = &[
         "[DOMAIN]...",
         (0, MANY),
         &[Word::Domain],
-        &[JSON],
+        &[],
         "tell how long domains have run",
+    ),
+    verb(
+        Id::Top,
+        "top",
+        "",
+        (0, 0),
+        &[],
+        &[
+            flag('1', "once", "show it once, of a time of --delay"),
+            Opt {
+                short: Some('d'),
+                long: "delay",
+                value: Some("SECONDS"),
+                help: "how often; 2 if not given",
+            },
+        ],
+        "show what domains use, until q or Ctrl-C",
+    )
+    .more(
+        "Columns are xentop's. NETTX is what the guest sent. CPU(%) is of one CPU, at\n\
+         first since its creation. With --json it shows once.",
     ),
     verb(
         Id::BlockList,
@@ -382,7 +511,7 @@ pub const VERBS: &[Verb] = &[
         "GUEST...",
         (1, MANY),
         &[Word::Guest],
-        &[JSON],
+        &[],
         "list disks",
     ),
     verb(
@@ -414,7 +543,7 @@ pub const VERBS: &[Verb] = &[
         "GUEST...",
         (1, MANY),
         &[Word::Guest],
-        &[JSON],
+        &[],
         "list network interfaces",
     ),
     verb(
@@ -445,7 +574,7 @@ pub const VERBS: &[Verb] = &[
         "",
         (0, 0),
         &[],
-        &[JSON],
+        &[],
         "list bridges and what goes through their ports",
     ),
     verb(
@@ -457,7 +586,6 @@ pub const VERBS: &[Verb] = &[
         &[
             flag('f', "full", "with full paths"),
             flag('p', "perms", "with permissions"),
-            JSON,
         ],
         "show xenstore's tree",
     ),
@@ -494,7 +622,7 @@ pub const VERBS: &[Verb] = &[
         "PATH...",
         (1, MANY),
         &[Word::Node],
-        &[flag('p', "prefix", "with the path before each name"), JSON],
+        &[flag('p', "prefix", "with the path before each name")],
         "list the children of nodes of xenstore",
     ),
     verb(
@@ -510,6 +638,16 @@ pub const VERBS: &[Verb] = &[
             help: "end after so many changes",
         }],
         "show changes in xenstore until Ctrl-C",
+    ),
+    verb(Id::Clear, "clear", "", (0, 0), &[], &[], "clear the screen"),
+    verb(
+        Id::History,
+        "history",
+        "[COUNT]",
+        (0, 1),
+        &[Word::Other],
+        &[],
+        "show the lines that were entered, or the last of them",
     ),
     verb(
         Id::Help,
@@ -534,6 +672,64 @@ pub const VERBS: &[Verb] = &[
     ),
 ];
 
+/// What people type who come from elsewhere, and what is to be said of it.
+const ELSEWHERE: &[(&str, &str)] = &[
+    ("exit", HERE),
+    ("quit", HERE),
+    ("logout", HERE),
+    (
+        "trigger",
+        "Xen on Arm has no triggers; see: shutdown, reboot, sysrq",
+    ),
+    (
+        "debug-keys",
+        "the hypervisor has no debug keys; see: dmesg, doctor, list -l, vcpu-list",
+    ),
+    (
+        "sched-credit",
+        "the scheduler goes by its numbers as credit2; see: sched-credit2",
+    ),
+    (
+        "dump-core",
+        "memory cannot be dumped yet; see: console, dmesg, xenstore-ls",
+    ),
+    ("save", NO_SAVE),
+    ("restore", NO_SAVE),
+    ("migrate", NO_SAVE),
+    ("suspend", NO_SAVE),
+    ("ls", "see: list, and xenstore-ls"),
+    (
+        "reset",
+        "see: poweroff -r for the machine, reboot for a guest",
+    ),
+    (
+        "halt",
+        "see: poweroff for the machine, shutdown for a guest",
+    ),
+];
+/// Of words that leave a shell.
+const HERE: &str =
+    "this prompt is the machine's own: poweroff ends it; Ctrl-] leaves a guest's console";
+const NO_SAVE: &str = "guests can be neither saved nor moved to another machine; see: pause";
+
+/// What to say of a word that is no verb.
+pub(super) fn unknown(name: &str) -> String {
+    if let Some((_, advice)) = ELSEWHERE.iter().find(|(word, _)| *word == name) {
+        return format!("there is no \"{name}\": {advice}");
+    }
+    match text::closest(name, VERBS.iter().map(|v| v.name)) {
+        Some(meant) => format!("there is no \"{name}\"; did you mean \"{meant}\"?"),
+        None => format!("there is no \"{name}\"; see: help"),
+    }
+}
+
+/// Keys of the line editor, for the text of `help`.
+const KEYS: &str = "\n\
+    Tab completes. Up and Down recall, Ctrl-R searches what was entered before, also in\n\
+    former runs. Ctrl-A, Ctrl-E: begin and end; Alt-B, Alt-F: by words; Ctrl-W, Ctrl-U,\n\
+    Ctrl-K: cut a word, what is before, what is behind; Ctrl-Y: put it in; Ctrl-L: clear.\n\
+    Ctrl-C ends a command that waits. Ctrl-] leaves a guest's console.\n";
+
 /// A verb by its name.
 #[must_use]
 pub fn find(name: &str) -> Option<&'static Verb> {
@@ -548,8 +744,14 @@ pub fn overview() -> String {
     for v in VERBS {
         out.push_str(&format!("  {:widest$}  {}\n", v.name, v.summary));
     }
-    out.push_str("\nhelp VERB, or VERB -h, tells more.\n");
+    out.push_str("\nhelp VERB, or VERB -h, tells more. --json: as JSON, for programs.\n");
+    out.push_str(KEYS);
     out
+}
+
+/// The options of a verb, with those that every verb takes.
+pub(super) fn options(verb: &Verb) -> impl Iterator<Item = &Opt> {
+    verb.options.iter().chain(core::iter::once(&JSON))
 }
 
 impl Verb {
@@ -557,7 +759,7 @@ impl Verb {
     #[must_use]
     pub fn usage(&self) -> String {
         let mut out = format!("usage: {}", self.name);
-        for o in self.options {
+        for o in options(self) {
             let value = o.value.map(|v| format!(" {v}")).unwrap_or_default();
             match o.short {
                 Some(c) => out.push_str(&format!(" [-{c}{value}]")),
@@ -585,7 +787,7 @@ impl Verb {
             format!("  {short}--{}{value}", o.long)
         };
         let help = flag('h', "help", "show this");
-        let all = || self.options.iter().chain(core::iter::once(&help));
+        let all = || options(self).chain(core::iter::once(&help));
         let widest = all().map(|o| left(o).len()).max().unwrap_or(0);
         for o in all() {
             out.push_str(&format!("{:widest$}  {}\n", left(o), o.help));
@@ -692,10 +894,7 @@ pub fn parse(line: &str) -> Result<Option<Command>, String> {
         name => name,
     };
     let Some(verb) = find(name) else {
-        return Err(match text::closest(name, VERBS.iter().map(|v| v.name)) {
-            Some(meant) => format!("there is no \"{name}\"; did you mean \"{meant}\"?"),
-            None => format!("there is no \"{name}\"; see: help"),
-        });
+        return Err(unknown(name));
     };
     let usage = |what: String| format!("{}: {what}\n{}", verb.name, verb.usage());
     let mut command = Command {
@@ -724,10 +923,9 @@ pub fn parse(line: &str) -> Result<Option<Command>, String> {
                 format!("-{c}"),
                 verb.options.iter().find(|o| o.short == Some(c)),
             ),
-            getargs::Arg::Long(long) => (
-                format!("--{long}"),
-                verb.options.iter().find(|o| o.long == long),
-            ),
+            getargs::Arg::Long(long) => {
+                (format!("--{long}"), options(verb).find(|o| o.long == long))
+            }
         };
         let Some(known) = known else {
             return Err(usage(format!("there is no option {shown}")));

@@ -314,7 +314,10 @@ fn a_search_is_shown_and_taken_away() {
     let mut screen = Screen::new(20);
     feed(&mut e, "\x12atta");
     screen.show(&e.take_output());
-    assert_eq!(screen.text(), "search \"atta\": block-attach linux /guests/a.img");
+    assert_eq!(
+        screen.text(),
+        "search \"atta\": block-attach linux /guests/a.img"
+    );
     feed(&mut e, "\x07ab");
     screen.show(&e.take_output());
     assert_eq!(screen.text(), "> ab");
@@ -331,5 +334,8 @@ fn a_line_is_edited_at_the_width_that_the_terminal_tells() {
     feed(&mut e, line);
     feed(&mut e, "\x01\x1b[C\x7fC\x05\x7f3");
     screen.show(&e.take_output());
-    assert_eq!(screen.text(), "> Create /guests/linux.cfg memory=512 vcpus=3");
+    assert_eq!(
+        screen.text(),
+        "> Create /guests/linux.cfg memory=512 vcpus=3"
+    );
 }

@@ -261,6 +261,15 @@ impl<H: Host> Toolstack<H> {
         Ok(())
     }
 
+    /// The names of a domain's disks, in words.
+    pub(crate) fn disks_in_words(&self, dom: DomId) -> String {
+        let names: Vec<String> = self.blocks(dom).into_iter().map(|b| b.name).collect();
+        match names.is_empty() {
+            true => "it has none".to_string(),
+            false => format!("it has {}", names.join(", ")),
+        }
+    }
+
     /// Asks a guest to let go of a device, if it runs and has it or is about to, and waits. Whether it did.
     pub(super) async fn let_go(&self, dom: DomId, class: &str, devid: u32) -> Result<bool> {
         let back = tree::backend_path(dom, class, &devid.to_string());

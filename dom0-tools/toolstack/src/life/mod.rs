@@ -236,11 +236,12 @@ impl<H: Host> Toolstack<H> {
     /// Lets a guest's vcpus run again.
     ///
     /// # Errors
-    /// The hypervisor refused.
+    /// It is not paused, or the hypervisor refused.
     pub fn unpause(&self, dom: DomId) -> Result<()> {
-        self.host
-            .unpause_domain(dom)
-            .during(format!("unpausing domain {dom}"))
+        match self.host.unpause_domain(dom) {
+            Err(Errno::EINVAL) => fail!("domain {dom} is not paused"),
+            done => done.during(format!("unpausing domain {dom}")),
+        }
     }
 
     /// Asks a guest to power off (`poweroff`) or to restart (`reboot`), and answers whether it has
@@ -294,12 +295,78 @@ impl<H: Host> Toolstack<H> {
         let Some(_claim) = self.claim(Claim::Name(name.to_owned())) else {
             return fail!("the name \"{name}\" is being given to another domain");
         };
-        self.name_is_free(name)?;
+        if let Some(other) = self.named(name)? {
+            return match other == dom {
+                true => Ok(()),
+                false => fail!("the name \"{name}\" is taken by domain {other}; choose another"),
+            };
+        }
         self.write_name(dom, name)?;
         if let Some(kept) = self.kept.borrow_mut().get_mut(&dom.0) {
             kept.config.name = name.to_owned();
         }
         Ok(())
+    }
+
+    /// The domain that has a name.
+    fn named(&self, name: &str) -> Result<Option<DomId>> {
+        let domains = self.host.domain_list().during("listing the domains")?;
+        let mut doms = domains.iter().map(|d| d.dom);
+        Ok(doms.find(|d| self.name_of(*d).as_deref() == Some(name)))
+    }
+
+    /// Whether a domain is gone, or has stopped and is kept as it is.
+    pub fn is_over(&self, dom: DomId) -> bool {
+        match self.host.domain_info(dom) {
+            Err(_) => true,
+            Ok(info) => {
+                let kept = self.kept.borrow();
+                let ended = kept.get(&dom.0).is_none_or(|k| k.ended);
+                info.shutdown.is_some() && ended
+            }
+        }
+    }
+
+    /// Gives a guest another configuration, for when it is started anew. Its name and its UUID stay.
+    ///
+    /// # Errors
+    /// It was not created here.
+    pub fn replace_config(&self, dom: DomId, config: DomainConfig) -> Result<()> {
+        let mut kept = self.kept.borrow_mut();
+        let Some(kept) = kept.get_mut(&dom.0) else {
+            return fail!("domain {dom} was not created here");
+        };
+        kept.config = DomainConfig {
+            name: kept.config.name.clone(),
+            uuid: kept.config.uuid,
+            ..config
+        };
+        Ok(())
+    }
+
+    /// Presses a key of Linux's magic SysRq (`control/sysrq`, docs/misc/xenstore-paths.pandoc).
+    ///
+    /// # Errors
+    /// xenstore refused.
+    pub fn press_sysrq(&self, dom: DomId, key: &str) -> Result<()> {
+        self.write_text(&format!("/local/domain/{dom}/control/sysrq"), key)
+    }
+
+    /// Limits a guest's memory, in KiB.
+    ///
+    /// # Errors
+    /// Less than what it was told to have, or the hypervisor refused.
+    pub fn set_max_memory(&self, dom: DomId, kib: u64) -> Result<()> {
+        if let Some(target) = self.memory_target(dom).filter(|t| kib < *t) {
+            return fail!(
+                "domain {dom} is to have {} now; lower that first: mem-set {dom} {}",
+                mib(target),
+                kib >> 10
+            );
+        }
+        self.host
+            .set_max_mem(dom, kib.saturating_add(MEMORY_SLACK_KIB))
+            .during(format!("domain {dom}: limiting its memory"))
     }
 
     fn write_name(&self, dom: DomId, name: &str) -> Result<()> {
@@ -322,6 +389,11 @@ impl<H: Host> Toolstack<H> {
                 d.dom
             ),
         }
+    }
+
+    /// How much memory a domain was told to have, in KiB.
+    pub fn memory_target(&self, dom: DomId) -> Option<u64> {
+        self.read_number(&format!("/local/domain/{dom}/memory/target"))
     }
 
     /// Tells a guest's balloon how much memory to have, in KiB.
