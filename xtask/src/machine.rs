@@ -442,7 +442,10 @@ const WORDS: &[(&str, Option<&[&str]>)] = &[
     ("dom0_mem", None),
     ("dom0_ip", None),
     ("exec", None),
-    ("panic", Some(&["reboot", "now", "overflow"])),
+    ("panic", Some(&["now", "overflow"])),
+    ("noreboot", Some(&[""])),
+    ("crash-test", Some(&[""])),
+    ("dom0_watchdog", None),
 ];
 
 /// Says which words of `--append` nobody knows.
@@ -461,7 +464,7 @@ fn unknown_word(word: &str) -> Option<String> {
         let names: Vec<&str> = WORDS.iter().map(|(name, _)| *name).collect();
         format!(
             "\"{word}\" is a word that nobody knows; there are {}",
-            names.join("=, ") + "="
+            names.join(", ")
         )
     };
     let Some((_, values)) = WORDS.iter().find(|(known, _)| *known == name) else {
