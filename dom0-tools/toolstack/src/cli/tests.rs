@@ -171,6 +171,8 @@ fn a_session() {
     );
     // What a front end with several queues writes.
     for (key, value) in [
+        ("queue-0", "x"),
+        ("queue-1", "x"),
         ("queue-0/ring-ref0", "9"),
         ("queue-0/event-channel", "5"),
         ("queue-1/ring-ref0", "10"),
