@@ -132,10 +132,16 @@ impl ListRegs for Lrs {
 }
 
 /// Carries out what a vGIC operation asks of physical interrupts.
+#[inline]
 pub fn physical(p: PhysIrqs) {
-    if !p.any() {
-        return;
+    if p.any() {
+        physical_one_by_one(p);
     }
+}
+
+#[cold]
+#[inline(never)]
+fn physical_one_by_one(p: PhysIrqs) {
     for b in 0..32 {
         let irq = p.base + b;
         if p.enable & (1 << b) != 0 {

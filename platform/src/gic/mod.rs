@@ -200,13 +200,13 @@ impl Gic {
     }
 
     /// Enables an interrupt.
-    #[inline]
+    #[inline(never)]
     pub fn enable(&self, intid: u32) {
         each!(self, g => g.set_bit(intid, reg::ISENABLER));
     }
 
     /// Disables an interrupt; after it returns, it is no longer signalled anew.
-    #[inline]
+    #[inline(never)]
     pub fn disable(&self, intid: u32) {
         each!(self, g => { g.set_bit(intid, reg::ICENABLER); g.settle(intid) });
     }
