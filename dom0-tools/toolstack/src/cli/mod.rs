@@ -483,8 +483,10 @@ async fn read_config<H: Host>(
     for line in bytes.split_mut(|b| *b == b'\n') {
         let bare = line.trim_ascii_start().len();
         let from = line.len() - bare;
-        if line.get(from) == Some(&b'#') && core::str::from_utf8(line).is_err() {
-            line[from..].fill(b'#');
+        if core::str::from_utf8(line).is_err()
+            && let Some(comment @ [b'#', ..]) = line.get_mut(from..)
+        {
+            comment.fill(b'#');
         }
     }
     let Ok(text) = core::str::from_utf8(&bytes) else {

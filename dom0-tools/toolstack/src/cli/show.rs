@@ -684,7 +684,8 @@ pub(super) fn sched<H: Host>(t: &Toolstack<H>, c: &Command, out: &mut impl Outpu
     };
     if let Some(text) = c.value("weight") {
         let weight = crate::text::number(text).and_then(|n| u16::try_from(n).ok());
-        let (Some(weight @ 1..), [i], Some(_)) = (weight, &domains[..], c.value("domain")) else {
+        let (Some(weight @ 1..), [i], Some(_)) = (weight, domains.as_slice(), c.value("domain"))
+        else {
             return fail!("a weight is a number from 1 to 65535, for one domain (-d)");
         };
         return t
