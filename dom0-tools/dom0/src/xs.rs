@@ -7,10 +7,11 @@ use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
 use alloc::string::String;
 use core::cell::RefCell;
+use el1::heap;
 use el1::mem::{self, Mapping};
 use embassy_futures::select::select;
 use guest_abi::{DomId, Errno, Gfn, Port};
-use xenstore::{ConnId, Store, unnumbered};
+use xenstore::{ConnId, Quota, Store, unnumbered};
 
 /// How long output waits for room before the ring is looked at again, in milliseconds.
 const RETRY_MS: u64 = 20;
@@ -34,12 +35,15 @@ pub struct Xenstore {
 }
 
 impl Xenstore {
-    /// An empty store.
+    /// An empty store. All guests together can fill a quarter of the heap with it.
     #[must_use]
     pub fn new(rt: &'static Rt) -> Self {
         Self {
             rt,
-            store: RefCell::new(Store::new()),
+            store: RefCell::new(Store::with_quota(Quota {
+                total: heap::total() as u64 / 4,
+                ..Quota::default()
+            })),
             rings: RefCell::default(),
             local: RefCell::default(),
             served: Notify::default(),

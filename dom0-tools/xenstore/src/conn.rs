@@ -16,6 +16,9 @@ use crate::tree::Overlay;
 /// Bytes of a message's head.
 pub(crate) const HEAD: usize = size_of::<XsdSockmsg>();
 
+/// What an open transaction is charged for beside what it holds.
+pub(crate) const OPEN: u64 = 64;
+
 /// Which client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ConnId {
@@ -72,6 +75,8 @@ pub(crate) struct Connection {
     pub(crate) watch_bytes: u64,
     /// Watches that fired and could not be queued; each is marked.
     pub(crate) missed: u32,
+    /// What of [`Connection::charged`] is in `Clients::held`.
+    pub(crate) counted: u64,
 }
 
 impl Connection {
@@ -92,6 +97,7 @@ impl Connection {
             watches: 0,
             watch_bytes: 0,
             missed: 0,
+            counted: 0,
         }
     }
 
@@ -211,7 +217,7 @@ impl Connection {
 
     /// Bytes charged for watches and open transactions.
     pub(crate) fn charged(&self) -> u64 {
-        let open = self.transactions.values().map(|t| t.cost + 64).sum();
+        let open = self.transactions.values().map(|t| t.cost + OPEN).sum();
         self.watch_bytes.saturating_add(open)
     }
 

@@ -22,6 +22,9 @@ pub struct Quota {
     pub transaction_nodes: usize,
     /// Bytes of its nodes, watches and transactions together; beyond: `ENOSPC`.
     pub memory: u64,
+    /// Bytes of all nodes, watches and transactions of all domains together; beyond, all but domain 0 get
+    /// `ENOSPC`. Less than what the host has, so that it never runs out of memory for what domains store.
+    pub total: u64,
     /// Replies that wait for the domain to read them. While there are that many, its requests are not
     /// read.
     pub outstanding: usize,
@@ -44,6 +47,7 @@ impl Default for Quota {
             transactions: 11,
             transaction_nodes: 1024,
             memory: 2 << 20,
+            total: 32 << 20,
             outstanding: 20,
             events: 256,
             event_bytes: 64 << 10,

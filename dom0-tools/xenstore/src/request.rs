@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use guest_abi::io::xs_wire::{self, MsgType as Op, PAYLOAD_MAX, XsdSockmsg};
 use guest_abi::{DomId, Errno, Gfn, Port};
 
-use crate::conn::{ConnId, HEAD};
+use crate::conn::{ConnId, HEAD, OPEN};
 use crate::path;
 use crate::perm::{Perm, Who, parse_domid};
 use crate::store::{Effect, Store};
@@ -180,6 +180,7 @@ impl Store {
     fn request(&mut self, id: ConnId, head: XsdSockmsg, payload: &[u8]) {
         let mut fired = None;
         let result = self.dispatch(id, head, payload, &mut fired);
+        self.clients.settle(id, false);
         let (kind, payload) = match result {
             Ok(payload) if payload.len() <= PAYLOAD_MAX => (head.kind, payload),
             Ok(_) => (Op::Error.number(), text(Errno::E2BIG.name())),
@@ -315,7 +316,8 @@ impl Store {
         if tx != 0 {
             return Err(Errno::EBUSY);
         }
-        let room = self.charged(id) < self.quota.memory;
+        let room =
+            self.charged(id) < self.quota.memory && self.all_charged() + OPEN <= self.quota.total;
         let conn = self.clients.conns.get_mut(&id).ok_or(Errno::EINVAL)?;
         if !who.privileged() && (conn.transactions.len() >= self.quota.transactions || !room) {
             return Err(Errno::ENOSPC);

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use guest_abi::io::xs_wire::PAYLOAD_MAX;
 use guest_abi::{DomId, Errno, Gfn, Port};
 
-use crate::conn::{ConnId, Connection, Event};
+use crate::conn::{ConnId, Connection, Event, OPEN};
 use crate::path;
 use crate::perm::{Perm, Who};
 use crate::quota::Quota;
@@ -49,6 +49,8 @@ pub struct Stats {
     pub nodes: usize,
     /// Bytes charged for nodes.
     pub node_bytes: u64,
+    /// Bytes charged for watches and open transactions.
+    pub session_bytes: u64,
     /// Watches of all clients.
     pub watches: usize,
     /// Open transactions of all clients.
@@ -254,6 +256,7 @@ impl Store {
             who: CONTROL_DOMAIN,
             quota: None,
             other_bytes: 0,
+            all_bytes: 0,
             transaction: false,
         };
         let result = f(&mut Transaction { session })?;
@@ -315,7 +318,9 @@ impl Store {
     /// `ENOENT` if the connection has no such watch.
     pub fn unwatch(&mut self, id: ConnId, path: &str, token: &str) -> Result<(), Errno> {
         let (path, _) = self.watch_path(id, path.as_bytes())?;
-        self.watches.remove(&mut self.clients, id, &path, token)
+        self.watches.remove(&mut self.clients, id, &path, token)?;
+        self.clients.settle(id, false);
+        Ok(())
     }
 
     /// Whether a domain watches a node, itself or one above it.
@@ -368,14 +373,15 @@ impl Store {
             return Err(Errno::EINVAL);
         }
         let (path, cut) = self.watch_path(id, path)?;
-        let used = self.charged(id);
+        let (used, all) = (self.charged(id), self.all_charged());
         self.watches.add(
             &mut self.clients,
             id,
             (&path, cut),
             token,
-            (&self.quota, used),
+            (&self.quota, used, all),
         )?;
+        self.clients.settle(id, false);
         Ok((path, token.into()))
     }
 
@@ -503,6 +509,7 @@ impl Store {
         Stats {
             nodes: self.tree.len(),
             node_bytes: self.tree.bytes(),
+            session_bytes: self.clients.held,
             watches: self.watches.len(),
             transactions: conns.clone().map(|c| c.transactions.len()).sum(),
             domains: self.domains.len(),
@@ -541,6 +548,11 @@ impl Store {
         })
     }
 
+    /// Bytes that all domains are charged.
+    pub(crate) fn all_charged(&self) -> u64 {
+        self.tree.bytes().saturating_add(self.clients.held)
+    }
+
     /// Does something for a client, in its transaction `tx`, or at once if that is 0.
     pub(crate) fn work<R>(
         &mut self,
@@ -548,6 +560,7 @@ impl Store {
         tx: u32,
         f: impl FnOnce(&mut Session<'_>) -> Result<R, Errno>,
     ) -> Result<R, Errno> {
+        let held = self.clients.held;
         let conn = self.clients.conns.get_mut(&id).ok_or(Errno::EINVAL)?;
         let who = conn.who;
         let mut overlay = match tx {
@@ -555,12 +568,17 @@ impl Store {
             _ => conn.transactions.remove(&tx).ok_or(Errno::ENOENT)?,
         };
         let quota = (!who.privileged()).then_some(&self.quota);
+        let other_bytes = conn.charged();
         let result = f(&mut Session {
             tree: &mut self.tree,
             overlay: &mut overlay,
             who,
             quota,
-            other_bytes: conn.charged(),
+            other_bytes,
+            all_bytes: held
+                .saturating_sub(conn.counted)
+                .saturating_add(other_bytes)
+                .saturating_add(if tx == 0 { 0 } else { OPEN }),
             transaction: tx != 0,
         });
         if tx != 0 {
@@ -611,6 +629,7 @@ impl Store {
     /// Drops a connection with its watches and transactions.
     fn drop_client(&mut self, id: ConnId) {
         self.watches.remove_all(&mut self.clients, id);
+        self.clients.settle(id, true);
         self.clients.conns.remove(&id);
         self.clients.ready.remove(&id);
     }
@@ -618,6 +637,7 @@ impl Store {
     /// Takes a connection's watches, transactions and buffers away, but not the connection.
     pub(crate) fn reset_client(&mut self, id: ConnId) {
         self.watches.remove_all(&mut self.clients, id);
+        self.clients.settle(id, true);
         self.clients.ready.remove(&id);
         if let Some(conn) = self.clients.conns.get_mut(&id) {
             let advertised = conn.advertised;

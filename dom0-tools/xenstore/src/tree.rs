@@ -66,6 +66,8 @@ impl Usage {
 pub(crate) struct Tree {
     nodes: BTreeMap<Arc<str>, Arc<Node>>,
     usage: BTreeMap<DomId, Usage>,
+    /// Bytes charged for all nodes.
+    bytes: i64,
     generation: u64,
 }
 
@@ -83,6 +85,7 @@ impl Tree {
             bytes: root.cost("/") as i64,
         };
         Self {
+            bytes: usage.bytes,
             nodes: BTreeMap::from([(Arc::from("/"), Arc::new(root))]),
             usage: BTreeMap::from([(DomId(0), usage)]),
             generation: 1,
@@ -103,7 +106,12 @@ impl Tree {
 
     /// Bytes charged for all nodes of all domains.
     pub(crate) fn bytes(&self) -> u64 {
-        self.usage.values().map(|u| u.bytes.max(0) as u64).sum()
+        self.bytes.max(0) as u64
+    }
+
+    /// Bytes charged for all nodes if they grew by `bytes`.
+    fn with(&self, bytes: i64) -> u64 {
+        self.bytes.saturating_add(bytes).max(0) as u64
     }
 
     /// Domains that own something.
@@ -132,6 +140,9 @@ impl Tree {
         for (domid, delta) in overlay.delta.iter().filter(|(d, _)| **d != DomId(0)) {
             quota.map_or(Ok(()), |quota| room(self.usage(*domid), *delta, 0, quota))?;
         }
+        if quota.is_some_and(|q| overlay.growth() > 0 && self.with(overlay.growth()) > q.total) {
+            return Err(Errno::ENOSPC);
+        }
         for (path, touched) in &overlay.touched {
             match (&touched.before, &touched.now) {
                 (Some(a), Some(b)) if Arc::ptr_eq(a, b) => {}
@@ -144,6 +155,7 @@ impl Tree {
                 }
             }
         }
+        self.bytes = self.bytes.saturating_add(overlay.growth());
         for (domid, delta) in &overlay.delta {
             let usage = self.usage.entry(*domid).or_default();
             usage.add(*delta);
@@ -273,6 +285,12 @@ impl Overlay {
         })
     }
 
+    /// Bytes by which all nodes together grow.
+    fn growth(&self) -> i64 {
+        let bytes = self.delta.values().map(|d| d.bytes);
+        bytes.fold(0, i64::saturating_add)
+    }
+
     pub(crate) fn touched(&self, path: &str) -> Option<&Touched> {
         self.touched.get(path)
     }
@@ -299,6 +317,8 @@ pub(crate) struct Session<'a> {
     pub(crate) quota: Option<&'a Quota>,
     /// Bytes that the caller's domain is charged beside nodes and this overlay.
     pub(crate) other_bytes: u64,
+    /// Bytes that all domains are charged beside nodes and this overlay.
+    pub(crate) all_bytes: u64,
     /// Whether the overlay outlives the request, and so is charged.
     pub(crate) transaction: bool,
 }
@@ -404,9 +424,20 @@ impl Session<'_> {
 
     /// Whether `owner` may come to own that much more.
     fn room(&self, owner: DomId, grows: Usage) -> Result<(), Errno> {
-        let (Some(quota), true) = (self.quota, owner != DomId(0)) else {
+        let Some(quota) = self.quota else {
             return Ok(());
         };
+        let all = self
+            .tree
+            .with(self.overlay.growth().saturating_add(grows.bytes))
+            .saturating_add(self.overlay.cost)
+            .saturating_add(self.all_bytes);
+        if grows.bytes > 0 && all > quota.total {
+            return Err(Errno::ENOSPC);
+        }
+        if owner == DomId(0) {
+            return Ok(());
+        }
         let other = if owner == self.who.domid {
             self.other_bytes.saturating_add(self.overlay.cost)
         } else {

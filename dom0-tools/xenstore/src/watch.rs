@@ -70,9 +70,20 @@ pub(crate) struct Watches {
 pub(crate) struct Clients {
     pub(crate) conns: BTreeMap<ConnId, Connection>,
     pub(crate) ready: alloc::collections::BTreeSet<ConnId>,
+    /// Bytes charged for watches and open transactions of all clients, as last settled.
+    pub(crate) held: u64,
 }
 
 impl Clients {
+    /// Brings [`Clients::held`] up to date with one client, that has done something or is about to go.
+    pub(crate) fn settle(&mut self, id: ConnId, gone: bool) {
+        if let Some(conn) = self.conns.get_mut(&id) {
+            let now = if gone { 0 } else { conn.charged() };
+            self.held = self.held.saturating_sub(conn.counted).saturating_add(now);
+            conn.counted = now;
+        }
+    }
+
     /// Queues `event`; false if there is no room.
     fn deliver(&mut self, id: ConnId, event: Event, quota: &Quota) -> bool {
         let Some(conn) = self.conns.get_mut(&id) else {
@@ -92,14 +103,14 @@ impl Watches {
     ///
     /// # Errors
     /// `EEXIST` if the client has it already, `E2BIG` or `ENOSPC` beyond its quota (`used` bytes being
-    /// charged to its domain).
+    /// charged to its domain, and `all` to all domains).
     pub(crate) fn add(
         &mut self,
         clients: &mut Clients,
         id: ConnId,
         (path, cut): (&Arc<str>, usize),
         token: &str,
-        (quota, used): (&Quota, u64),
+        (quota, used, all): (&Quota, u64, u64),
     ) -> Result<(), Errno> {
         let conn = clients.conns.get_mut(&id).ok_or(Errno::EINVAL)?;
         let there = self.by_path.get(path).map_or(&[][..], Vec::as_slice);
@@ -117,7 +128,10 @@ impl Watches {
             if conn.watches >= quota.watches {
                 return Err(Errno::E2BIG);
             }
-            if used.saturating_add(cost) > quota.memory || path::depth(path) > quota.depth {
+            if used.saturating_add(cost) > quota.memory
+                || all.saturating_add(cost) > quota.total
+                || path::depth(path) > quota.depth
+            {
                 return Err(Errno::ENOSPC);
             }
         }

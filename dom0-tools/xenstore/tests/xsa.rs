@@ -175,6 +175,51 @@ fn xsa_326_memory_that_a_guest_can_make_the_store_hold() {
     assert!(held() - start < 4096, "and nothing is left");
 }
 
+/// Many guests, each within its own limits, hold no more than the whole store may, in nodes, watches and open
+/// transactions alike; domain 0 goes on, and what is given back can be had again.
+#[test]
+fn xsa_326_memory_that_all_guests_together_can_make_the_store_hold() {
+    let quota = Quota {
+        memory: 256 << 10,
+        total: 1 << 20,
+        ..Quota::default()
+    };
+    let mut s = Store::with_quota(quota);
+    let mut guests: Vec<Guest> = (1..=16).map(|d| Guest::introduced(&mut s, d)).collect();
+    let empty = s.stats();
+    let value = "v".repeat(2000);
+    let mut refused = [0; 3];
+    for g in &mut guests {
+        for i in 0..40 {
+            let full = g.write(&mut s, 0, &format!("n{i}"), &value).is_err();
+            refused[0] += usize::from(full);
+        }
+        let token = "t".repeat(1500);
+        for i in 0..8 {
+            refused[1] += usize::from(g.watch(&mut s, &format!("n{i}"), &token).is_err());
+        }
+        if let Ok(t) = g.start(&mut s) {
+            for i in 0..40 {
+                let full = g.write(&mut s, t, &format!("n{i}"), "other").is_err();
+                refused[2] += usize::from(full);
+            }
+        }
+        let now = s.stats();
+        assert!(now.node_bytes + now.session_bytes <= quota.total, "{now:?}");
+    }
+    assert!(refused.iter().all(|n| *n > 0), "{refused:?}");
+    s.write("/local/domain/16/from-dom0", value.as_bytes())
+        .unwrap();
+    // The first guest goes, and the last one gets room.
+    s.release(DomId(1)).unwrap();
+    guests[15].write(&mut s, 0, "n0", &value).unwrap();
+    for d in 2..=16 {
+        s.release(DomId(d)).unwrap();
+    }
+    assert_eq!(s.stats().session_bytes, 0);
+    assert!(s.stats().node_bytes <= empty.node_bytes);
+}
+
 /// What a guest writes to paths that a back end watches waits in bounded memory, and the back end still finds out.
 #[test]
 fn xsa_349_events_of_a_watched_path_that_nobody_fetches() {
