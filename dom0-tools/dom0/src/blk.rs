@@ -15,9 +15,11 @@ use backends::blk::{
     Device, Discard, Disk, FrontConfig, Kind, Limits, Mapping, Mappings, Op, Pages, Queue,
     QueueConfig, Span, Status, Vbd,
 };
+use el1::heap;
 use el1::mem::{self, Granted, ToMap};
 use el1::shared::Shared;
 use el1::virtio;
+use embassy_futures::select::select;
 use guest_abi::{DomId, Errno, GrantRef};
 use toolstack::host::BlockStart;
 
@@ -30,6 +32,8 @@ const LIMITS: Limits = Limits {
 };
 /// Requests that are taken from a ring at a time.
 const BUDGET: u32 = 32;
+/// How long a ring waits for memory before it is looked at again, in milliseconds.
+const RETRY_MS: u64 = 20;
 
 /// All disks that are served.
 #[derive(Default)]
@@ -179,9 +183,12 @@ impl Runner {
             if self.served.draining() {
                 self.queue.stop();
             }
+            // Without memory nothing is begun, and no request is lost: it waits in its ring.
+            let admits = heap::admits();
+            let budget = if admits { BUDGET } else { 0 };
             let taken = self
                 .queue
-                .take_requests(&*ring, &mut self.pages, BUDGET, &mut ops);
+                .take_requests(&*ring, &mut self.pages, budget, &mut ops);
             let mut refused = false;
             for op in ops.drain(..) {
                 if let Some(op) = self.begin(op, port.waker()) {
@@ -207,8 +214,10 @@ impl Runner {
             if self.served.draining() && self.queue.in_flight() == 0 {
                 break;
             }
-            // What waits for the one that was refused can begin now.
-            if more || refused {
+            if !admits && !self.served.draining() {
+                select(port.wait(), self.served.dom0.rt.sleep_ms(RETRY_MS)).await;
+            } else if more || refused {
+                // What waits for the one that was refused can begin now.
                 yield_now().await;
             } else {
                 port.wait().await;

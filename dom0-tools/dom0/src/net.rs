@@ -20,6 +20,7 @@ use backends::net::{
     QueueConfig, Rx, Tx, Waiting,
 };
 use core::cell::RefCell;
+use el1::heap;
 use el1::mem;
 use el1::{hvc, time};
 use embassy_futures::select::select3;
@@ -31,6 +32,8 @@ use toolstack::host::{BridgeInfo, BridgePort, CARD, DEFAULT_BRIDGE, NetStart};
 const QUEUES: u16 = 4;
 /// Packets that are taken from a ring at a time.
 const BUDGET: usize = 64;
+/// How long a ring waits for memory before it is looked at again, in milliseconds.
+const RETRY_MS: u64 = 20;
 /// Bytes for one port that are delivered before more are taken from the sender.
 const EAGER: usize = 128 << 10;
 
@@ -431,6 +434,11 @@ impl Runner {
     async fn run(mut self) {
         let mut frames = Vec::new();
         while !self.vif.served.draining() {
+            // Without memory nothing is begun, and no frame is lost: it waits in its ring.
+            if !heap::admits() {
+                self.vif.served.dom0.rt.sleep_ms(RETRY_MS).await;
+                continue;
+            }
             let taken = self.tx.take(
                 &*self.ring,
                 &mut Grants(self.vif.served.dom),

@@ -95,6 +95,13 @@ impl Xenstore {
     async fn serve(&self, dom: DomId, link: &RefCell<Option<(Mapping, Listener)>>, wake: &Notify) {
         let mut seen = wake.seen();
         loop {
+            // Without memory nothing is begun, and no guest's request is lost: it waits in its ring.
+            if !heap::admits() {
+                self.rt.sleep_ms(RETRY_MS).await;
+                if link.borrow().is_some() {
+                    continue;
+                }
+            }
             // Who sends one request at a time may look only after the event where the reply will be, and waits for ever if it
             // is there by then, as U-Boot does.
             let hasty = match &*link.borrow() {

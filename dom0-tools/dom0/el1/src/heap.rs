@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The heap: all memory but the image, the device tree and the ramdisk.
 
+use crate::reserve::Reserve;
 use crate::{Global, LIMIT, machine};
 use core::alloc::{GlobalAlloc, Layout};
 use dtoolkit::fdt::Fdt;
 use talc::TalcCell;
 use talc::source::Manual;
 
-struct Heap(TalcCell<Manual>);
+struct Heap(Reserve<TalcCell<Manual>>);
 
 // SAFETY: one CPU, no interrupt handlers: there is one thread of control.
 unsafe impl Sync for Heap {}
 
-// SAFETY: every request goes to `TalcCell`'s own implementation.
+// SAFETY: every request goes to `Reserve`'s own implementation.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's promise is the same one.
@@ -29,7 +30,7 @@ unsafe impl GlobalAlloc for Heap {
 }
 
 #[global_allocator]
-static HEAP: Heap = Heap(TalcCell::new(Manual));
+static HEAP: Heap = Heap(Reserve::new(TalcCell::new(Manual)));
 
 static TOTAL: Global<usize> = Global::new(0);
 
@@ -42,7 +43,25 @@ pub fn total() -> usize {
 /// Bytes that are in use.
 #[must_use]
 pub fn used() -> usize {
-    HEAP.0.counters().allocated_bytes
+    HEAP.0.inner().counters().allocated_bytes
+}
+
+/// Bytes that are kept back, and as many more that are to be free before something new is begun for a guest.
+fn reserve() -> usize {
+    (total() / 32).clamp(256 << 10, 4 << 20)
+}
+
+/// Whether there is memory to begin something new for a guest: a request, a message, a frame. Who is told that there is
+/// none comes again later. What has been begun is ended from the reserve, where there is nothing else.
+#[must_use]
+pub fn admits() -> bool {
+    HEAP.0.keep(reserve()) && total().saturating_sub(used()) >= reserve()
+}
+
+/// How often the reserve had to be used.
+#[must_use]
+pub fn reserve_used() -> u64 {
+    HEAP.0.used()
 }
 
 /// The address range of the image, its stack included.
@@ -80,7 +99,8 @@ pub(crate) fn init(tree: &Fdt<'_>, dtb: usize) {
             if to > from && to - from >= 1 << 20 && from != 0 {
                 // SAFETY: memory that the device tree gives to this program and that nothing else
                 // in it uses: the holes are cut out.
-                let claimed = unsafe { HEAP.0.claim(from as *mut u8, (to - from) as usize) };
+                let claimed =
+                    unsafe { HEAP.0.inner().claim(from as *mut u8, (to - from) as usize) };
                 if claimed.is_some() {
                     *TOTAL.lock() += (to - from) as usize;
                 }
@@ -94,4 +114,5 @@ pub(crate) fn init(tree: &Fdt<'_>, dtb: usize) {
         }
         claim(at, end);
     });
+    HEAP.0.keep(reserve());
 }

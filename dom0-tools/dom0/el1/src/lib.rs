@@ -46,6 +46,7 @@ pub mod print;
 pub mod probe;
 #[cfg(all(feature = "registers", target_os = "none"))]
 pub mod registers;
+mod reserve;
 #[cfg(all(feature = "sdhci", target_os = "none"))]
 pub mod sdhci;
 pub mod shared;
