@@ -11,6 +11,7 @@
 //! * [`bridge`]: where frames go.
 //! * [`device`]: the life of a device in the store, for every kind of device.
 //! * [`extent`]: where a disk image is on the real disk.
+//! * [`fair`]: whose turn it is, among guests that want more than there is.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
@@ -31,6 +32,7 @@ pub mod bridge;
 pub mod console;
 pub mod device;
 pub mod extent;
+pub mod fair;
 pub mod net;
 #[cfg(test)]
 mod testmem;

@@ -117,7 +117,7 @@ impl Consoles {
             link: link.clone(),
             wake: wake.clone(),
         });
-        self.rt.spawn(serve(console, link, wake));
+        self.rt.spawn_for(dom, serve(self.rt, console, link, wake));
         Ok(())
     }
 
@@ -179,17 +179,28 @@ impl Consoles {
     }
 }
 
-async fn serve(console: Rc<Console>, link: Link, wake: Rc<Notify>) {
+async fn serve(rt: &'static Rt, console: Rc<Console>, link: Link, wake: Rc<Notify>) {
     let mut seen = wake.seen();
     loop {
         let moved = match &*link.borrow() {
             None => return,
-            Some((page, port)) => console.pump(page, port),
+            Some((page, port)) => {
+                let moved = console.pump(page, port);
+                (moved, port.judge(moved))
+            }
         };
+        let (moved, pause) = moved;
         if moved {
             yield_now().await;
-        } else {
-            wake.changed(&mut seen).await;
+            continue;
         }
+        if pause > 0 {
+            rt.sleep_ms(pause).await;
+        }
+        match &*link.borrow() {
+            None => return,
+            Some((_, port)) => port.open(),
+        }
+        wake.changed(&mut seen).await;
     }
 }

@@ -113,7 +113,7 @@ impl Devices {
         let key = (served.dom, served.id);
         self.0.borrow_mut().insert(key, served.clone());
         let all = self.clone();
-        served.dom0.rt.spawn(async move {
+        served.dom0.rt.spawn_for(served.dom, async move {
             served.live(watches, device, &service).await;
             service.ended().await;
             all.0.borrow_mut().remove(&key);
@@ -157,7 +157,7 @@ impl Served {
         self.wake.borrow_mut().push(wake);
         self.queues.set(self.queues.get() + 1);
         let served = self.clone();
-        self.dom0.rt.spawn(async move {
+        self.dom0.rt.spawn_for(self.dom, async move {
             queue.await;
             served.queues.set(served.queues.get() - 1);
             served.changed.notify();

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One thread, many tasks: the executor, timers, and what tasks wait on.
 //!
+//! Each task is somebody's, this program's own or a domain's for which it works, and those whose tasks are ready get
+//! equal times ([`Fair`]), whatever each of their tasks takes until it waits.
+//!
 //! A task runs until it has to wait. Between tasks the caller of [`Executor::run_one`] looks for
 //! interrupts and due timers, which wake others; when there is nothing left it sleeps.
 
@@ -10,6 +13,7 @@ use alloc::rc::Rc;
 use alloc::sync::Arc;
 use alloc::task::Wake;
 use alloc::vec::Vec;
+use backends::fair::Fair;
 use core::cell::{Cell, RefCell};
 use core::future::Future;
 use core::pin::Pin;
@@ -19,11 +23,19 @@ use spin::Mutex;
 
 type Task = Pin<Box<dyn Future<Output = ()>>>;
 
-/// Tasks to be run, by their numbers.
-type Ready = Mutex<VecDeque<usize>>;
+/// Tasks to be run, by their numbers and by whose they are.
+type Ready = Mutex<Fair<u16, usize>>;
+
+/// Whose tasks are this program's own: everybody waits for what they do, so that they cost less.
+pub const OWN: u16 = 0;
+/// How much less.
+const OWN_SHARE: u64 = 4;
+/// What a turn costs at least, in nanoseconds: what is around it.
+const TURN: u64 = 1000;
 
 struct TaskWaker {
     task: usize,
+    whose: u16,
     queued: AtomicBool,
     ready: Arc<Ready>,
 }
@@ -34,7 +46,7 @@ impl Wake for TaskWaker {
     }
     fn wake_by_ref(self: &Arc<Self>) {
         if !self.queued.swap(true, Ordering::AcqRel) {
-            self.ready.lock().push_back(self.task);
+            self.ready.lock().push(self.whose, self.task);
         }
     }
 }
@@ -54,12 +66,13 @@ pub struct Executor {
 }
 
 impl Executor {
-    /// Adds a task, which starts at the next [`Self::run_one`].
-    pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
+    /// Adds a task, which starts at one of the next [`Self::run_one`]; whose it is.
+    pub fn spawn(&self, whose: u16, future: impl Future<Output = ()> + 'static) {
         let task = self.next.get();
         self.next.set(task.wrapping_add(1));
         let waker = Arc::new(TaskWaker {
             task,
+            whose,
             queued: AtomicBool::new(false),
             ready: self.ready.clone(),
         });
@@ -79,9 +92,21 @@ impl Executor {
         !self.ready.lock().is_empty()
     }
 
-    /// Runs one ready task up to where it waits. False if there is none.
-    pub fn run_one(&self) -> bool {
-        let Some(task) = self.ready.lock().pop_front() else {
+    /// Whether tasks of others than `whose` are ready to run.
+    #[must_use]
+    pub fn is_wanted(&self, whose: u16) -> bool {
+        self.ready.lock().is_wanted(whose)
+    }
+
+    /// Charges somebody with nanoseconds beside those of tasks.
+    pub fn charge(&self, whose: u16, ns: u64) {
+        let cost = if whose == OWN { ns / OWN_SHARE } else { ns };
+        self.ready.lock().charge(whose, cost);
+    }
+
+    /// Runs one ready task up to where it waits, by a clock in nanoseconds. False if there is none.
+    pub fn run_one(&self, clock: impl Fn() -> u64) -> bool {
+        let Some((whose, task)) = self.ready.lock().pop() else {
             return false;
         };
         let Some((waker, mut future)) = self.tasks.borrow_mut().get_mut(&task).and_then(|e| {
@@ -91,10 +116,12 @@ impl Executor {
             return true;
         };
         let waker = Waker::from(waker);
+        let begin = clock();
         let done = future
             .as_mut()
             .poll(&mut Context::from_waker(&waker))
             .is_ready();
+        self.charge(whose, clock().saturating_sub(begin).saturating_add(TURN));
         if done {
             self.tasks.borrow_mut().remove(&task);
         } else if let Some(e) = self.tasks.borrow_mut().get_mut(&task) {
@@ -339,7 +366,71 @@ mod tests {
     use super::*;
 
     fn run(e: &Executor) {
-        while e.run_one() {}
+        while e.run_one(|| 0) {}
+    }
+
+    /// Runs for `ns` of a clock that the tasks move on.
+    fn run_for(e: &Executor, t: &Timers, clock: &Cell<u64>, ns: u64) {
+        let end = clock.get() + ns;
+        while clock.get() < end {
+            let next = t.fire(clock.get());
+            if !e.run_one(|| clock.get()) {
+                clock.set(next.unwrap_or(end).max(clock.get()));
+            }
+        }
+    }
+
+    /// One who waits for a disk after each little thing that it has done for it, beside three of each kind that always
+    /// have something to be done: it keeps half of its share of the processor, and is never kept waiting for longer than
+    /// each of the others takes to have had as much, and one turn.
+    #[test]
+    fn a_neighbour_is_not_starved() {
+        const WORK: u64 = 60_000;
+        const DISK: u64 = 40_000;
+        let passes = |attackers: &[u64]| {
+            let e = Executor::default();
+            let t: Rc<Timers> = Rc::default();
+            let clock: Rc<Cell<u64>> = Rc::default();
+            let (done, late) = (Rc::new(Cell::new(0_u64)), Rc::new(Cell::new(0_u64)));
+            {
+                let (t, clock) = (t.clone(), clock.clone());
+                let (done, late) = (done.clone(), late.clone());
+                e.spawn(1, async move {
+                    loop {
+                        clock.set(clock.get() + WORK);
+                        done.set(done.get() + 1);
+                        let due = clock.get() + DISK;
+                        t.until(due).await;
+                        late.set(late.get().max(clock.get() - due));
+                    }
+                });
+            }
+            for (n, &cost) in attackers.iter().enumerate() {
+                // A guest has a ring for each of its devices.
+                for _ in 0..8 {
+                    let clock = clock.clone();
+                    e.spawn(2 + n as u16, async move {
+                        loop {
+                            clock.set(clock.get() + cost);
+                            yield_now().await;
+                        }
+                    });
+                }
+            }
+            run_for(&e, &t, &clock, 1_000_000_000);
+            (done.get(), late.get())
+        };
+        let (alone, _) = passes(&[]);
+        for cost in [5_000, 50_000, 300_000] {
+            let (beside, late) = passes(&[cost; 3]);
+            // A fourth is its share, with what the others' turns are too long at most.
+            assert!(
+                beside * 8 >= alone,
+                "{beside} of {alone} beside three whose turns take {cost} ns"
+            );
+            let most = 3 * (WORK + TURN + cost);
+            assert!(late <= most, "{late} ns late beside turns of {cost} ns");
+        }
     }
 
     #[test]
@@ -349,7 +440,7 @@ mod tests {
         let seen: Rc<RefCell<Vec<u32>>> = Rc::default();
         {
             let (q, seen) = (q.clone(), seen.clone());
-            e.spawn(async move {
+            e.spawn(OWN, async move {
                 for _ in 0..3 {
                     let v = q.pop().await;
                     seen.borrow_mut().push(v);
@@ -375,7 +466,7 @@ mod tests {
         let order: Rc<RefCell<Vec<u32>>> = Rc::default();
         for (at, id) in [(30, 3), (10, 1), (20, 2)] {
             let (t, order) = (t.clone(), order.clone());
-            e.spawn(async move {
+            e.spawn(OWN, async move {
                 t.until(at).await;
                 order.borrow_mut().push(id);
             });
@@ -403,7 +494,7 @@ mod tests {
             let (n, done) = (n.clone(), done.clone());
             let mut seen = n.seen();
             n.notify();
-            e.spawn(async move {
+            e.spawn(OWN, async move {
                 n.changed(&mut seen).await;
                 done.set(1);
                 n.changed(&mut seen).await;
@@ -424,7 +515,7 @@ mod tests {
         let inside = Rc::new(Cell::new(0));
         for _ in 0..4 {
             let (m, inside) = (m.clone(), inside.clone());
-            e.spawn(async move {
+            e.spawn(OWN, async move {
                 let _g = m.lock().await;
                 inside.set(inside.get() + 1);
                 yield_now().await;

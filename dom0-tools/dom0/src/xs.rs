@@ -88,7 +88,7 @@ impl Xenstore {
             },
         );
         self.rt
-            .spawn(async move { this.serve(dom, &ring, &wake).await });
+            .spawn_for(dom, async move { this.serve(dom, &ring, &wake).await });
         Ok(())
     }
 
@@ -118,10 +118,26 @@ impl Xenstore {
                     if result.notify {
                         port.send();
                     }
-                    result
+                    let pause = match result.more {
+                        true => 0,
+                        false => port.judge(result.notify),
+                    };
+                    if !result.more && pause == 0 {
+                        port.open();
+                    }
+                    (result, pause)
                 }
             };
-            self.served.notify();
+            let (result, pause) = result;
+            if result.notify {
+                self.served.notify();
+            }
+            if pause > 0 {
+                self.rt.sleep_ms(pause).await;
+                if let Some((_, port)) = &*link.borrow() {
+                    port.open();
+                }
+            }
             if result.more {
                 yield_now().await;
             } else if result.waiting {

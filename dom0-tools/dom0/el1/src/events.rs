@@ -77,6 +77,32 @@ pub fn mask(port: u32) {
     }
 }
 
+/// Lets a port that was masked come up again. True if it was raised meanwhile: then that is taken, as if it had come up,
+/// and the port is masked still.
+#[must_use]
+pub fn open(port: u32) -> bool {
+    let Some(info) = info().filter(|_| port < PORTS) else {
+        return false;
+    };
+    let at = port as usize / 64 * 8;
+    let bit = 1 << (port % 64);
+    let (Some(pending), Some(mask)) = (info.atomic64(PENDING + at), info.atomic64(MASK + at))
+    else {
+        return false;
+    };
+    if mask.fetch_and(!bit, Ordering::SeqCst) & bit == 0 {
+        return false;
+    }
+    // Who raises it sets the pending bit before it looks at the mask: either it saw no mask, and the interrupt
+    // comes, or the bit is seen here. Where both are so there is nothing left when the interrupt comes.
+    if pending.load(Ordering::SeqCst) & bit == 0 {
+        return false;
+    }
+    mask.fetch_or(bit, Ordering::SeqCst);
+    pending.fetch_and(!bit, Ordering::SeqCst);
+    true
+}
+
 /// Unmasks a port; whatever is pending there comes up.
 pub fn unmask(port: u32) {
     if port < PORTS {
