@@ -43,8 +43,9 @@ pub struct Blocks {
 
 impl Blocks {
     /// Serves a disk.
-    pub fn start(&self, dom0: Dom0, start: &BlockStart, file: File) -> Result<(), Errno> {
+    pub fn start(&self, dom0: Dom0, start: &BlockStart, mut file: File) -> Result<(), Errno> {
         let new = self.all.open(dom0, "vbd", start.dom, start.vdev)?;
+        file.whose = start.dom.0;
         let sectors = file.size() / SECTOR as u64;
         let read_only = start.read_only || file.disk.read_only();
         let discard = start.discard && !read_only && file.disk.max_discard() > 0;
@@ -111,7 +112,7 @@ impl Service for Task {
 
     async fn ended(&self) {
         if !self.disk.read_only
-            && let Err(e) = self.file.disk.flush().await
+            && let Err(e) = self.file.disk.flush(self.file.whose).await
         {
             self.served.say(&format!("cannot flush: {e}"));
         }
@@ -199,8 +200,10 @@ impl Runner {
             if self.queue.publish(&*ring) {
                 port.send();
             }
+            let mut useful = answered;
             let more = match taken {
                 Ok(taken) => {
+                    useful |= taken.requests > 0;
                     if taken.notify {
                         port.send();
                     }
@@ -220,6 +223,10 @@ impl Runner {
                 // What waits for the one that was refused can begin now.
                 yield_now().await;
             } else {
+                let pause = port.judge(useful);
+                if pause > 0 {
+                    self.served.dom0.rt.sleep_ms(pause).await;
+                }
                 port.wait().await;
             }
         }
@@ -234,7 +241,8 @@ impl Runner {
             return Some(op);
         }
         let (file, done) = (self.file.clone(), self.done.clone());
-        self.served.dom0.rt.spawn(async move {
+        let dom = self.served.dom;
+        self.served.dom0.rt.spawn_for(dom, async move {
             let result = perform(&file, &op, &spans).await;
             let status = match result {
                 Ok(()) => Status::Okay,
@@ -252,14 +260,14 @@ async fn perform(file: &File, op: &Op, spans: &[Span]) -> Result<(), Errno> {
     match op.kind() {
         Kind::Read => transfer(file, virtio::Op::Read, op, spans).await,
         Kind::Write => transfer(file, virtio::Op::Write, op, spans).await,
-        Kind::Flush => file.disk.flush().await,
+        Kind::Flush => file.disk.flush(file.whose).await,
         Kind::Barrier => {
-            file.disk.flush().await?;
+            file.disk.flush(file.whose).await?;
             if spans.is_empty() {
                 return Ok(());
             }
             transfer(file, virtio::Op::Write, op, spans).await?;
-            file.disk.flush().await
+            file.disk.flush(file.whose).await
         }
         Kind::Discard { .. } => file.discard(op.sector(), op.sectors()).await,
     }

@@ -13,6 +13,7 @@ use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
 use backends::extent::Run;
+use backends::fair::Fair;
 use core::cell::{Cell, RefCell};
 use core::future::Future;
 use core::task::{Poll, Waker};
@@ -49,6 +50,8 @@ trait Device {
     fn complete(&mut self) -> Option<Done>;
     /// Why it is used no more, if it misbehaved.
     fn fault(&self) -> Option<Fault>;
+    /// It has not answered for long: it is reset, and all its requests end with errors.
+    fn give_up(&mut self);
 }
 
 impl Device for virtio::Disk {
@@ -81,6 +84,9 @@ impl Device for virtio::Disk {
     }
     fn fault(&self) -> Option<Fault> {
         self.fault()
+    }
+    fn give_up(&mut self) {
+        self.give_up(Fault::Silent);
     }
 }
 
@@ -178,6 +184,8 @@ impl Device for Card<Registers, Data> {
     fn fault(&self) -> Option<Fault> {
         None
     }
+    /// It ends requests itself when their time is up.
+    fn give_up(&mut self) {}
 }
 
 #[derive(Default)]
@@ -186,8 +194,24 @@ struct Slot {
     done: Option<Done>,
 }
 
+/// Somebody who waits for a turn at the disk.
+#[derive(Default)]
+struct Waiter {
+    waker: RefCell<Option<Waker>>,
+    /// It is its turn.
+    granted: Cell<bool>,
+    /// Nobody waits any more.
+    gone: Cell<bool>,
+}
+
 /// A disk that tasks share.
 pub struct Disk {
+    /// Who waits for a turn, and what it will cost.
+    turns: RefCell<Fair<u16, (Rc<Waiter>, u64)>>,
+    /// Turns that were given and are not used yet.
+    given: Cell<usize>,
+    /// Requests that the device has, by their tags, and since when.
+    in_flight: RefCell<BTreeMap<u64, u64>>,
     device: RefCell<Box<dyn Device>>,
     requests: RefCell<BTreeMap<u64, Slot>>,
     next: Cell<u64>,
@@ -200,12 +224,33 @@ pub struct Disk {
 
 /// How often a request that is watched is looked at, in ms.
 const WATCH: u64 = 500;
+/// Requests that a disk has at a time. What comes beyond waits, and has its turn by whose it is: the first of each
+/// domain's that had least.
+const DEPTH: usize = 32;
+/// How long a disk may take for a request, in ns, before it is given up.
+const HUNG: u64 = 60_000_000_000;
+/// How often it is looked whether one has taken so long, in ms.
+const LOOK: u64 = 1000;
+
+/// What a request costs whose it is, in units of 4 KiB that are moved.
+fn cost(op: Op, data: &Data) -> u64 {
+    let own = match op {
+        Op::Read | Op::Write => 2,
+        Op::Discard(_) => 8,
+        Op::Flush => 16,
+    };
+    own + data.bytes() as u64 / 4096
+}
 
 impl Disk {
     /// The disk behind a transport, if there is one.
-    pub fn virtio(rt: &Rt, terminal: &Rc<Terminal>, at: &VirtioMmio) -> Option<Rc<Self>> {
+    pub fn virtio(rt: &'static Rt, terminal: &Rc<Terminal>, at: &VirtioMmio) -> Option<Rc<Self>> {
         match virtio::Disk::open(at) {
-            Ok(disk) => Some(Self::open(rt, terminal, at.intid, Box::new(disk?))),
+            Ok(disk) => {
+                let disk = Self::open(rt, terminal, at.intid, Box::new(disk?));
+                rt.spawn(disk.clone().watch(rt));
+                Some(disk)
+            }
             Err(e) => {
                 terminal.write(&format!("dom0: the disk at {:#x} {e}\n", at.base));
                 None
@@ -243,6 +288,9 @@ impl Disk {
 
     fn open(rt: &Rt, terminal: &Rc<Terminal>, intid: u32, device: Box<dyn Device>) -> Rc<Self> {
         let disk = Rc::new(Self {
+            turns: RefCell::default(),
+            given: Cell::default(),
+            in_flight: RefCell::default(),
             device: RefCell::new(device),
             requests: RefCell::default(),
             next: Cell::new(1),
@@ -294,6 +342,43 @@ impl Disk {
         }
     }
 
+    /// Gives it up when it does not answer.
+    async fn watch(self: Rc<Self>, rt: &'static Rt) {
+        let mut seen = 0;
+        loop {
+            self.started.changed(&mut seen).await;
+            loop {
+                rt.sleep_ms(LOOK).await;
+                let first = self.in_flight.borrow().values().min().copied();
+                let Some(first) = first else { break };
+                if time::now_ns().saturating_sub(first) > HUNG {
+                    self.device.borrow_mut().give_up();
+                    self.collect();
+                }
+            }
+        }
+    }
+
+    /// Gives turns, as many as the device is to have requests.
+    fn admit(&self) {
+        while self.given.get() + self.in_flight.borrow().len() < DEPTH {
+            let mut turns = self.turns.borrow_mut();
+            let Some((whose, (waiter, cost))) = turns.pop() else {
+                return;
+            };
+            if waiter.gone.get() {
+                continue;
+            }
+            turns.charge(whose, cost);
+            drop(turns);
+            self.given.set(self.given.get() + 1);
+            waiter.granted.set(true);
+            if let Some(waker) = waiter.waker.take() {
+                waker.wake();
+            }
+        }
+    }
+
     /// Takes what has ended.
     fn collect(&self) {
         let mut any = false;
@@ -301,6 +386,7 @@ impl Disk {
             let done = self.device.borrow_mut().complete();
             let Some(done) = done else { break };
             any = true;
+            self.in_flight.borrow_mut().remove(&done.tag);
             // Nobody waits any more if the task was dropped; the data go now, not earlier.
             if let Some(slot) = self.requests.borrow_mut().get_mut(&done.tag) {
                 if let Some(waker) = slot.waker.take() {
@@ -310,6 +396,7 @@ impl Disk {
             }
         }
         if any {
+            self.admit();
             self.ended.notify();
         }
         if !self.said.get()
@@ -326,16 +413,41 @@ impl Disk {
         }
     }
 
-    /// Makes a request and waits for its end. The data come back however it ended.
-    pub async fn request(&self, op: Op, sector: u64, mut data: Data) -> (Data, Result<(), Errno>) {
+    /// Makes a request for somebody ([`crate::exec::OWN`], or a domain) and waits for its end. The data come back however
+    /// it ended.
+    pub async fn request(
+        &self,
+        whose: u16,
+        op: Op,
+        sector: u64,
+        mut data: Data,
+    ) -> (Data, Result<(), Errno>) {
         let tag = self.next.get();
         self.next.set(tag + 1);
+        let turn = Turn {
+            disk: self,
+            waiter: Rc::default(),
+        };
+        let waits = (turn.waiter.clone(), cost(op, &data));
+        self.turns.borrow_mut().push(whose, waits);
+        self.admit();
+        core::future::poll_fn(|cx| {
+            if turn.waiter.granted.get() {
+                return Poll::Ready(());
+            }
+            *turn.waiter.waker.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
         loop {
             let mut seen = self.ended.seen();
             self.requests.borrow_mut().insert(tag, Slot::default());
             let submitted = self.device.borrow_mut().submit(op, sector, data, tag);
             match submitted {
-                Ok(()) => break,
+                Ok(()) => {
+                    self.in_flight.borrow_mut().insert(tag, time::now_ns());
+                    break;
+                }
                 Err((e, back)) => {
                     self.requests.borrow_mut().remove(&tag);
                     if e != Errno::EAGAIN {
@@ -346,6 +458,7 @@ impl Disk {
                 }
             }
         }
+        drop(turn);
         self.started.notify();
         let _forget = Forget { disk: self, tag };
         core::future::poll_fn(|cx| {
@@ -363,10 +476,26 @@ impl Disk {
     }
 
     /// Has all that was written on stable storage. A disk without a cache has nothing to do.
-    pub async fn flush(&self) -> Result<(), Errno> {
-        match self.request(Op::Flush, 0, Data::None).await.1 {
+    pub async fn flush(&self, whose: u16) -> Result<(), Errno> {
+        match self.request(whose, Op::Flush, 0, Data::None).await.1 {
             Err(Errno::EOPNOTSUPP | Errno::EROFS) => Ok(()),
             r => r,
+        }
+    }
+}
+
+/// A turn at the disk, or the wait for one. It ends when the device has the request, or when there is none.
+struct Turn<'a> {
+    disk: &'a Disk,
+    waiter: Rc<Waiter>,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.waiter.gone.set(true);
+        if self.waiter.granted.get() {
+            self.disk.given.set(self.disk.given.get() - 1);
+            self.disk.admit();
         }
     }
 }
@@ -433,6 +562,8 @@ pub struct File {
     pub disk: Rc<Disk>,
     /// Where it is there.
     pub place: Rc<Placement>,
+    /// For whom it is read and written.
+    pub whose: u16,
 }
 
 impl File {
@@ -453,7 +584,10 @@ impl File {
         let mut all = Buffer::new(count as usize * SECTOR).ok_or(Errno::ENOMEM)?;
         let runs = self.runs(sector, count)?;
         if let [run] = runs[..] {
-            return match self.disk.request(Op::Read, run.lba, Data::Own(all)).await {
+            let request = self
+                .disk
+                .request(self.whose, Op::Read, run.lba, Data::Own(all));
+            return match request.await {
                 (Data::Own(all), Ok(())) => Ok(all),
                 (_, Err(e)) => Err(e),
                 _ => Err(Errno::EIO),
@@ -462,7 +596,10 @@ impl File {
         let mut at = 0;
         for run in runs {
             let part = Buffer::new(run.sectors as usize * SECTOR).ok_or(Errno::ENOMEM)?;
-            let (data, result) = self.disk.request(Op::Read, run.lba, Data::Own(part)).await;
+            let request = self
+                .disk
+                .request(self.whose, Op::Read, run.lba, Data::Own(part));
+            let (data, result) = request.await;
             result?;
             let Data::Own(part) = data else {
                 return Err(Errno::EIO);
@@ -536,7 +673,8 @@ impl File {
                 if n == 0 {
                     return Err(Errno::EINVAL);
                 }
-                parts.push(self.disk.request(op, lba, Data::Shared(list)));
+                let data = Data::Shared(list);
+                parts.push(self.disk.request(self.whose, op, lba, data));
                 lba += (n / SECTOR) as u64;
                 left -= n;
             }
@@ -547,18 +685,23 @@ impl File {
     /// Says that sectors of the file are of no use any more.
     pub async fn discard(&self, sector: u64, count: u64) -> Result<(), Errno> {
         let most = u64::from(self.disk.max_discard());
-        let runs = self
+        let mut runs = self
             .place
             .map
             .runs(sector, count, most)
             .map_err(|_| Errno::EIO)?;
-        all(runs
-            .map(|run| {
+        // Few at a time: a whole disk has as many as its file has extents.
+        loop {
+            let some = runs.by_ref().take(8).map(|run| {
                 let op = Op::Discard(run.sectors as u32);
-                self.disk.request(op, run.lba, Data::None)
-            })
-            .collect())
-        .await
+                self.disk.request(self.whose, op, run.lba, Data::None)
+            });
+            let some: Vec<_> = some.collect();
+            if some.is_empty() {
+                return Ok(());
+            }
+            all(some).await?;
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 use crate::blk::Blocks;
 use crate::console::Consoles;
 use crate::disk::{Disk, File, TRANSFER};
-use crate::exec::yield_now;
+use crate::exec::{OWN, yield_now};
 use crate::fat::{Placement, SECTOR, Volume};
 use crate::net::Networks;
 use crate::rt::Rt;
@@ -130,12 +130,17 @@ impl Dom0 {
             let disk = self.disks.get(serial).filter(|_| serial != "volume");
             let disk = disk.ok_or(Errno::ENOENT)?.clone();
             let place = Rc::new(Placement::whole(disk.sectors())?);
-            return Ok(File { disk, place });
+            return Ok(File {
+                disk,
+                place,
+                whose: OWN,
+            });
         }
         let volume = self.volume.as_ref().ok_or(Errno::ENODEV)?;
         Ok(File {
             disk: volume.disk().clone(),
             place: Rc::new(volume.find(path)?),
+            whose: OWN,
         })
     }
 
@@ -483,7 +488,7 @@ impl Host for Dom0 {
     }
     async fn power(&self, restart: bool) -> Result<(), Errno> {
         for disk in self.disks.values() {
-            disk.flush().await?;
+            disk.flush(OWN).await?;
         }
         if self.machine.hypervisor.is_none() {
             hvc::psci_off();

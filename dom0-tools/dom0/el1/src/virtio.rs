@@ -526,8 +526,8 @@ impl<T: Transport> Disk<T> {
         self.fault
     }
 
-    /// Resets it, after which it uses no buffer any more.
-    fn give_up(&mut self, fault: Fault) {
+    /// Resets it, after which it uses no buffer any more: all its requests end with errors.
+    pub fn give_up(&mut self, fault: Fault) {
         self.transport.set_status(DeviceStatus::empty());
         self.fault = Some(fault);
     }
