@@ -70,7 +70,7 @@ const UNSAFE: &[&str] = &["platform", "hv-mech", "hv-aarch64", "hv", "el1"];
 const ONE_MODULE: &[&str] = &["guest-abi"];
 
 /// The most lines that a package's source may have, empty ones and comments not counted.
-const SIZES: &[(&str, usize)] = &[("hv-aarch64", 3000)];
+const SIZES: &[(&str, usize)] = &[("hv-aarch64", 3300)];
 
 pub fn main(project: &Project, args: &Args) -> Result<ExitCode> {
     let mut failed = Vec::new();

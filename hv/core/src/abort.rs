@@ -26,7 +26,7 @@ pub enum Doing {
     },
 }
 
-/// An abort: its syndrome (ISS), and [`FETCH`].
+/// An abort: its syndrome (ISS), and whether it was a fetch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Abort(u32);
 

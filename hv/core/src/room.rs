@@ -55,7 +55,7 @@ mod inject {
                 Err(Errno::ENOMEM)
             }
             n => {
-                LEFT.set(n - 1);
+                LEFT.set(n.saturating_sub(1));
                 Ok(())
             }
         }

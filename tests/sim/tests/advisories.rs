@@ -304,7 +304,7 @@ fn xsa_437_447_cache_maintenance_to_the_last_line_and_the_last_frame() {
         }
     }
     // Not beyond the page's end, also where that is the end of all addresses.
-    for a in [page, u64::MAX & !4095, LAST << 12] {
+    for a in [page, !4095, LAST << 12] {
         for (offset, length) in [(4095, 2), (1, 4096), (u16::MAX, u16::MAX), (64, u16::MAX)] {
             let op = GnttabCacheFlush {
                 a,

@@ -93,7 +93,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Reserve<A> {
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         // SAFETY: as above.
         let at = unsafe { self.inner.realloc(ptr, layout, new_size) };
-        if at != null_mut() || !self.release(new_size) {
+        if !at.is_null() || !self.release(new_size) {
             return at;
         }
         // SAFETY: as above; a reallocation that failed left the old piece as it was.
