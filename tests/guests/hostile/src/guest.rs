@@ -10,7 +10,7 @@ use guest_abi::{DomId, Errno, Gfn, Port, calls};
 use hostile::{Level, Op, PAGE, Rng, Scene, evil, layout};
 
 /// After so many operations a vcpu says how far it is.
-const REPORT: u64 = 2048;
+const REPORT: u64 = 512;
 /// Pages of the grant window that are mapped at first.
 const GRANT_FRAMES: u64 = 4;
 
