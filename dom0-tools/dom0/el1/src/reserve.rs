@@ -4,7 +4,7 @@
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::cell::Cell;
-use core::ptr::{NonNull, null_mut};
+use core::ptr::NonNull;
 
 /// Larger requests do not get the reserve: those who make them can go without.
 const SMALL: usize = 64 << 10;
@@ -104,6 +104,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Reserve<A> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use core::ptr::null_mut;
     use std::alloc::System;
 
     /// Has so many bytes to give.
