@@ -397,7 +397,9 @@ fn take_kernel(project: &Project, kernel: &Kernel, tree: &Path, package: &str) -
     fs::create_dir_all(&folder)?;
     kernel::import(tree, &folder, guests::MODULE_SETS)?;
     let mut files = sums::files(&folder)?;
-    for board in BOARDS {
+    // Every kernel's package has the boards' device trees; they belong to one.
+    let newest = KERNELS[TREES].series == kernel.series;
+    for board in BOARDS.iter().filter(|_| newest) {
         if let Some(file) = board.device_tree(project)
             && let Some(bytes) = kernel::device_tree(tree, board.dtb.unwrap_or_default())?
         {
