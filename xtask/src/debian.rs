@@ -22,6 +22,7 @@ use crate::apt::{self, Apt};
 use crate::build::Built;
 use crate::cpio;
 use crate::guests::{self, KERNELS, Kernel};
+use crate::kernel;
 use crate::machine::{Disk, Machine};
 use crate::process::{finish, output, spinner, which};
 use crate::project::{Project, read, temporary_beside, write_atomic};
@@ -283,15 +284,7 @@ fn ramdisk(project: &Project) -> Result<Vec<u8>> {
     archive.file("make", 0o644, MAKE.as_bytes());
     archive.file("bin/busybox", 0o755, &read(&guests::busybox(project))?);
     archive.symlink("bin/sh", "busybox");
-    let order = fs::read_to_string(modules.join(ORDER))?;
-    archive.file("modules/order", 0o644, order.as_bytes());
-    for module in order.lines() {
-        archive.file(
-            &format!("modules/{module}"),
-            0o644,
-            &read(&modules.join(module))?,
-        );
-    }
+    kernel::pack(&mut archive, &modules, ORDER)?;
     guests::gzip(&archive.finish())
 }
 

@@ -13,6 +13,7 @@ use anyhow::{Context, Result};
 
 use crate::cpio;
 use crate::debian;
+use crate::kernel;
 use crate::process::{finish, output, spinner, which};
 use crate::project::{Project, write_atomic};
 
@@ -340,13 +341,7 @@ fn initramfs(modules: &Path, busybox: &Path) -> Result<Vec<u8>> {
     for name in ["init", "poweroff", "reboot", "halt"] {
         archive.symlink(&format!("sbin/{name}"), "/bin/busybox");
     }
-    let order = fs::read_to_string(modules.join("order"))?;
-    archive.file("modules/order", 0o644, order.as_bytes());
-    for module in order.lines() {
-        let content = fs::read(modules.join(module))
-            .with_context(|| format!("cannot read the module {module}"))?;
-        archive.file(&format!("modules/{module}"), 0o644, &content);
-    }
+    kernel::pack(&mut archive, modules, "order")?;
     Ok(archive.finish())
 }
 

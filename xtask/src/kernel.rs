@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use object::{Object, ObjectSection};
 
-use crate::project::write_atomic;
+use crate::cpio::Archive;
+use crate::project::{read, write_atomic};
 
 /// Larger than any distribution's kernel, to bound what an archive unpacks to.
 const MAX_UNPACKED: u64 = 512 << 20;
@@ -49,6 +50,21 @@ pub fn import(tree: &Path, out: &Path, wanted: &[(&str, &[&str])]) -> Result<()>
     }
     write_atomic(&out.join("release"), release.as_bytes())?;
     write_atomic(&out.join("Image"), &image)
+}
+
+/// Puts modules that [`import`] made into an initramfs, as `modules/`: those that the file `list` names, and that file as
+/// `modules/order`.
+pub fn pack(archive: &mut Archive, modules: &Path, list: &str) -> Result<()> {
+    let order = fs::read_to_string(modules.join(list))?;
+    archive.file("modules/order", 0o644, order.as_bytes());
+    for module in order.lines() {
+        archive.file(
+            &format!("modules/{module}"),
+            0o644,
+            &read(&modules.join(module))?,
+        );
+    }
+    Ok(())
 }
 
 /// The device tree called `name` in an unpacked kernel package.

@@ -252,16 +252,7 @@ impl Dom0 {
         for name in ["read", "write", "ls"] {
             archive.symlink(&format!("usr/bin/xenstore-{name}"), "xenstore");
         }
-        let modules = self.folder.join("modules");
-        let order = fs::read_to_string(modules.join("order"))?;
-        archive.file("modules/order", 0o644, order.as_bytes());
-        for module in order.lines() {
-            archive.file(
-                &format!("modules/{module}"),
-                0o644,
-                &read(&modules.join(module))?,
-            );
-        }
+        kernel::pack(&mut archive, &self.folder.join("modules"), "order")?;
         for (name, bytes) in job {
             archive.file(&format!("job/{name}"), 0o644, bytes);
         }

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Last words: why a run of the machine ended, in a page of memory that a warm reset leaves as it is.
-#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 /// Bytes of the page.
 pub const PAGE: usize = 4096;
