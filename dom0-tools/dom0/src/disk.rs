@@ -620,7 +620,7 @@ impl File {
             part[..now.len()].copy_from_slice(now);
             rest = later;
             self.disk
-                .request(0, Op::Write, run.lba, Data::Own(part))
+                .request(self.whose, Op::Write, run.lba, Data::Own(part))
                 .await
                 .1?;
         }
