@@ -199,7 +199,7 @@ impl PhysMem for Mach {
     fn store64(&self, pa: Pa, v: u64) {
         cell!(self, pa, AtomicU64, u64, c => c.store(v, Ordering::Release), ());
     }
-    #[inline]
+    #[inline(always)]
     fn or64(&self, pa: Pa, bits: u64) -> Result<u64, Contended> {
         match self.word(pa) {
             Some(p) => update::or64(self, p, bits),

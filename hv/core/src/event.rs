@@ -135,7 +135,7 @@ impl Notify {
     }
 
     /// See [`Also::Contended`].
-    #[cold]
+    #[inline]
     const fn contended(slot: Slot) -> Self {
         Self {
             also: Some(Also::Contended),
@@ -407,38 +407,34 @@ impl Domain {
     /// ends soon.
     #[inline(always)]
     fn raise_at_once(&mut self, slot: Slot, port: u32, mem: &impl PhysMem) -> Notify {
-        match self.try_raise(slot, port, mem) {
-            Ok(n) => n,
-            Err(Contended) => Notify::contended(slot),
-        }
-    }
-
-    #[inline(always)]
-    fn try_raise(
-        &mut self,
-        slot: Slot,
-        port: u32,
-        mem: &impl PhysMem,
-    ) -> Result<Notify, Contended> {
+        // An update that fails ends in a value of its own, not in a Result of a Notify, which would be taken apart in memory.
         if self.fifo {
-            return self.raise_fifo(slot, port, mem);
+            return self
+                .raise_fifo(slot, port, mem)
+                .unwrap_or(Notify::contended(slot));
         }
         let (Ok(chan), Some((pending, mask, bit))) = (self.chan(port), self.words_2l(port)) else {
-            return Ok(Notify::none(slot));
+            return Notify::none(slot);
         };
-        if mem.or64(pending, bit)? & bit != 0 {
-            return Ok(Notify::none(slot));
+        let Ok(old) = mem.or64(pending, bit) else {
+            return Notify::contended(slot);
+        };
+        if old & bit != 0 {
+            return Notify::none(slot);
         }
         let masked = mem.load64(mask) & bit != 0;
         if masked && self.poll_mask == 0 {
-            return Ok(Notify::none(slot));
+            return Notify::none(slot);
         }
         let upcalls = if masked {
             0
         } else {
-            self.select(chan.vcpu, port, mem)?
+            match self.select(chan.vcpu, port, mem) {
+                Ok(upcalls) => upcalls,
+                Err(Contended) => return Notify::contended(slot),
+            }
         };
-        Ok(self.raised(slot, port, upcalls))
+        self.raised(slot, port, upcalls)
     }
 
     /// What follows when a port has become pending.
@@ -785,29 +781,34 @@ fn tail_mut(vcpus: &mut [Vcpu], vcpu: u8, priority: u8) -> Option<&mut u32> {
 /// word in ways that the ABI forbids loses the event.
 #[inline]
 fn set_link(word: Pa, port: u32, mem: &impl PhysMem) -> Result<bool, Contended> {
-    let mut w = mem.load32(word);
-    let mut busy = false;
-    for _ in 0..5 {
-        if w & LINKED == 0 {
-            if busy {
-                mem.and32(word, !BUSY)?;
-            }
-            return Ok(false);
-        }
+    let w = mem.load32(word);
+    if w & LINKED == 0 {
+        return Ok(false);
+    }
+    let found = mem.cmpxchg32(word, w, w & !(BUSY | LINK) | port & LINK)?;
+    if found == w {
+        return Ok(true);
+    }
+    set_link_again(word, port, mem)
+}
+
+/// The four other tries.
+#[cold]
+fn set_link_again(word: Pa, port: u32, mem: &impl PhysMem) -> Result<bool, Contended> {
+    // Keeps the guest from unmasking: what it may still do, it can do once each.
+    let mut w = mem.or32(word, BUSY)? | BUSY;
+    // It is not unrolled: it is seldom.
+    let mut left = core::hint::black_box(4u32);
+    while left != 0 && w & LINKED != 0 {
         let found = mem.cmpxchg32(word, w, w & !(BUSY | LINK) | port & LINK)?;
         if found == w {
             return Ok(true);
         }
-        w = if busy {
-            found
-        } else {
-            // Keeps the guest from unmasking: what it may still do, it can do once each.
-            busy = true;
-            mem.or32(word, BUSY)? | BUSY
-        };
+        w = found;
+        left = left.saturating_sub(1);
     }
     mem.and32(word, !BUSY)?;
-    Ok(true)
+    Ok(left == 0)
 }
 
 /// All event channels of all domains.

@@ -802,18 +802,28 @@ impl Hypervisor {
         while set != 0 {
             let slot = Slot(set.trailing_zeros() as u8);
             set &= !bit_of(slot);
-            let Some(d) = self.domains.get(slot) else {
-                continue;
-            };
-            let (domid, privileged) = (d.domid, d.privileged);
-            if self.may_report(slot, m.now()) {
-                log::error!(
-                    "domain {domid}: stores without end to where a word of its own is to be updated"
-                );
-            }
-            if !privileged {
-                self.shutdown_domain(m, slot, 3);
-            }
+            let why =
+                format_args!("stores without end to where a word of its own is to be updated");
+            let privileged = self.domains.get(slot).is_some_and(|d| d.privileged);
+            self.blame(m, slot, why, !privileged);
+        }
+    }
+
+    /// Says in the log what a domain is to blame for, if that is worth a line ([`Hypervisor::may_report`]), and ends it.
+    #[cold]
+    #[inline(never)]
+    pub fn blame<M: Machine>(
+        &mut self,
+        m: &M,
+        slot: Slot,
+        why: core::fmt::Arguments<'_>,
+        end: bool,
+    ) {
+        if self.may_report(slot, m.now()) {
+            log::error!("domain {}: {why}", self.domid(slot));
+        }
+        if end {
+            self.shutdown_domain(m, slot, 3);
         }
     }
 
