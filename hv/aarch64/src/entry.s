@@ -173,7 +173,24 @@ hv_vectors:
     bad     4
     bad     5
     bad     6
-    bad     7
+    // An SError at EL2: they are masked but in hv_take_serror, which is given the syndrome.
+    .balign 128
+    mrs     x0, elr_el2
+    adr     x1, hv_take_serror
+    sub     x0, x0, x1
+    cmp     x0, #12
+    b.hi    1f
+    add     x1, x1, #12
+    msr     elr_el2, x1
+    mrs     x0, spsr_el2
+    orr     x0, x0, #1 << 8             // PSTATE.A
+    msr     spsr_el2, x0
+    mrs     x0, esr_el2
+    eret
+    dsb     nsh
+    isb
+1:  mov     x0, #7
+    b       hv_bad
     vector  lower_sync
     vector  lower_irq
     vector  lower_irq
@@ -182,6 +199,15 @@ hv_vectors:
     vector  lower_irq
     vector  lower_irq
     vector  lower_serror
+
+// Takes an SError that is pending. Gives its syndrome, or 0.
+    .global hv_take_serror
+hv_take_serror:
+    mov     x0, xzr
+    msr     daifclr, #4
+    isb
+    msr     daifset, #4
+    ret
 
 hv_bad:
     mrs     x1, esr_el2

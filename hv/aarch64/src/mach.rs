@@ -138,7 +138,26 @@ macro_rules! cell {
     };
 }
 
+macro_rules! updates {
+    ($($(#[$inline:meta])? $name:ident $t:ty;)*) => {
+        $(
+            $(#[$inline])?
+            fn $name(&self, pa: Pa, v: $t) -> Result<$t, Contended> {
+                self.word(pa).map_or(Ok(0), |p| update::$name(self, p, v))
+            }
+        )*
+    };
+}
+
 impl PhysMem for Mach {
+    updates! {
+        #[inline] swap8 u8;
+        #[inline] or32 u32;
+        #[inline] and32 u32;
+        // As often as an event is sent.
+        #[inline(always)] or64 u64;
+        #[inline] and64 u64;
+    }
     #[inline]
     fn load8(&self, pa: Pa) -> u8 {
         cell!(self, pa, AtomicU8, u8, c => c.load(Ordering::Relaxed), 0)
@@ -146,13 +165,6 @@ impl PhysMem for Mach {
     #[inline]
     fn store8(&self, pa: Pa, v: u8) {
         cell!(self, pa, AtomicU8, u8, c => c.store(v, Ordering::Relaxed), ());
-    }
-    #[inline]
-    fn swap8(&self, pa: Pa, v: u8) -> Result<u8, Contended> {
-        match self.word(pa) {
-            Some(p) => update::swap8(self, p, v),
-            None => Ok(0),
-        }
     }
     #[inline]
     fn load16(&self, pa: Pa) -> u16 {
@@ -178,40 +190,12 @@ impl PhysMem for Mach {
         }
     }
     #[inline]
-    fn or32(&self, pa: Pa, bits: u32) -> Result<u32, Contended> {
-        match self.word(pa) {
-            Some(p) => update::or32(self, p, bits),
-            None => Ok(0),
-        }
-    }
-    #[inline]
-    fn and32(&self, pa: Pa, bits: u32) -> Result<u32, Contended> {
-        match self.word(pa) {
-            Some(p) => update::and32(self, p, bits),
-            None => Ok(0),
-        }
-    }
-    #[inline]
     fn load64(&self, pa: Pa) -> u64 {
         cell!(self, pa, AtomicU64, u64, c => c.load(Ordering::Acquire), 0)
     }
     #[inline]
     fn store64(&self, pa: Pa, v: u64) {
         cell!(self, pa, AtomicU64, u64, c => c.store(v, Ordering::Release), ());
-    }
-    #[inline(always)]
-    fn or64(&self, pa: Pa, bits: u64) -> Result<u64, Contended> {
-        match self.word(pa) {
-            Some(p) => update::or64(self, p, bits),
-            None => Ok(0),
-        }
-    }
-    #[inline]
-    fn and64(&self, pa: Pa, bits: u64) -> Result<u64, Contended> {
-        match self.word(pa) {
-            Some(p) => update::and64(self, p, bits),
-            None => Ok(0),
-        }
     }
     fn read(&self, pa: Pa, buf: &mut [u8]) {
         self.spend_copy(buf.len());

@@ -301,6 +301,10 @@ pub fn resume(cpu: CpuId, mut loaded: Option<VcpuRef>) -> *mut VcpuFile {
         let before = h.effects.take();
         let d = h.sched.schedule(cpu, now);
         if loaded != d.run {
+            if vcpu::serror_pending(fixed().has) {
+                let charged = loaded.map_or(Slot(0), |v| v.slot);
+                crate::trap::serror(&mut h, charged, vcpu::take_serror(fixed().has));
+            }
             if let Some(old) = loaded.take() {
                 switch_out(&mut h, old, cpu, now);
             }
@@ -370,13 +374,15 @@ pub fn resume(cpu: CpuId, mut loaded: Option<VcpuRef>) -> *mut VcpuFile {
 /// What comes before any guest goes on.
 #[cold]
 fn first_of_all(before: &Effects, after: &Effects, cpu: CpuId) {
-    for then in [&before.then, &after.then] {
-        if let Some(Then::Power(p)) = then.get() {
-            log::info!("{p:?}, {} bytes of the heap in use", crate::heap::used());
-            match p {
-                Power::Crashed(reason) => crate::last::dom0_ended(reason, cpu),
-                p => power(p),
-            }
+    let of = |fx: &Effects| match fx.then.get() {
+        Some(Then::Power(p)) => Some(p),
+        _ => None,
+    };
+    if let Some(p) = of(before).or(of(after)) {
+        log::info!("{p:?}, {} bytes of the heap in use", crate::heap::used());
+        match p {
+            Power::Crashed(reason) => crate::last::dom0_ended(reason, cpu),
+            p => power(p),
         }
     }
     hv().lock().end_contended(mach());

@@ -12,7 +12,7 @@ use hv_core::hypervisor::Hypervisor;
 use hv_core::machine::Clock;
 use hv_core::psci::{self, Call};
 use hv_core::sysreg::{self, Emul, SgiReg, SysAccess};
-use hv_core::types::{CpuId, DomId, VcpuRef};
+use hv_core::types::{CpuId, DomId, Slot, VcpuRef};
 use hv_core::vgic::{Effects, Region};
 
 const EC_WFX: u64 = 0x01;
@@ -117,8 +117,17 @@ extern "C" fn hv_irq(f: &mut VcpuFile) -> *mut VcpuFile {
 
 #[unsafe(no_mangle)]
 extern "C" fn hv_serror(f: &mut VcpuFile) -> *mut VcpuFile {
-    crash(f, esr(), "an asynchronous abort (SError)", 0);
+    serror(&mut hv().lock(), f.who.slot, esr());
     resume(cpu_of(f), Some(f.who))
+}
+
+/// Does what follows from an SError that is charged to a domain: the control domain, where the CPU was idle. 0: there is
+/// none.
+#[cold]
+pub fn serror(h: &mut Hypervisor, slot: Slot, esr: u64) {
+    if esr != 0 && h.serror(mach(), slot, esr) {
+        panic!("SError");
+    }
 }
 
 fn esr() -> u64 {

@@ -229,6 +229,41 @@ macro_rules! fp {
     };
 }
 
+/// Whether what this CPU did until now has made an SError pending (Arm ARM, "Error synchronization event", "ISR_EL1");
+/// [`take_serror`] takes it.
+#[inline(always)]
+pub fn serror_pending(has: Features) -> bool {
+    let found: u64;
+    if has.has(Features::RAS) {
+        // SAFETY: ESB moves what is pending to DISR_EL1, as SErrors are masked at EL2.
+        unsafe { asm!("hint #16", "mrs {}, s3_0_c12_c1_1", out(reg) found, options(nostack)) };
+        found & 1 << 31 != 0
+    } else {
+        // SAFETY: a barrier, after which what was done has come to its end, and a register that says what is pending.
+        unsafe { asm!("dsb sy", "isb", "mrs {}, isr_el1", out(reg) found, options(nostack)) };
+        found & 1 << 8 != 0
+    }
+}
+
+/// The syndrome of an SError of which [`serror_pending`] said that it is pending, as it is no more; 0 if it is none.
+#[cold]
+pub fn take_serror(has: Features) -> u64 {
+    if !has.has(Features::RAS) {
+        // SAFETY: entry.s: takes it at once, and comes back.
+        return unsafe { hv_take_serror() };
+    }
+    let found: u64;
+    // SAFETY: what ESB noted; it is read once.
+    unsafe {
+        asm!("mrs {}, s3_0_c12_c1_1", "msr s3_0_c12_c1_1, xzr", out(reg) found, options(nostack))
+    };
+    found
+}
+
+unsafe extern "C" {
+    fn hv_take_serror() -> u64;
+}
+
 /// Takes the vcpu's registers out of this CPU's hardware; its virtual timer stops raising PPI 27.
 pub fn leave(f: &mut VcpuFile) {
     save_sys(&mut f.sys);

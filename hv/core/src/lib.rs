@@ -38,6 +38,7 @@ pub mod psci;
 pub mod rate;
 pub mod room;
 pub mod sched;
+pub mod serror;
 pub mod setway;
 pub mod symbols;
 pub mod sysreg;

@@ -123,3 +123,25 @@ fn xsa_295_a_contended_word_of_the_control_domain_is_reported() {
     event::send(&ga, pa).unwrap();
     w.check();
 }
+
+/// An error that a guest's work made pending ends that guest, and is reported where it is the control domain's.
+#[test]
+fn xsa_201_an_error_ends_whom_it_is_charged_to() {
+    let w = World::boot(3);
+    let (a, b) = (
+        w.create(Config::default()).unwrap(),
+        w.create(Config::default()).unwrap(),
+    );
+    let serror = |slot, esr| w.hv.borrow_mut().serror(&w.m, slot, esr);
+    let dom0 = w.dom0().v.slot;
+    // Corrected, restartable; not known, of dom0's.
+    assert!(!serror(a.v.slot, 0xbe00_1811) && !serror(a.v.slot, 0xbe00_0811));
+    assert!(!serror(dom0, 0xbf00_0000));
+    assert_eq!((ended(&w, &a), ended(&w, &b)), (None, None));
+    assert!(!serror(a.v.slot, 0xbf00_0000));
+    only(&w, &a, &b);
+    assert!(
+        serror(dom0, 0xbe00_0411) && serror(b.v.slot, 0xbe00_0011),
+        "contained in nobody"
+    );
+}
