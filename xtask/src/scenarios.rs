@@ -1216,7 +1216,7 @@ fn life_cycle(stage: &Stage) -> Result<()> {
         let first = id(session)?;
         session.attach("linux")?;
         linux_ready(session, kernel, 2)?;
-        session.line("poweroff -r -f")?;
+        session.line("reboot")?;
         session.prompt(LINUX)?;
         restarted(session, "linux", 2)?;
         session.attach("linux")?;
