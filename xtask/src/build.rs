@@ -32,9 +32,11 @@ struct Package {
     align: usize,
 }
 
+const HYPERVISOR: &str = "hv";
+
 const BARE_METAL: &[Package] = &[
     Package {
-        name: "hv",
+        name: HYPERVISOR,
         image: "build/paravane.bin",
         align: 8,
     },
@@ -134,15 +136,20 @@ pub fn main(project: &Project, args: &Args) -> Result<ExitCode> {
 pub fn build(project: &Project, args: &Args) -> Result<Built> {
     let toolchain =
         toolchain::find(project).context("the Rust target is missing: run `cargo xtask setup`")?;
+    let release = (!args.dev).then_some("--release");
+    let quiet = args.quiet.then_some("--quiet");
+    let flags = || release.into_iter().chain(quiet);
     let mut cargo = toolchain.cargo(project, "build")?;
-    if !args.dev {
-        cargo.arg("--release");
-    }
-    if args.quiet {
-        cargo.arg("--quiet");
-    }
-    for package in BARE_METAL {
+    cargo.args(flags());
+    for package in BARE_METAL.iter().filter(|p| p.name != HYPERVISOR) {
         cargo.args(["-p", package.name]);
+    }
+    inherit(&mut cargo)?;
+    // The hypervisor's own: all that its code names lies within 1 MiB of it, so that an address is one instruction.
+    let mut cargo = toolchain.cargo(project, "rustc")?;
+    cargo.args(flags()).args(["-p", HYPERVISOR]);
+    if !args.dev {
+        cargo.args(["--", "-Ccode-model=tiny"]);
     }
     inherit(&mut cargo)?;
     let folder = toolchain
@@ -178,7 +185,7 @@ pub fn planted(project: &Project, fault: &str) -> Result<PathBuf> {
     let toolchain = toolchain::find(project).context("the Rust target is missing")?;
     let mut cargo = toolchain.cargo(project, "build")?;
     let feature = format!("hv-core/planted-{fault}");
-    cargo.args(["--release", "--quiet", "-p", "hv", "-p", "hv-core"]);
+    cargo.args(["--release", "--quiet", "-p", HYPERVISOR, "-p", "hv-core"]);
     inherit(cargo.args(["--features", &feature]))?;
     let folder = toolchain.target_dir(project)?.join(TARGET).join("release");
     let image = project.path(&format!("build/planted-{fault}.bin"));

@@ -32,10 +32,8 @@ use platform::mmio::Mmio;
 use platform::psci::Psci;
 
 unsafe extern "C" {
-    static _head: u8;
     static __text_end: u8;
     static __rodata_end: u8;
-    static _image_end: u8;
     static BOOT_STACK: u8;
     static hv_vectors: u8;
     fn _secondary();
@@ -103,7 +101,7 @@ const _: () = assert!(
 
 fn image() -> Image {
     let at = |s: *const u8| s as u64;
-    let (start, end) = (at(&raw const _head), at(&raw const _image_end));
+    let (start, end) = panic::image();
     let text = Range {
         start,
         end: at(&raw const __text_end),

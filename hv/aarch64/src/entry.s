@@ -152,54 +152,6 @@ _secondary:
     bl      hv_secondary
     b       .
 
-    .macro  vector target
-    .balign 128
-    b       \target
-    .endm
-    .macro  bad number
-    .balign 128
-    mov     x0, #\number
-    b       hv_bad
-    .endm
-
-    .section .text.vectors, "ax"
-    .balign 2048
-    .global hv_vectors
-hv_vectors:
-    bad     0
-    bad     1
-    bad     2
-    bad     3
-    bad     4
-    bad     5
-    bad     6
-    // An SError at EL2: they are masked but in hv_take_serror, which is given the syndrome.
-    .balign 128
-    mrs     x0, elr_el2
-    adr     x1, hv_take_serror
-    sub     x0, x0, x1
-    cmp     x0, #12
-    b.hi    1f
-    add     x1, x1, #12
-    msr     elr_el2, x1
-    mrs     x0, spsr_el2
-    orr     x0, x0, #1 << 8             // PSTATE.A
-    msr     spsr_el2, x0
-    mrs     x0, esr_el2
-    eret
-    dsb     nsh
-    isb
-1:  mov     x0, #7
-    b       hv_bad
-    vector  lower_sync
-    vector  lower_irq
-    vector  lower_irq
-    vector  lower_serror
-    vector  lower_sync
-    vector  lower_irq
-    vector  lower_irq
-    vector  lower_serror
-
 // Takes an SError that is pending. Gives its syndrome, or 0.
     .global hv_take_serror
 hv_take_serror:
@@ -325,6 +277,54 @@ hv_enter:
 hv_enter_on:
     mov     sp, x1
     b       hv_enter
+
+    .macro  vector target
+    .balign 128
+    b       \target
+    .endm
+    .macro  bad number
+    .balign 128
+    mov     x0, #\number
+    b       hv_bad
+    .endm
+
+    .section .text.vectors, "ax"
+    .balign 2048
+    .global hv_vectors
+hv_vectors:
+    bad     0
+    bad     1
+    bad     2
+    bad     3
+    bad     4
+    bad     5
+    bad     6
+    // An SError at EL2: they are masked but in hv_take_serror, which is given the syndrome.
+    .balign 128
+    mrs     x0, elr_el2
+    adr     x1, hv_take_serror
+    sub     x0, x0, x1
+    cmp     x0, #12
+    b.hi    1f
+    add     x1, x1, #12
+    msr     elr_el2, x1
+    mrs     x0, spsr_el2
+    orr     x0, x0, #1 << 8             // PSTATE.A
+    msr     spsr_el2, x0
+    mrs     x0, esr_el2
+    eret
+    dsb     nsh
+    isb
+1:  mov     x0, #7
+    b       hv_bad
+    vector  lower_sync
+    vector  lower_irq
+    vector  lower_irq
+    vector  lower_serror
+    vector  lower_sync
+    vector  lower_irq
+    vector  lower_irq
+    vector  lower_serror
 
     .section .bss.boot_stack, "aw", @nobits
     .balign 4096

@@ -10,7 +10,6 @@ static ONCE: AtomicBool = AtomicBool::new(false);
 
 unsafe extern "C" {
     static _head: u8;
-    static _image_end: u8;
     static __symbols: u8;
     static __symbols_end: u8;
 }
@@ -20,11 +19,12 @@ pub fn happened() -> bool {
     ONCE.load(Ordering::Relaxed)
 }
 
-fn image() -> (u64, u64) {
-    (
-        core::ptr::addr_of!(_head) as u64,
-        core::ptr::addr_of!(_image_end) as u64,
-    )
+/// Where the image begins and ends, as its header says: its end is farther away than code can name.
+pub fn image() -> (u64, u64) {
+    let start = &raw const _head;
+    // SAFETY: the third of the header's double words, which the image begins with.
+    let size = unsafe { start.add(16).cast::<u64>().read() };
+    (start as u64, start as u64 + size)
 }
 
 /// Prints an address as a place in the image, with the name of its function: that of the byte `back`

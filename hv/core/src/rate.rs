@@ -20,9 +20,23 @@ impl Factor {
     /// `a / b`; `b` is not 0.
     #[allow(clippy::arithmetic_side_effects)]
     const fn new(a: u64, b: u64) -> Self {
+        // Bit by bit: once, at boot, and the compiler's division of 128 bits has a kilobyte.
+        let (mut left, mut part, mut bits) = (a % b, 0u64, 64);
+        while bits != 0 {
+            let twice = (left as u128) << 1;
+            part <<= 1;
+            if twice >= b as u128 {
+                left = (twice - b as u128) as u64;
+                part |= 1;
+            } else {
+                left = twice as u64;
+            }
+            bits -= 1;
+        }
         Self {
             whole: a / b,
-            part: (((a % b) as u128) << 64).div_ceil(b as u128) as u64,
+            // A rest below `b` is at most 1 - 1/b, so that there is room.
+            part: part + (left != 0) as u64,
         }
     }
 
