@@ -6,6 +6,7 @@
 //! firmware's tree: nothing else needs to be read at EL2.
 
 use crate::board::{self, Board};
+use crate::map::Range as Pages;
 use crate::psci::Conduit;
 use arrayvec::{ArrayString, ArrayVec};
 use fdt::Fdt;
@@ -106,6 +107,22 @@ pub enum GicInfo {
     },
 }
 
+impl GicInfo {
+    /// Whether any of its register blocks is one that is asked for.
+    fn registers(&self, mut is: impl FnMut(Range) -> bool) -> bool {
+        match self {
+            Self::V2 {
+                gicd,
+                gicc,
+                gich,
+                gicv,
+                ..
+            } => [*gicd, *gicc, *gich, *gicv].into_iter().any(is),
+            Self::V3 { gicd, gicr, .. } => is(*gicd) || gicr.iter().copied().any(is),
+        }
+    }
+}
+
 /// Kinds of UART with a driver in [`crate::uart`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UartKind {
@@ -174,6 +191,8 @@ pub enum DtError {
     NoTimer,
     /// More of this than there is room for.
     TooMany(&'static str),
+    /// Registers that the hypervisor uses lie where the tree forbids to map anything (`no-map`).
+    NoMapOverRegisters,
 }
 
 impl core::fmt::Display for DtError {
@@ -190,6 +209,9 @@ impl core::fmt::Display for DtError {
             ),
             Self::NoTimer => f.write_str("no generic timer with an EL2 interrupt"),
             Self::TooMany(what) => write!(f, "too many {what} in the device tree"),
+            Self::NoMapOverRegisters => {
+                f.write_str("memory reserved as no-map has registers in it")
+            }
         }
     }
 }
@@ -206,6 +228,9 @@ pub struct Machine {
     /// Not to be used as free memory: the tree's reservations and the board's. Neither the tree
     /// itself nor the initrd is in here.
     pub reserved: ArrayVec<Range, MAX_RESERVED>,
+    /// Those of `reserved` that nobody may map either (`no-map`; Devicetree Specification 0.4, 3.5.4): the CPU is not to
+    /// read there by speculation.
+    pub no_map: ArrayVec<Range, MAX_RESERVED>,
     /// CPUs in the tree's order.
     pub cpus: ArrayVec<Cpu, MAX_CPUS>,
     /// How many more CPUs there are.
@@ -367,6 +392,7 @@ struct Props<'a> {
     release: &'a [u8],
     address_cells: Option<u32>,
     size_cells: Option<u32>,
+    no_map: bool,
 }
 
 impl<'a> Props<'a> {
@@ -385,6 +411,7 @@ impl<'a> Props<'a> {
                 "cpu-release-addr" => p.release = v,
                 "#address-cells" => p.address_cells = be32(v, 0),
                 "#size-cells" => p.size_cells = be32(v, 0),
+                "no-map" => p.no_map = true,
                 _ => {}
             }
         }
@@ -479,21 +506,31 @@ impl Bus<'_, '_> {
         }
     }
 
-    /// The `i`-th entry of `reg`, as the CPU sees it.
-    fn reg(&self, reg: &[u8], i: usize) -> Option<Range> {
+    /// The `i`-th entry of `reg`, as it stands there.
+    fn entry(&self, reg: &[u8], i: usize) -> Option<Range> {
         let mut at = i.checked_mul((self.address_cells + self.size_cells) * 4)?;
         let base = cells(reg, &mut at, self.address_cells)?;
         let size = cells(reg, &mut at, self.size_cells)?;
+        Some(Range { base, size })
+    }
+
+    /// The `i`-th entry of `reg`, as the CPU sees it.
+    fn reg(&self, reg: &[u8], i: usize) -> Option<Range> {
+        let Range { base, size } = self.entry(reg, i)?;
         let base = self.translate(base)?;
         base.checked_add(size)?;
         Some(Range { base, size })
     }
 
-    /// All entries of `reg`.
-    fn regs<'r>(&'r self, reg: &'r [u8]) -> impl Iterator<Item = Range> + 'r {
+    /// How many entries `reg` has.
+    fn entries(&self, reg: &[u8]) -> core::ops::Range<usize> {
         let entry = (self.address_cells + self.size_cells) * 4;
-        let n = reg.len().checked_div(entry).unwrap_or(0);
-        (0..n).filter_map(|i| self.reg(reg, i))
+        0..reg.len().checked_div(entry).unwrap_or(0)
+    }
+
+    /// All entries of `reg` that the CPU sees.
+    fn regs<'r>(&'r self, reg: &'r [u8]) -> impl Iterator<Item = Range> + 'r {
+        self.entries(reg).filter_map(|i| self.reg(reg, i))
     }
 }
 
@@ -509,6 +546,7 @@ struct Found<'a> {
     board: &'static Board,
     memory: ArrayVec<Range, MAX_BANKS>,
     reserved: ArrayVec<Range, MAX_RESERVED>,
+    no_map: ArrayVec<Range, MAX_RESERVED>,
     cpus: ArrayVec<Cpu, MAX_CPUS>,
     cpus_left_out: usize,
     psci: Option<Conduit>,
@@ -567,9 +605,14 @@ impl<'a> Found<'a> {
             return Ok(());
         }
         if parent == "reserved-memory" {
-            // Reserved whatever `status` says: being wrong in that direction does no harm.
-            for r in bus.regs(p.reg) {
+            // Reserved whatever `status` says, and where no bus leads: being wrong in that direction does no harm.
+            for mut r in bus.entries(p.reg).filter_map(|i| bus.entry(p.reg, i)) {
+                r.base = bus.translate(r.base).unwrap_or(r.base);
                 self.reserve(r)?;
+                if p.no_map && r.size != 0 {
+                    // As many as `reserved` has room for.
+                    let _ = self.no_map.try_push(r);
+                }
             }
             return Ok(());
         }
@@ -807,6 +850,16 @@ impl Machine {
         } else {
             DtError::NoGic
         })?;
+        let no_map = &found.no_map;
+        let over = |r: Range| {
+            let pages = Pages::pages_of(r);
+            no_map.iter().any(|n| Pages::pages_of(*n).overlaps(&pages))
+        };
+        // What the hypervisor itself uses.
+        let own = [found.uart.map(|u| u.regs), found.rtc, found.pm];
+        if own.into_iter().flatten().any(over) || gic.registers(over) {
+            return Err(DtError::NoMapOverRegisters);
+        }
         Ok(Self {
             board,
             model: root
@@ -814,6 +867,7 @@ impl Machine {
                 .map_or_else(ArrayString::new, |m| cut(text(m.value))),
             memory: found.memory,
             reserved: found.reserved,
+            no_map: found.no_map,
             cpus: found.cpus,
             cpus_left_out: found.cpus_left_out,
             psci: found.psci,
@@ -828,6 +882,19 @@ impl Machine {
             pm: found.pm,
             dtb_size: fdt.total_size(),
         })
+    }
+
+    /// RAM, in whole pages.
+    #[must_use]
+    pub fn ram(&self) -> ArrayVec<Pages, MAX_BANKS> {
+        let banks = self.memory.iter().map(|r| Pages::pages_in(*r));
+        banks.filter(|r| r.start < r.end).collect()
+    }
+
+    /// What must not be mapped, in whole pages.
+    #[must_use]
+    pub fn forbidden(&self) -> ArrayVec<Pages, MAX_RESERVED> {
+        self.no_map.iter().map(|r| Pages::pages_of(*r)).collect()
     }
 }
 

@@ -12,6 +12,7 @@ pub mod board;
 pub mod dt;
 pub mod gic;
 pub mod lock;
+pub mod map;
 pub mod mmio;
 pub mod power;
 pub mod psci;

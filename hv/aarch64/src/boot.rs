@@ -150,35 +150,36 @@ extern "C" fn hv_boot(dtb: u64) -> ! {
         cannot(b"\r\n(PV) Paravane needs HCR_EL2.E2H to be 0, but this CPU has it fixed at 1 (no FEAT_E2H0)\r\n");
     }
     let image = image();
-    // A first map that knows the image and the device tree, which is at most 2 MiB.
-    let first = [
-        Range {
-            start: image.whole.start & !(2 * MIB - 1),
-            end: (image.whole.end + 2 * MIB) & !(2 * MIB - 1),
-        },
-        Range {
-            start: dtb & !(2 * MIB - 1),
-            end: (dtb & !(2 * MIB - 1)) + 4 * MIB,
-        },
-    ];
+    // SAFETY: firmware's device tree; bytes, as nothing else may be unaligned while the MMU is off.
+    let head =
+        core::array::from_fn(|i| unsafe { core::ptr::read_volatile((dtb as *const u8).add(i)) });
+    // A first map that knows the image and the device tree alone: what else may be read by speculation is not known yet.
+    let size = platform::dt::size_of_tree(head).unwrap_or(8);
+    let first = [pages(dtb, size)];
     // SAFETY: the boot CPU, MMU off; the vectors are the image's own.
     unsafe {
         asm!("msr vbar_el2, {}", "isb", in(reg) &raw const hv_vectors);
-        mmu::enable(mmu::build(true, &first, &image));
+        match mmu::build(true, &first, &[], &image) {
+            Ok(root) => mmu::enable(root),
+            Err(_) => cannot(b"\r\n(PV) no map\r\n"),
+        }
     }
-    start(dtb, &image)
+    start(dtb, size, &image)
+}
+
+/// The pages of so many bytes.
+fn pages(base: u64, size: usize) -> Range {
+    Range::pages_of(platform::dt::Range {
+        base,
+        size: size as u64,
+    })
 }
 
 #[cold]
-fn start(dtb: u64, image: &Image) -> ! {
+fn start(dtb: u64, size: usize, image: &Image) -> ! {
     let t0 = counter();
-    // SAFETY: firmware's device tree, mapped just now, which nobody else looks at any more; at most
-    // 2 MiB of it are looked at.
-    let blob = unsafe {
-        let head: [u8; 8] = core::ptr::read_unaligned(dtb as *const [u8; 8]);
-        let size = platform::dt::size_of_tree(head).unwrap_or(8);
-        core::slice::from_raw_parts_mut(dtb as *mut u8, size)
-    };
+    // SAFETY: firmware's device tree, mapped just now, which nobody else looks at any more.
+    let blob = unsafe { core::slice::from_raw_parts_mut(dtb as *mut u8, size) };
     let machine = match Machine::parse(blob) {
         Ok(m) => m,
         Err(e) => panic!("{e}"),
@@ -195,28 +196,23 @@ fn start(dtb: u64, image: &Image) -> ! {
     let noreboot = machine.bootargs.split_whitespace().any(|w| w == "noreboot");
     last::NOREBOOT.store(noreboot, Ordering::Relaxed);
 
-    let ram: Vec2 = machine
-        .memory
-        .iter()
-        .map(|r| Range {
-            start: r.base,
-            end: r.end(),
-        })
-        .collect();
-    // SAFETY: second and last table, before other CPUs run; it covers what the first one did.
+    let (ram, no_map) = (machine.ram(), machine.forbidden());
+    let initrd = machine.initrd.map(Range::pages_of);
+    if initrd.is_some_and(|i| no_map.iter().any(|n| n.overlaps(&i))) {
+        panic!("the firmware reserves memory as no-map where the initrd is");
+    }
+    // SAFETY: second and last table, before other CPUs run; it covers what is used of the first one.
     let root = unsafe {
-        let root = mmu::build(false, &ram, image);
+        match mmu::build(false, &ram, &no_map, image) {
+            Ok(root) => root,
+            Err(e) => panic!("{e}"),
+        }
+    };
+    // SAFETY: the table just made.
+    unsafe {
         asm!("msr ttbr0_el2, {}", "isb", "tlbi alle2", "dsb ish", "isb", in(reg) root);
-        root
-    };
-    let taken = Range {
-        start: dtb & !4095,
-        end: (dtb + machine.dtb_size as u64 + 4095) & !4095,
-    };
-    let initrd = machine.initrd.map(|r| Range {
-        start: r.base & !4095,
-        end: (r.end() + 4095) & !4095,
-    });
+    }
+    let taken = pages(dtb, machine.dtb_size);
     let (hv, beyond) = memory(&machine, image, &ram, taken, initrd, t0);
     HV.call_once(|| Lock::new(hv));
     FIRMWARE.call_once(|| Firmware {
@@ -253,7 +249,9 @@ fn start(dtb: u64, image: &Image) -> ! {
         // What came before the interrupt was on.
         while run::typed() {}
     }
-    secondaries(&machine, root, &ram);
+    secondaries(&machine, root, |at| {
+        ram.iter().any(|r| r.contains(at, 8)) && !no_map.iter().any(|r| r.contains(at, 8))
+    });
     log::info!(
         "{} CPUs, GICv{version}, {} MiB of memory, {} bytes of the heap in use, ready after {} us",
         machine.cpus.len(),
@@ -280,8 +278,6 @@ fn start(dtb: u64, image: &Image) -> ! {
     unsafe { hv_enter_on(file.cast(), &raw const BOOT_STACK as u64 + BOOT_STACK_SIZE) }
 }
 
-type Vec2 = arrayvec::ArrayVec<Range, { platform::dt::MAX_BANKS }>;
-
 fn fixed_uart() -> Option<u32> {
     run::fixed().uart
 }
@@ -307,11 +303,12 @@ fn memory(
         start: image.whole.start & !4095,
         end: image.whole.end + heap_size + table_size,
     };
-    let overlaps = |r: &Range| r.start < own.end && own.start < r.end;
+    let reserved = (machine.reserved.iter()).map(|r| Range::pages_of(*r));
     let fits = ram
         .iter()
         .any(|r| r.contains(own.start, own.end - own.start));
-    if !fits || overlaps(&dtb) || initrd.is_some_and(|r| overlaps(&r)) {
+    let taken = || [dtb].into_iter().chain(initrd).chain(reserved.clone());
+    if !fits || taken().any(|r| r.overlaps(&own)) {
         panic!(
             "no room behind the image for {} KiB of tables",
             (heap_size + table_size) >> 10
@@ -331,13 +328,8 @@ fn memory(
     let lse = id_regs().get(6, 0) >> 20 & 15 >= 2;
     MACH.call_once(|| Mach::new(all, own, t0, rate, lse));
     let mut frames = Frames::new(Mfn::of(lo), table);
-    let reserved = machine.reserved.iter().chain(machine.board.reserved);
-    let reserved = reserved.map(|r| Range {
-        start: r.base & !4095,
-        end: (r.end() + 4095) & !4095,
-    });
     let mut busy: Vec<Range> = Vec::new();
-    for r in [own, dtb].into_iter().chain(initrd).chain(reserved) {
+    for r in [own].into_iter().chain(taken()) {
         busy.insert(busy.partition_point(|b| b.start < r.start), r);
     }
     if let Some(page) = last::choose(ram, &own, &busy) {
@@ -655,7 +647,7 @@ fn overflow(n: u64) -> u64 {
 }
 
 #[cold]
-fn secondaries(machine: &Machine, root: u64, ram: &[Range]) {
+fn secondaries(machine: &Machine, root: u64, mapped: impl Fn(u64) -> bool) {
     let entry = _secondary as *const () as u64;
     for (i, c) in machine.cpus.iter().enumerate().skip(1) {
         // SAFETY: this CPU's entry, which it reads only when it has been started.
@@ -676,9 +668,7 @@ fn secondaries(machine: &Machine, root: u64, ram: &[Range]) {
                 Ok(()) => {}
                 Err(e) => log::warn!("CPU {i} does not start: {e}"),
             },
-            (CpuStart::SpinTable { release }, _)
-                if release % 8 == 0 && ram.iter().any(|r| r.contains(release, 8)) =>
-            {
+            (CpuStart::SpinTable { release }, _) if release % 8 == 0 && mapped(release) => {
                 // SAFETY: a word of RAM that is the firmware's, where the CPU looks for its entry.
                 unsafe { core::ptr::write_volatile(release as *mut u64, entry) };
                 clean(release);

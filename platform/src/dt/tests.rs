@@ -7,6 +7,10 @@ use vm_fdt::{FdtReserveEntry, FdtWriter};
 
 /// QEMU's virt machine with `virtualization=on`, as its own tree has it.
 fn virt(gic: u32, cpus: u32, spoil: &str) -> Vec<u8> {
+    virt_with(gic, cpus, spoil, &[])
+}
+
+fn virt_with(gic: u32, cpus: u32, spoil: &str, no_map: &[(&str, &[u64])]) -> Vec<u8> {
     let mut f =
         FdtWriter::new_with_mem_reserv(&[FdtReserveEntry::new(0x4800_0000, 0x1000).unwrap()])
             .unwrap();
@@ -39,6 +43,13 @@ fn virt(gic: u32, cpus: u32, spoil: &str) -> Vec<u8> {
     f.property_array_u64("reg", &[0x5000_0000, 0x10_0000])
         .unwrap();
     f.end_node(c).unwrap();
+    for (name, reg) in no_map {
+        let c = f.begin_node(name).unwrap();
+        f.property_array_u64("reg", reg).unwrap();
+        f.property_null("no-map").unwrap();
+        f.property_string("status", "disabled").unwrap();
+        f.end_node(c).unwrap();
+    }
     f.end_node(n).unwrap();
     for (i, base) in [0xa00_0200u64, 0xa00_0000].into_iter().enumerate() {
         let n = f.begin_node(&format!("virtio_mmio@{base:x}")).unwrap();
@@ -116,6 +127,52 @@ fn virt(gic: u32, cpus: u32, spoil: &str) -> Vec<u8> {
     f.end_node(n).unwrap();
     f.end_node(root).unwrap();
     f.finish().unwrap()
+}
+
+#[test]
+fn no_map_is_kept_apart() {
+    let pairs = |rs: &[Range]| rs.iter().map(|r| (r.base, r.size)).collect::<Vec<_>>();
+    fn parse(no_map: &[(&str, &[u64])]) -> Result<Machine, DtError> {
+        Machine::parse(&mut virt_with(2, 1, "", no_map))
+    }
+    // Two in one node, none, one that no CPU can address the end of.
+    let m = parse(&[
+        (
+            "secure@60000800",
+            &[0x6000_0800, 0x1001, 0x7000_0000, 0x1000],
+        ),
+        ("later", &[0, 0]),
+        ("end", &[!0xfff, 0x1000]),
+    ])
+    .unwrap();
+    let no_map = [
+        (0x6000_0800, 0x1001),
+        (0x7000_0000, 0x1000),
+        (!0xfff, 0x1000),
+    ];
+    assert_eq!(pairs(&m.no_map), no_map);
+    assert_eq!(
+        pairs(&m.reserved)[..2],
+        [(0x4800_0000, 0x1000), (0x5000_0000, 0x10_0000)]
+    );
+    assert_eq!(pairs(&m.reserved)[2..], no_map);
+    // Within the same page as a register is over it.
+    for at in [0x900_0000, 0x800_0fff, 0x805_0000 - 1, 0x901_0000] {
+        assert_eq!(
+            parse(&[("x", &[at, 1])]).unwrap_err(),
+            DtError::NoMapOverRegisters,
+            "{at:#x}"
+        );
+    }
+    assert!(parse(&[("x", &[0x902_0000, 1])]).is_ok());
+    let many: Vec<[u64; 2]> = (0..MAX_RESERVED as u64)
+        .map(|i| [0x6000_0000 + i * 0x1000, 0x800])
+        .collect();
+    let many: Vec<(&str, &[u64])> = many.iter().map(|r| ("x", &r[..])).collect();
+    assert_eq!(
+        parse(&many).unwrap_err(),
+        DtError::TooMany("reserved regions")
+    );
 }
 
 #[test]
